@@ -1,0 +1,215 @@
+"""Reading activations: only the asked sites and tokens, a few texts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from steerlens.contrast import ContrastPair, ContrastSet
+from steerlens.direction import Activations, Direction
+from steerlens.kernel import Columns, Kernel
+from steerlens.methods import DiffMean
+from steerlens.model import Model, as_model
+from steerlens.protocols import Method
+from steerlens.sites import Positions, Site, TokenBatch
+
+
+def reading_positions(pairs: Sequence[ContrastPair] | ContrastSet) -> Positions:
+    """Where a contrast is read by default.
+
+    Pairs of texts without a prompt are read at their last token; answers to a prompt at the token
+    in which they differ.
+    """
+    return Positions.answer() if any(pair.prompt for pair in pairs) else Positions.last()
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What was read of some pairs."""
+
+    index: Int[Tensor, " pair"]
+    """Which pairs of the set these are."""
+    positive: Float[Tensor, "pair site d_model"]
+    negative: Float[Tensor, "pair site d_model"]
+    norms: Float[Tensor, "text site"]
+    """Median over each text's ordinary tokens of the stream's norm."""
+
+
+@torch.no_grad()
+def chunks(
+    model: Model,
+    pairs: Sequence[ContrastPair],
+    sites: Sequence[Site],
+    positions: Positions,
+    batch_size: int,
+) -> Iterator[Chunk]:
+    """Reads pairs a few at a time, both sides in one batch, texts of like length together."""
+    for site in sites:
+        model.require_site(site)
+    lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
+    order = torch.tensor(sorted(range(len(pairs)), key=lambda i: (lengths[i], i)))
+    kernel = model.kernel() if all(s.entry is not None for s in sites) and not model.hung else None
+    for index in order.split(batch_size):
+        sides = model.pair_batch([pairs[i] for i in index], padding_side="left")
+        if sides[0].width == sides[1].width:
+            joined = _joined(*sides)
+            read = [_read(model, kernel, joined, sites, positions)]
+        else:
+            read = [_read(model, kernel, side, sites, positions) for side in sides]
+        vectors, norms = (torch.cat(parts).float().cpu() for parts in zip(*read, strict=True))
+        yield Chunk(index, vectors[: len(index)], vectors[len(index) :], norms)
+
+
+def activations(
+    model: Model,
+    pairs: ContrastSet,
+    sites: Sequence[Site] | None = None,
+    *,
+    positions: Positions | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Activations:
+    """The residual stream of both sides of every pair, at one token and the asked sites.
+
+    Keeps one vector per pair, side and site; layers above the highest site are not computed, nor
+    is the unembedding.
+
+    Args:
+        sites: By default resid_post of every layer.
+        positions: Which token is read; by default `reading_positions(pairs)`.
+
+    Raises:
+        ValueError: For a site the model does not have, a text longer than the context, positions
+            that choose no token, or both sides being read at a token where they cannot differ.
+    """
+    model = as_model(model)
+    sites = tuple(sites or model.sites())
+    positions = positions or reading_positions(pairs)
+    if positions.rule == "last" and any(pair.prompt for pair in pairs):
+        raise ValueError(
+            "Both sides of these pairs share the prompt, so at its last token they are the same "
+            "and their difference is zero. Read them at Positions.answer()."
+        )
+    shape = (len(pairs), len(sites), model.d_model)
+    positive, negative = torch.empty(shape), torch.empty(shape)
+    norms = torch.empty(2, len(pairs), len(sites))
+    with tqdm(total=len(pairs), desc="activations", unit="pair", disable=not progress) as bar:
+        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size):
+            positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
+            norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
+            bar.update(len(chunk.index))
+    return Activations(
+        positive=positive,
+        negative=negative,
+        sites=sites,
+        groups=tuple(pair.group for pair in pairs),
+        resid_norms=norms.flatten(0, 1).median(0).values,
+        paired=pairs.paired,
+        processing=model.processing,
+        read_at=repr(positions),
+        model=model.name,
+        fingerprint=model.fingerprint,
+        data=pairs.hash,
+    )
+
+
+def diffmean(
+    model: Model,
+    pairs: ContrastSet,
+    sites: Sequence[Site] | None = None,
+    *,
+    positions: Positions | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> list[Direction]:
+    """One DiffMean direction per site from running sums: no activation is kept.
+
+    Memory does not grow with the number of pairs (but for one norm per text and site). The numbers
+    are those of ``activations(…).directions(DiffMean())``, but for rounding.
+    """
+    model = as_model(model)
+    sites = tuple(sites or model.sites())
+    positions = positions or reading_positions(pairs)
+    total = torch.zeros(len(sites), model.d_model, dtype=torch.float64)
+    norms = []
+    with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
+        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size):
+            total += (chunk.positive.double() - chunk.negative.double()).sum(0)
+            norms.append(chunk.norms)
+            bar.update(len(chunk.index))
+    median = torch.cat(norms).median(0).values
+    fingerprint, label = model.fingerprint, repr(DiffMean())
+    return [
+        Direction(
+            vector=(total[i] / len(pairs)).float(),
+            site=site,
+            method=label,
+            resid_norm=float(median[i]),
+            processing=model.processing,
+            read_at=repr(positions),
+            model=model.name,
+            fingerprint=fingerprint,
+            data=pairs.hash,
+            pairs=len(pairs),
+        )
+        for i, site in enumerate(sites)
+    ]
+
+
+def directions(
+    model: Model, pairs: ContrastSet, method: Method, sites: Sequence[Site] | None = None
+) -> list[Direction]:
+    """One direction per site by any method; DiffMean streams."""
+    if isinstance(method, DiffMean):
+        return diffmean(model, pairs, sites)
+    return list(activations(model, pairs, sites).directions(method))
+
+
+def _joined(one: TokenBatch, other: TokenBatch) -> TokenBatch:
+    def both(name: str) -> Tensor:
+        return torch.cat([getattr(one, name), getattr(other, name)])
+
+    answer = None if one.answer is None or other.answer is None else both("answer")
+    return TokenBatch(both("tokens"), both("mask"), both("special"), both("prompt_end"), answer)
+
+
+def _read(
+    model: Model, kernel: Kernel | None, batch: TokenBatch, sites: Sequence[Site], positions: Positions
+) -> tuple[Float[Tensor, "text site d_model"], Float[Tensor, "text site"]]:
+    columns = positions.columns(batch)
+    ordinary = batch.mask & ~batch.special
+    vectors: dict[Site, Tensor] = {}
+    norms: dict[Site, Tensor] = {}
+
+    def keep(site: Site, resid: Float[Tensor, "text pos d_model"]) -> None:
+        vectors[site] = resid[torch.arange(len(batch), device=resid.device), columns]
+        norms[site] = _median(resid.float().norm(dim=-1), ordinary)
+
+    if kernel is None:
+        for site, resid in model.cache(batch, sites).items():
+            keep(site, resid)
+    else:
+        _climb(kernel, batch, sites, keep)
+    return torch.stack([vectors[s] for s in sites], 1), torch.stack([norms[s] for s in sites], 1)
+
+
+def _climb(kernel: Kernel, batch: TokenBatch, sites: Sequence[Site], keep) -> None:
+    index = torch.arange(batch.width, device=batch.tokens.device)
+    columns = Columns(batch.positions[:, None], index, batch.mask[:, None], index)
+    resid = kernel.embed(batch.tokens[:, None], columns.positions)
+    top = max(site.entry or 0 for site in sites)
+    for entry in range(top + 1):
+        for site in sites:
+            if site.entry == entry:
+                keep(site, resid[:, 0])
+        if entry < top:
+            resid, _ = kernel.block(entry, resid, columns)
+
+
+def _median(norms: Float[Tensor, "text pos"], counted: Tensor) -> Float[Tensor, " text"]:
+    return norms.masked_fill(~counted, torch.nan).nanmedian(-1).values

@@ -1,0 +1,1 @@
+"""The files that steering data come in: bytes to tables, tables to drafts of pairs."""

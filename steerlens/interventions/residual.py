@@ -1,0 +1,120 @@
+"""Edits of the residual stream along one direction: add, ablate, clamp."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.direction import Direction, DirectionError
+from steerlens.protocols import Hookable, Strength
+from steerlens.sites import Positions, Site
+
+Unit = Literal["resid_norm", "direction", "projection_std"]
+
+
+class _AlongDirection:
+    """What add, ablate and clamp share: where they act, and how they are hung on a model."""
+
+    direction: Direction
+    positions: Positions
+
+    @property
+    def site(self) -> Site:
+        return self.direction.site
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        raise NotImplementedError
+
+    def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
+        """Steers the model until the `with` ends.
+
+        Args:
+            multiplier: One strength, or one per row of the batches that will be run.
+
+        Raises:
+            DirectionError: If the direction does not fit the model.
+        """
+        model.require(self.direction)
+        return model.hooked(self.site, self, self.positions, multiplier)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(_AlongDirection):
+    """Adds the direction to the residual stream: h' = h + multiplier · unit · direction.
+
+    Source: ActAdd, arXiv:2308.10248; CAA, arXiv:2312.06681. Departure: the default strength unit
+    is a fraction of the median residual norm at the site, so that layers compare.
+    """
+
+    direction: Direction
+    positions: Positions = Positions.from_prompt_end()
+    unit: Unit = "resid_norm"
+    """What multiplier 1 means: "resid_norm", the stream's median norm at the site; "direction",
+    the direction as fitted; "projection_std", one standard deviation of the fitted activations."""
+
+    def __post_init__(self) -> None:
+        if self.unit != "direction" and getattr(self.direction, self.unit) is None:
+            raise DirectionError(
+                f"unit={self.unit!r} needs {self.unit}, which this direction does not state. "
+                "Fit it with model.activations(…), or use unit='direction'."
+            )
+
+    @property
+    def step(self) -> Float[Tensor, " d_model"]:
+        """What multiplier 1 adds."""
+        if self.unit == "direction":
+            return self.direction.vector
+        return self.direction.unit().vector * getattr(self.direction, self.unit)
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return resid + _per_row(strength, resid) * self.step.to(resid)
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate(_AlongDirection):
+    """Removes the direction from the stream: h' = h - multiplier · û ûᵀ h. At 1 nothing is left.
+
+    Source: arXiv:2406.11717, at one site (the paper ablates at every layer: attach one per site).
+    """
+
+    direction: Direction
+    positions: Positions = Positions.from_prompt_end()
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        u = self.direction.unit().vector.to(resid)
+        return resid - _per_row(strength, resid) * (resid @ u)[..., None] * u
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp(_AlongDirection):
+    """Moves the projection towards a value: h' = h + multiplier · (value - ûᵀh) û. At 1 it is there.
+
+    `value` is in units of the residual stream.
+    """
+
+    direction: Direction
+    value: float
+    positions: Positions = Positions.from_prompt_end()
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        u = self.direction.unit().vector.to(resid)
+        return resid + _per_row(strength, resid) * (self.value - resid @ u)[..., None] * u
+
+
+def _per_row(strength: Strength, resid: Tensor) -> Tensor | float:
+    if not isinstance(strength, Tensor):
+        return float(strength)
+    return strength.to(resid)[:, None, None]

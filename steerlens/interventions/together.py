@@ -1,0 +1,40 @@
+"""Several interventions as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+from steerlens.protocols import Hookable, Intervention, Strength
+
+
+@dataclass(frozen=True)
+class Together:
+    """Applies several interventions at once, in the given order, under one multiplier.
+
+    `weights` scales the multiplier for each, e.g. ``Together((add, ablate), (1.0, 0.5))``.
+    """
+
+    interventions: tuple[Intervention, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.interventions:
+            raise ValueError("Together() of nothing would steer nothing. Pass interventions.")
+        if self.weights is not None and len(self.weights) != len(self.interventions):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.interventions)} interventions. "
+                "Give one per intervention, or none."
+            )
+
+    def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
+        return self._attached(model, multiplier)
+
+    @contextmanager
+    def _attached(self, model: Hookable, multiplier: Strength) -> Iterator[None]:
+        weights = self.weights or (1.0,) * len(self.interventions)
+        with ExitStack() as stack:
+            for intervention, weight in zip(self.interventions, weights, strict=True):
+                stack.enter_context(intervention.attach(model, multiplier * weight))
+            yield

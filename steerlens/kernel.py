@@ -1,0 +1,297 @@
+"""The blocks of a HookedTransformer without its hooks: the same numbers for less work.
+
+A `HookedTransformer` lays its weights out anew at every call, copies its unembedding matrix to read
+one token, and recomputes what many rows share. Here the weights are laid out once, rows that share
+a prompt share that prompt's keys and values, and only the asked columns and tokens are read out.
+
+Rows are arranged as [prompt, row, column, d_model]: `row` counts the variants of one prompt
+(answers, layers, multipliers). Everything before the first edited column is the prompt's alone.
+`tests/test_kernel.py` holds this file to the hooked forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+KeysValues = tuple[Float[Tensor, "*rows kv_head pos d_head"], Float[Tensor, "*rows kv_head pos d_head"]]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+# Settings under which a block does something that this file does not do.
+_UNSUPPORTED = (
+    "use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in", "use_hook_tokens",
+    "use_qk_norm", "use_attention_sinks", "use_logn_attn", "use_dynamic_ntk_rope", "load_in_4bit",
+    "post_embedding_ln", "clip_qkv", "num_experts",
+)  # fmt: skip
+_POST_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+
+
+def why_not(hooked: Any, known_hooks: Counter[str] | None = None) -> str | None:
+    """Why this model cannot run here, or None when it can.
+
+    Hooks count, but for those that the caller knows of and applies itself: they would not fire, so
+    their owner must get the hooked forward pass.
+    """
+    cfg = hooked.cfg
+    for name in _UNSUPPORTED:
+        if getattr(cfg, name, None):
+            return f"cfg.{name} is set"
+    if cfg.positional_embedding_type not in ("standard", "rotary"):
+        return f"positional embedding {cfg.positional_embedding_type!r}"
+    if cfg.normalization_type not in ("LN", "LNPre", "RMS", "RMSPre", None):
+        return f"normalization {cfg.normalization_type!r}"
+    if not cfg.attn_only and cfg.act_fn not in _ACTIVATIONS:
+        return f"activation {cfg.act_fn!r}"
+    if cfg.original_architecture in _POST_NORM or getattr(cfg, "attention_dir", "") != "causal":
+        return f"architecture {cfg.original_architecture!r}"
+    if len({p.device for p in hooked.parameters()}) > 1:
+        return "the model is spread over several devices"
+    known = known_hooks or Counter()
+    for name, point in hooked.hook_dict.items():
+        if len(point.fwd_hooks) > known[name] or point.bwd_hooks:
+            return f"there is a hook on {name}"
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    norm1: Callable[[Tensor], Tensor]
+    norm2: Callable[[Tensor], Tensor]
+    post1: Callable[[Tensor], Tensor]
+    post2: Callable[[Tensor], Tensor]
+    qkv: tuple[Tensor, Tensor]  # [d_model, (heads + 2 kv_heads) * d_head], bias
+    out: tuple[Tensor, Tensor]
+    mlp: Callable[[Tensor], Tensor] | None
+    scale: float
+    window: int | None
+    rotary: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Where the columns being computed are: their positions, and which keys they may see."""
+
+    positions: Int[Tensor, "prompt rows pos"]
+    """Position ids; `rows` is 1 when all rows of a prompt agree."""
+    index: Int[Tensor, " pos"]
+    """Absolute columns, for causality and local windows."""
+    own_keys: Bool[Tensor, "prompt rows key"]
+    """Real tokens among the row's own keys (kept ones first, then these columns)."""
+    own_index: Int[Tensor, " key"]
+    shared_keys: Bool[Tensor, "prompt key"] | None = None
+    """Real tokens among the prompt's shared keys, which are columns 0, 1, …"""
+
+
+class Kernel:
+    """One model's weights, laid out for multiplication. Build one per sweep; it copies a little."""
+
+    def __init__(self, hooked: Any, known_hooks: Counter[str] | None = None) -> None:
+        reason = why_not(hooked, known_hooks)
+        if reason is not None:
+            raise ValueError(f"This model cannot run without its hooks: {reason}.")
+        self.cfg = cfg = hooked.cfg
+        self.heads = cfg.n_heads
+        self.kv_heads = cfg.n_key_value_heads or cfg.n_heads
+        self.d_head = cfg.d_head
+        self.embedding = hooked.embed.W_E
+        self.position_embedding = (
+            hooked.pos_embed.W_pos if cfg.positional_embedding_type == "standard" else None
+        )
+        self.unembedding = hooked.unembed.W_U
+        self.unembedding_bias = hooked.unembed.b_U
+        self.norm = _norm(getattr(hooked, "ln_final", None), cfg)
+        self.blocks = [self._block(block) for block in hooked.blocks]
+
+    def _block(self, block: Any) -> _Block:
+        cfg, attn = self.cfg, block.attn
+        grouped = cfg.n_key_value_heads is not None
+        w_k, w_v = (attn._W_K, attn._W_V) if grouped else (attn.W_K, attn.W_V)
+        b_k, b_v = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
+        weight = torch.cat([w.transpose(0, 1).flatten(1) for w in (attn.W_Q, w_k, w_v)], 1)
+        bias = torch.cat([b.flatten() for b in (attn.b_Q, b_k, b_v)])
+        both = cfg.use_normalization_before_and_after
+        rotary = None
+        if cfg.positional_embedding_type == "rotary":
+            rotary = (attn.rotary_sin, attn.rotary_cos)
+        return _Block(
+            norm1=_norm(block.ln1, cfg),
+            norm2=_norm(getattr(block, "ln2", None), cfg),
+            post1=_norm(block.ln1_post if both else None, cfg),
+            post2=_norm(block.ln2_post if both and not cfg.attn_only else None, cfg),
+            qkv=(weight, bias),
+            out=(attn.W_O.flatten(0, 1), attn.b_O),
+            mlp=None if cfg.attn_only else _mlp(block.mlp, cfg),
+            scale=float(attn.attn_scale),
+            window=cfg.window_size if attn.attn_type == "local" else None,
+            rotary=rotary,
+        )
+
+    def embed(
+        self, tokens: Int[Tensor, "prompt rows pos"], positions: Int[Tensor, "prompt rows pos"]
+    ) -> Float[Tensor, "prompt rows pos d_model"]:
+        """The stream that enters block 0."""
+        resid = self.embedding[tokens]
+        if self.position_embedding is not None:
+            resid = resid + self.position_embedding[positions]
+        return resid
+
+    def block(
+        self,
+        layer: int,
+        resid: Float[Tensor, "prompt rows pos d_model"],
+        columns: Columns,
+        shared: KeysValues | None = None,
+        kept: KeysValues | None = None,
+        tail: int | None = None,
+    ) -> tuple[Float[Tensor, "prompt rows out d_model"], KeysValues]:
+        """One block.
+
+        Args:
+            shared: Keys and values of each prompt's unedited prefix [prompt, kv_head, key, d_head].
+            kept: Keys and values of each row's own earlier columns.
+            tail: Return only the last `tail` columns (the others are still seen as keys).
+
+        Returns:
+            The stream after the block, and this row's keys and values of these columns.
+        """
+        b = self.blocks[layer]
+        normed = b.norm1(resid)
+        q, k, v = self._qkv(b, normed, columns.positions)
+        own = (k, v) if kept is None else (torch.cat([kept[0], k], 3), torch.cat([kept[1], v], 3))
+        if tail is not None and tail < resid.shape[2]:
+            q, resid, normed = q[..., -tail:, :], resid[:, :, -tail:], normed[:, :, -tail:]
+        z = self._attention(b, q, own, shared, columns)
+        attn_out = b.post1(torch.addmm(b.out[1], z.flatten(0, -2), b.out[0]).view_as(resid))
+        if b.mlp is None:
+            return resid + attn_out, (k, v)
+        if self.cfg.parallel_attn_mlp:
+            return resid + attn_out + b.post2(b.mlp(b.norm2(resid))), (k, v)
+        mid = resid + attn_out
+        return mid + b.post2(b.mlp(b.norm2(mid))), (k, v)
+
+    def states(
+        self, resid: Float[Tensor, "*rows d_model"]
+    ) -> Float[Tensor, "*rows d_model"]:
+        """The final stream, normed: what the unembedding reads."""
+        return self.norm(resid)
+
+    def logits(
+        self, states: Float[Tensor, "n d_model"], targets: Int[Tensor, " target"] | None = None
+    ) -> Float[Tensor, "n target"]:
+        """Logits of the asked tokens (all tokens without `targets`)."""
+        weight, bias = self.unembedding, self.unembedding_bias
+        if targets is not None:
+            weight, bias = weight[:, targets], bias[targets]
+        return soft_cap(torch.addmm(bias, states, weight), self.cfg.output_logits_soft_cap)
+
+    def _qkv(
+        self, b: _Block, normed: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        prompts, rows, width, _ = normed.shape
+        mixed = torch.addmm(b.qkv[1], normed.flatten(0, -2), b.qkv[0])
+        mixed = mixed.view(prompts, rows, width, -1, self.d_head).transpose(2, 3)
+        q, k, v = mixed.split([self.heads, self.kv_heads, self.kv_heads], 2)
+        if b.rotary is not None:
+            sin, cos = (table[positions][:, :, None] for table in b.rotary)
+            q, k = self._rotate(q, sin, cos), self._rotate(k, sin, cos)
+        return q, k, v
+
+    def _rotate(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+        width = sin.shape[-1]
+        turned, rest = x[..., :width], x[..., width:]
+        if self.cfg.rotary_adjacent_pairs:
+            flipped = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
+        else:
+            half = width // 2
+            flipped = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+        turned = turned * cos + flipped * sin
+        return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
+
+    def _attention(
+        self, b: _Block, q: Tensor, own: KeysValues, shared: KeysValues | None, columns: Columns
+    ) -> Float[Tensor, "prompt rows pos heads_times_d_head"]:
+        prompts, rows, _, width, d = q.shape
+        query_index = columns.index[-width:, None]
+        own_mask = self._visible(b, query_index, columns.own_index, columns.own_keys)
+        cap = self.cfg.attn_scores_soft_cap
+        if shared is None and not (cap and cap > 0):
+            keys, values = own
+            z = F.scaled_dot_product_attention(
+                q.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1),
+                attn_mask=own_mask.expand(prompts, rows, -1, -1).flatten(0, 1)[:, None],
+                scale=1.0 / b.scale, enable_gqa=self.kv_heads != self.heads,
+            )  # fmt: skip
+            return z.view(prompts, rows, self.heads, width, d).transpose(2, 3).flatten(3)
+
+        group = self.heads // self.kv_heads
+        q = q.unflatten(2, (self.kv_heads, group))  # [prompt, row, kv_head, group, pos, d_head]
+        keys, values = own
+        scores = (q.flatten(3, 4) @ keys.mT).unflatten(3, (group, width))
+        mask, n_shared = own_mask.expand(prompts, rows, -1, -1), 0
+        if shared is not None:
+            n_shared = shared[0].shape[2]
+            # All rows of a prompt in one product: the prefix is read once, not once per row.
+            together = q.permute(0, 2, 1, 3, 4, 5).flatten(2, 4) @ shared[0].mT
+            together = together.unflatten(2, (rows, group, width)).transpose(1, 2)
+            scores = torch.cat([together, scores], -1)
+            index = torch.arange(n_shared, device=q.device)
+            prefix = self._visible(b, query_index, index, columns.shared_keys[:, None])
+            mask = torch.cat([prefix.expand(prompts, rows, -1, -1), mask], -1)
+        scores = soft_cap(scores / b.scale, cap).masked_fill(~mask[:, :, None, None], -torch.inf)
+        pattern = torch.softmax(scores, -1)
+        z = (pattern[..., n_shared:].flatten(3, 4) @ values).unflatten(3, (group, width))
+        if shared is not None:
+            of_prompt = pattern[..., :n_shared].transpose(1, 2).flatten(2, 4) @ shared[1]
+            z = z + of_prompt.unflatten(2, (rows, group, width)).transpose(1, 2)
+        return z.flatten(2, 3).transpose(2, 3).flatten(3)
+
+    @staticmethod
+    def _visible(b: _Block, query: Tensor, key: Tensor, real: Tensor) -> Bool[Tensor, "p r q k"]:
+        seen = key <= query
+        if b.window is not None:
+            seen = seen & (key > query - b.window)
+        # A column always sees itself, so that a padding row has something to attend to.
+        return (seen & real[:, :, None, :]) | (key == query)
+
+
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """Gemma-2's squashing of scores and logits into (-cap, cap); off when cap is not positive."""
+    return cap * torch.tanh(x / cap) if cap is not None and cap > 0 else x
+
+
+def _norm(module: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
+    if module is None or isinstance(module, torch.nn.Identity):
+        return lambda x: x
+    weight, bias, eps = getattr(module, "w", None), getattr(module, "b", None), float(cfg.eps)
+    if type(module).__name__.startswith("RMS"):
+        return lambda x: F.rms_norm(x, x.shape[-1:], weight, eps)
+    return lambda x: F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def _mlp(mlp: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
+    activation = _ACTIVATIONS[cfg.act_fn]
+
+    def plain(x: Tensor) -> Tensor:
+        hidden = activation(torch.addmm(mlp.b_in, x.flatten(0, -2), mlp.W_in))
+        return torch.addmm(mlp.b_out, hidden, mlp.W_out).view_as(x)
+
+    def gated(x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        hidden = activation(flat @ mlp.W_gate) * (flat @ mlp.W_in) + mlp.b_in
+        return torch.addmm(mlp.b_out, hidden, mlp.W_out).view_as(x)
+
+    return gated if cfg.gated_mlp else plain

@@ -1,0 +1,182 @@
+"""Statistics of steering: arrays in, arrays out. Knows no model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+
+class Interval(NamedTuple):
+    """An estimate with its confidence interval.
+
+    >>> str(Interval(0.42, 0.37, 0.48))
+    '0.42 [0.37, 0.48]'
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def steerability_slope(
+    multipliers: Float[Tensor, " multiplier"],
+    propensities: Float[Tensor, "*grid multiplier"],
+) -> Float[Tensor, "*grid"]:
+    """Least-squares slope of propensity against multiplier.
+
+    Args:
+        multipliers: Steering strengths; at least two different values.
+        propensities: Log-odds of the matching answer, in nats.
+
+    Returns:
+        Nats gained per unit multiplier; negative means anti-steerable.
+
+    Raises:
+        ValueError: If all multipliers are equal, since no line fits.
+
+    Source: Tan et al. 2024, arXiv:2407.12404; here per grid cell, not per dataset.
+
+    >>> steerability_slope(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([1.0, 3.0, 5.0]))
+    tensor(2.)
+    """
+    centred = multipliers - multipliers.mean()
+    spread = centred.square().sum()
+    if spread == 0:
+        raise ValueError(
+            f"Cannot fit a slope to multipliers={multipliers.tolist()}: all are equal. "
+            "Pass at least two different strengths, e.g. (-1.0, 0.0, 1.0)."
+        )
+    return propensities @ centred / spread
+
+
+def monotonicity(
+    multipliers: Float[Tensor, " multiplier"], propensities: Float[Tensor, "*grid multiplier"]
+) -> Float[Tensor, "*grid"]:
+    """Spearman's rank correlation of propensity with multiplier, in [-1, 1]; NaN where constant.
+
+    >>> monotonicity(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.0, 5.0, 6.0]))
+    tensor(1.)
+    """
+    x = torch.from_numpy(scipy_stats.rankdata(multipliers.numpy(force=True))).to(propensities)
+    y = torch.from_numpy(scipy_stats.rankdata(propensities.numpy(force=True), axis=-1))
+    x, y = x - x.mean(), y.to(propensities) - y.mean(-1, keepdim=True).to(propensities)
+    return (y @ x) / (y.norm(dim=-1) * x.norm())
+
+
+def bootstrap_means(
+    values: Float[Tensor, "*grid example"], *, draws: int = 1000, seed: int = 0
+) -> Float[Tensor, "draw *grid"]:
+    """Means over examples of resampled data; all cells share each draw of examples."""
+    n = values.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.zeros(draws, n).scatter_add_(
+        1, torch.randint(n, (draws, n), generator=generator), torch.ones(draws, n)
+    )
+    return torch.tensordot(counts.to(values), values, dims=([1], [-1])) / n
+
+
+def mean_interval(
+    values: Float[Tensor, "*grid example"], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"], Float[Tensor, "*grid"]]:
+    """Mean over examples with a bootstrap-t interval: mean, low, high.
+
+    Studentised, since plain percentiles of few examples are too narrow: each resampled mean is
+    divided by its own standard error.
+
+    Raises:
+        ValueError: With fewer than two examples, which say nothing about their spread.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 12.5.
+    """
+    n = values.shape[-1]
+    if n < 2:
+        raise ValueError(f"An interval needs at least two examples; got {n}.")
+    mean, error = values.mean(-1), values.std(-1) / n**0.5
+    means = bootstrap_means(values, draws=draws, seed=seed)
+    squares = bootstrap_means(values.square(), draws=draws, seed=seed)
+    spread = ((squares - means.square()).clamp(min=0) / (n - 1)).sqrt()
+    # Where a resample has no spread its ratio says nothing; the floor keeps it finite.
+    floor = 1e-3 * error.clamp(min=1e-12)
+    ratio = (means - mean) / torch.maximum(spread, floor)
+    tail = (1 - level) / 2
+    high, low = (torch.quantile(ratio.float(), q, dim=0).to(mean) for q in (tail, 1 - tail))
+    return mean, mean - low * error, mean - high * error
+
+
+def interval_of_mean(values: Float[Tensor, " example"], **options) -> Interval:
+    """`mean_interval` of one row of numbers."""
+    mean, low, high = mean_interval(values, **options)
+    return Interval(float(mean), float(low), float(high))
+
+
+def proportion_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:
+    """A share with Wilson's interval.
+
+    >>> str(proportion_interval(8, 10))
+    '0.8 [0.49, 0.943]'
+    """
+    found = scipy_stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(successes / n, float(found.low), float(found.high))
+
+
+class NullThreshold(NamedTuple):
+    """What the best of all cells reaches when nothing is there to find."""
+
+    value: float
+    """Cells at or below it are not distinguishable from the null."""
+    maxima: tuple[float, ...]
+    """The best cell of each null map."""
+    p_value: float
+    """Share of null maps whose best cell does as well as the real best cell (with the +1 of a
+    permutation test, so never 0)."""
+
+
+def max_statistic(
+    observed: Float[Tensor, "*grid"], nulls: Float[Tensor, "null *grid"], *, level: float = 0.95
+) -> NullThreshold:
+    """Threshold for the best cell of a searched map, from maps made under the null.
+
+    The best of many cells is a multiple comparison: so each null map gives its own best cell, and
+    the real best one is held against those.
+
+    Args:
+        observed: The statistic of every cell; larger is stronger.
+        nulls: The same, from random directions or shuffled labels.
+
+    Source: Westfall and Young 1993; Nichols and Holmes 2002, doi:10.1002/hbm.1058.
+
+    >>> nulls = torch.tensor([[0.1, 0.3], [0.2, 0.1], [0.0, 0.2]])
+    >>> max_statistic(torch.tensor([0.1, 0.9]), nulls).p_value
+    0.25
+    """
+    maxima = nulls.flatten(1).max(1).values
+    best = observed.max()
+    # Conservative: the next order statistic above the level, so that few nulls do not flatter.
+    threshold = torch.quantile(maxima.double(), level, interpolation="higher")
+    p = (1 + int((maxima >= best).sum())) / (1 + len(maxima))
+    return NullThreshold(float(threshold), tuple(maxima.tolist()), p)
+
+
+def rank_correlation(
+    x: Float[Tensor, " cell"], y: Float[Tensor, " cell"], *, level: float = 0.95
+) -> Interval:
+    """Spearman's correlation with an interval from Fisher's z (with Bonett-Wright's variance).
+
+    NaN when either side is constant or there are fewer than four cells.
+
+    Source: Bonett and Wright 2000, doi:10.1007/BF02294183.
+    """
+    if len(x) < 4 or float(x.std()) == 0 or float(y.std()) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    r = float(scipy_stats.spearmanr(x.numpy(force=True), y.numpy(force=True)).statistic)
+    z, width = np.arctanh(np.clip(r, -0.999999, 0.999999)), np.sqrt((1 + r**2 / 2) / (len(x) - 3))
+    reach = scipy_stats.norm.ppf(0.5 + level / 2) * width
+    return Interval(r, float(np.tanh(z - reach)), float(np.tanh(z + reach)))
