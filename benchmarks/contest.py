@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -107,15 +108,16 @@ class Worker:
 
         Raises:
             ContestantFailedError: If the process ended instead; the message is the last line that
-                it wrote, and the whole log is `.env/scratch/<contestant>.log`.
+                it wrote, and the whole log is `.env/scratch/<run>/<contestant>.log`.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise ContestantFailedError(f"{self.key} has no pipes; start it again.")
         line = ""
         if self._process.poll() is None:
-            stdin.write(json.dumps(asdict(request)) + "\n")
-            stdin.flush()
+            with suppress(BrokenPipeError):  # it ended just now: an empty line says so below
+                stdin.write(json.dumps(asdict(request)) + "\n")
+                stdin.flush()
             line = stdout.readline()
         if not line:
             self._process.wait()
@@ -131,14 +133,15 @@ class Worker:
         self._log.close()
 
 
-def scratch_folder() -> Path:
-    folder = ENV / "scratch"
+def scratch_folder(run: str) -> Path:
+    """Where one run's work, answers and logs go; two runs of different names do not meet."""
+    folder = ENV / "scratch" / run
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def agreement(task: TaskName, mine: Tensor, reference: Tensor, zero: int) -> str:
-    """"same" with the greatest difference, or what differs; `zero` is the index of multiplier 0."""
+    """Says "same" and within what, or what differs; `zero` is the index of multiplier 0."""
     if task == "directions":
         error = ((mine - reference).norm(dim=-1) / reference.norm(dim=-1)).max().item()
         same, unit = error <= DIRECTION_TOLERANCE, "of the norm"

@@ -84,9 +84,7 @@ class Benchmark:
 
     @property
     def prompts_needed(self) -> int:
-        return max(
-            self.prompts, self.generate_prompts, self.batched_prompts, self.loop_prompts
-        )
+        return max(self.prompts, self.generate_prompts, self.batched_prompts, self.loop_prompts)
 
     def plan(self, key: str, task: TaskName) -> tuple[int, int]:
         """(texts or pairs to time, batch size); (0, 0) where a contestant sits a task out."""
@@ -108,11 +106,11 @@ class Benchmark:
 
 def main(settings: Benchmark) -> None:
     model_dir = build_model(settings.shape, ENV / "models")
-    work_dir = scratch_folder() / settings.name
+    scratch = scratch_folder(settings.name)
     work = make_work(
         model_dir,
         settings.shape,
-        work_dir,
+        scratch,
         pairs=max(settings.pairs, settings.batched_pairs, settings.loop_pairs),
         prompts=settings.prompts_needed,
         tokens=settings.tokens,
@@ -128,10 +126,10 @@ def main(settings: Benchmark) -> None:
     )
     say(f"matmul, one thread: {rates.many_rows / 1e9:.1f} G multiply-adds per CPU second")
     results: list[TaskResult] = []
-    workers = {key: Worker(key, scratch_folder()) for key in settings.contestants}
+    workers = {key: Worker(key, scratch) for key in settings.contestants}
     grown: list[dict[str, Any]] = []
     for task in settings.tasks:
-        entries = time_task(settings, task, work_dir, workers)
+        entries = time_task(settings, task, scratch, workers)
         whole = settings.plan("steerlens", task)[0]
         results.append(
             TaskResult(
@@ -142,14 +140,14 @@ def main(settings: Benchmark) -> None:
         )
         write(settings, results, work, rates, grown)
     if settings.growth and "steerlens" in workers:
-        grown = time_growth(settings, model_dir, workers["steerlens"])
+        grown = time_growth(settings, model_dir, scratch / "growth", workers["steerlens"])
     for worker in workers.values():
         worker.stop()
     say("\n" + write(settings, results, work, rates, grown))
 
 
 def time_task(
-    settings: Benchmark, task: TaskName, work_dir: Path, workers: dict[str, Worker]
+    settings: Benchmark, task: TaskName, scratch: Path, workers: dict[str, Worker]
 ) -> list[Entry]:
     """All contestants at one task, repeats in turn, so that all share the machine's moods."""
     entries, answers = {}, {}
@@ -159,7 +157,7 @@ def time_task(
             continue
         entries[key] = Entry(contestant=key, count=count, batch_size=batch_size)
         say(f"{LETTERS[task]}: {key} warms up")
-        request = _request(settings, key, task, work_dir, warm_up=True)
+        request = _request(settings, key, task, scratch, warm_up=True)
         answer = _ask(worker, request, entries[key])
         if answer is not None and task == "directions":
             answers[key] = answer[1]
@@ -169,7 +167,7 @@ def time_task(
             entry = entries[key]
             if entry.failure:
                 continue
-            request = _request(settings, key, task, work_dir, warm_up=False)
+            request = _request(settings, key, task, scratch, warm_up=False)
             answer = _ask(workers[key], request, entry)
             if answer is None:
                 continue
@@ -185,15 +183,15 @@ def time_task(
 
 
 def _request(
-    settings: Benchmark, key: str, task: TaskName, work_dir: Path, *, warm_up: bool
+    settings: Benchmark, key: str, task: TaskName, scratch: Path, *, warm_up: bool
 ) -> Request:
     count, batch_size = settings.plan(key, task)
     request = Request(
-        work=str(work_dir / "work.json"),
+        work=str(scratch / "work.json"),
         task=task,
         count=count,
         batch_size=batch_size,
-        out=str(scratch_folder() / f"{key}.safetensors"),
+        out=str(scratch / f"{key}.safetensors"),
     )
     if not warm_up:
         return request
@@ -227,9 +225,11 @@ def _judge(
             entries[key].verdict = agreement(task, answer, answers[reference], zero)
 
 
-def time_growth(settings: Benchmark, model_dir: Path, worker: Worker) -> list[dict[str, Any]]:
-    """steerlens against one size at a time; everything else stays at a quarter of the settings."""
-    pairs, prompts = max(4, settings.pairs // 4), max(4, settings.prompts // 4)
+def time_growth(
+    settings: Benchmark, model_dir: Path, scratch: Path, worker: Worker
+) -> list[dict[str, Any]]:
+    """steerlens against one size at a time, the others kept: few pairs and prompts, once each."""
+    pairs, prompts = max(4, settings.pairs // 4), max(4, settings.prompts // 12)
     strengths = len(settings.multipliers)
     cells = [
         *({"pairs": n, "tasks": ("directions",)} for n in (pairs, 2 * pairs, 4 * pairs)),
@@ -251,7 +251,7 @@ def time_growth(settings: Benchmark, model_dir: Path, worker: Worker) -> list[di
         make_work(
             model_dir,
             settings.shape,
-            scratch_folder() / "growth",
+            scratch,
             pairs=int(cell.get("pairs", pairs)),
             prompts=int(cell.get("prompts", prompts)),
             tokens=int(cell.get("tokens", settings.tokens)),
@@ -269,11 +269,11 @@ def time_growth(settings: Benchmark, model_dir: Path, worker: Worker) -> list[di
                 batch_size=settings.batched_prompts,
             )
             request = Request(
-                work=str(scratch_folder() / "growth" / "work.json"),
+                work=str(scratch / "work.json"),
                 task=task,
                 count=entry.count,
                 batch_size=entry.batch_size,
-                out=str(scratch_folder() / "growth.safetensors"),
+                out=str(scratch / "answer.safetensors"),
             )
             answer = _ask(worker, request, entry)
             if answer is None:

@@ -107,7 +107,7 @@ def activations(
         positive=positive,
         negative=negative,
         sites=sites,
-        groups=tuple(pair.group for pair in pairs),
+        groups=pairs.groups,
         resid_norms=norms.flatten(0, 1).median(0).values,
         paired=pairs.paired,
         processing=model.processing,

@@ -170,7 +170,7 @@ def build_hooked(
         torch.manual_seed(seed)
         try:
             model = HookedTransformer(HookedTransformerConfig(**fields), tokenizer=tokenizer)
-        except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        except Exception as error:  # TransformerLens raises whatever a wrong field leads to
             raise ValueError(
                 f"TransformerLens refuses the model config {dict(config)!r}: {error}. "
                 "Correct the fields it names."
@@ -267,7 +267,7 @@ def checkpoint_kind(folder: Path | str) -> str:
 
     Raises:
         FileNotFoundError: If there is no such folder or it has no config.json.
-        ValueError: If config.json is not JSON, or the folder holds an adapter or only a GGUF file.
+        ValueError: If config.json is not JSON, or the folder holds an adapter.
     """
     return "hooked" if _read_config(Path(folder)).get("kind") == KIND else "huggingface"
 
@@ -699,6 +699,11 @@ def hooked_from_hf(
         parameters = convert(
             hf_model, HookedTransformerConfig(**config, init_weights=False, seed=None)
         )
+    if tokenizer is not None and len(tokenizer) > c.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, but the model embeds {c.vocab_size}. Use "
+            "the model's own tokenizer; for padding, set tokenizer.pad_token to one it has."
+        )
     # GPT-2 has no such bias, and its converter does not say so.
     parameters.setdefault("unembed.b_U", torch.zeros(c.vocab_size))
     hooked = build_hooked(config, copy.deepcopy(tokenizer), parameters=parameters)
@@ -760,6 +765,21 @@ def load_hf_directory(
     architecture = _architecture(config)
     if architecture not in _FAMILIES:
         _refuse_architecture(architecture)
+    return _load_directory(
+        folder, architecture, folder.resolve().name, device, dtype, check=check, tokenizer=tokenizer
+    )
+
+
+def _load_directory(
+    folder: Path,
+    architecture: str,
+    name: str,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    *,
+    check: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> HookedTransformer:
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(
             f"{str(folder)!r} has no safetensors weights (it has "
@@ -770,7 +790,7 @@ def load_hf_directory(
         if tokenizer is None:
             tokenizer = _hf_tokenizer(folder)
         hf_model = _hf_model(folder, architecture, device, dtype)
-    return hooked_from_hf(hf_model, tokenizer, check=check, name=folder.resolve().name)
+    return hooked_from_hf(hf_model, tokenizer, check=check, name=name)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -805,6 +825,13 @@ def _by_model_type(model_type: str) -> str:
 def _hf_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    vocabularies = (_TOKENIZER, "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+    if not any((folder / name).exists() for name in vocabularies):
+        # AutoTokenizer would make an empty one of the model type's class.
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no tokenizer (none of {', '.join(vocabularies)}). Save one there "
+            "with tokenizer.save_pretrained(path), or pass tokenizer=."
+        )
     loader = AutoTokenizer
     try:
         if (folder / _TOKENIZER).exists() and (folder / _TOKENIZER_CONFIG).exists():
@@ -813,7 +840,7 @@ def _hf_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             # splits text differently from what tokenizer.json says.
             if said.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
                 loader = PreTrainedTokenizerFast
-        with _quiet():
+        with unchanged_rng(), _quiet():
             return loader.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(
@@ -837,7 +864,7 @@ def _hf_model(
                 attn_implementation="eager",  # the one that computes Gemma-2's soft caps
                 output_loading_info=True,
             )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # Hugging Face raises whatever a damaged file leads to
         raise ValueError(
             f"Hugging Face cannot load {str(folder)!r} as {architecture}: {error}. "
             "Copy or save the checkpoint again."
@@ -938,14 +965,17 @@ def load_hub(
         architecture = _architecture(config)
         if architecture in _FAMILIES:
             folder = cached or _download(repo, revision, _HUB_FILES, _HUB_OTHERS)
-            return load_hf_directory(folder, device=device, dtype=dtype)
+            return _load_directory(folder, architecture, repo, device, dtype)
         with unchanged_rng(), _quiet():
             if known_to_lens and revision is None:
                 return HookedTransformer.from_pretrained_no_processing(
                     name, device=str(device), dtype=dtype
                 ).eval()
             return TransformerBridge.boot_transformers(
-                repo, device=str(device), dtype=dtype, revision=revision
+                str(cached or repo),
+                device=str(device),
+                dtype=dtype,
+                revision=None if cached else revision,
             )
 
 
@@ -1017,12 +1047,17 @@ def _require_hub(name: str, seconds: float = 4.0) -> None:
 
 def _download(repo: str, revision: str | None, allow: list[str], ignore: list[str] | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(
             snapshot_download(repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore)
         )
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"The hub stopped answering while {repo!r} was downloaded ({error}). Run it again; "
+            "what has arrived is kept."
+        ) from error
     except HfHubHTTPError as error:
         raise ValueError(
             f"The hub refuses {repo!r} (revision {revision or 'default'}): {error}. Check the "

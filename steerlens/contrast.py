@@ -22,6 +22,7 @@ from steerlens.formats.chat import ChatPrompt, ChatTokenizer, chat_prompt
 from steerlens.formats.drafts import Content, FileFacts, Reading
 from steerlens.formats.hub import is_hub_name, read_hub
 from steerlens.formats.pairs import count_unusable
+from steerlens.formats.questions import polarity_warning
 from steerlens.formats.read import read_content
 from steerlens.formats.recognise import recognised, uses_template
 from steerlens.formats.text import (
@@ -102,8 +103,8 @@ class ContrastPair:
                 )
         if self.positive == self.negative:
             raise ContrastError(
-                f"Both sides of the {label} are {shortened(self.positive)!r}: they contrast nothing. "
-                "Drop the pair, or put what differs into positive and negative."
+                f"Both sides of the {label} are {shortened(self.positive)!r}: they contrast "
+                "nothing. Drop the pair, or put what differs into positive and negative."
             )
         object.__setattr__(self, "meta", MappingProxyType(dict(self.meta)))
 
@@ -479,6 +480,7 @@ class ContrastSet:
         )
         if escaped:
             yield f"{escaped} pairs hold literal backslash-u escapes: unescape=True decodes them"
+        yield from polarity_warning((p.prompt, p.positive) for p in self.pairs)
         asked = any("?" in p.prompt for p in self.pairs)
         if answers and asked and not any(p.prompt.rstrip().endswith(":") for p in self.pairs):
             yield (
@@ -769,9 +771,9 @@ def _refuse_second_template(template: str, texts: Iterable[str]) -> None:
     for text in texts:
         if present := chat_markers(text):
             raise ContrastError(
-                f"The prompt {shortened(text)!r} already has chat markers ({', '.join(present)}), and "
-                f"the template {template!r} would add others. Leave the template out, or strip the "
-                "markers from the data first."
+                f"The prompt {shortened(text)!r} already has chat markers ({', '.join(present)}), "
+                f"and the template {template!r} would add others. Leave the template out, or strip "
+                "the markers from the data first."
             )
 
 
@@ -785,15 +787,16 @@ def _content(
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\x00" in text:
         raise ContrastError(f"path={path!r} is no path or hub name. Give the path of a data file.")
-    local = Path(text).expanduser()
+    local = Path(os.path.expanduser(text))
+    there = os.path.exists(local)  # unlike Path.exists, False for names that no file can have
     hub = text.removeprefix("hub:")
-    if not text.startswith("hub:") and (local.exists() or not is_hub_name(hub)):
+    if not text.startswith("hub:") and (there or not is_hub_name(hub)):
         asked = [("split", split != "train"), ("config", config), ("revision", revision)]
         if wrong := [option for option, given in asked if given]:
             raise ContrastError(
                 f"{text} is a local path, where {wrong} have no meaning: omit them."
             )
-        if not local.exists():
+        if not there:
             raise ContrastError(
                 f"There is no file {text!r} here (looked in {Path.cwd()}), and it is no hub name "
                 "of the form owner/name. Check the path."

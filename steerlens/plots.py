@@ -60,8 +60,8 @@ WIDTH = 700
 def layer_heatmap(
     values: ArrayLike,
     *,
-    layers: Sequence[int],
-    columns: Sequence[float] | Sequence[str],
+    layers: Iterable[int],
+    columns: Iterable[float] | Iterable[str],
     unit: str,
     title: str,
     column_title: str = "multiplier",
@@ -126,14 +126,15 @@ def layer_heatmap(
         null_label=null_label,
         budget_label=budget_label,
         room=480,
+        right=112,
     )
 
 
 def steerability_figure(
     values: ArrayLike,
     *,
-    layers: Sequence[int],
-    columns: Sequence[float] | Sequence[str],
+    layers: Iterable[int],
+    columns: Iterable[float] | Iterable[str],
     unit: str,
     title: str,
     score: ArrayLike,
@@ -167,6 +168,8 @@ def steerability_figure(
         ValueError: As `layer_heatmap`, and if a score's shape is not (layer,) or its interval is
             upside down.
     """
+    layers, columns = list(layers), list(columns)
+    score_axis = _broken(_axis(score_title, score_unit), 28)
     figure = _heatmap(
         values,
         layers=layers,
@@ -185,23 +188,17 @@ def steerability_figure(
         null_label=null_label,
         budget_label=budget_label,
         room=380,
+        right=30,
+        above=50,
+        below=16 * score_axis.count("<br>"),
     )
     rows, order = _ordered("layers", layers)
     shape, axes = (len(rows),), f"{len(rows)} layers"
     bars = _array("score", score, shape, axes)[order]
-    lower, upper = _interval(score_low, score_high, shape, axes, "score_low", "score_high")
-    whisker = None
-    if lower is not None:
-        lower, upper = lower[order], upper[order]
-        whisker = {
-            "type": "data",
-            "symmetric": False,
-            "array": _holes(upper - bars),
-            "arrayminus": _holes(bars - lower),
-            "color": INK,
-            "thickness": 1.2,
-            "width": 3 if len(rows) <= 24 else 0,
-        }
+    lower, upper = (
+        ends[order]
+        for ends in _interval(score_low, score_high, shape, axes, "score_low", "score_high")
+    )
     chosen = None if best is None else best[0]
     figure.add_bar(
         orientation="h",
@@ -210,22 +207,19 @@ def steerability_figure(
         xaxis="x2",
         width=0.7,
         marker={"color": [PALETTE[0] if layer == chosen else "#9fb6c6" for layer in rows]},
-        error_x=whisker,
+        error_x=_whiskers((bars, lower, upper), INK, width=3 if len(rows) <= 24 else 0),
         hovertext=[
-            f"layer {layer}<br>"
-            + _measured(
-                bars[i], score_unit, None if lower is None else (lower[i], upper[i]), score_title
-            )
+            f"layer {layer}<br>{_measured(bars[i], score_unit, (lower[i], upper[i]), score_title)}"
             for i, layer in enumerate(rows)
         ],
         hoverinfo="text",
         showlegend=False,
         name=score_title,
     )
-    absent = np.flatnonzero(np.isnan(bars))
+    absent = np.flatnonzero(np.isnan(bars)).tolist()
     figure.add_scatter(
         x=[0.0] * len(absent),
-        y=absent.tolist(),
+        y=absent,
         xaxis="x2",
         mode="markers+text" if len(rows) <= 24 else "markers",
         marker={"symbol": "x-thin-open", "size": 6, "color": QUIET},
@@ -237,14 +231,13 @@ def steerability_figure(
         showlegend=False,
         name=f"{score_title}: not measured",
     )
-    drawn = [0.0, *bars, *([] if lower is None else [*lower, *upper])]
-    name = _broken(_axis(score_title, score_unit), 28)
+    drawn = [0.0, *bars, *lower, *upper]
     figure.update_layout(
         xaxis={"domain": [0.0, 0.69]},
         xaxis2={
             "domain": [0.72, 1.0],
             "anchor": "y",
-            "title": {"text": name, "font": {"size": 13}, "standoff": 8},
+            "title": {"text": score_axis, "font": {"size": 13}, "standoff": 8},
             "range": _span(drawn),
             "nticks": 5,
             "gridcolor": RULE,
@@ -255,34 +248,31 @@ def steerability_figure(
             "ticklen": 4,
             "tickcolor": QUIET,
         },
-        margin={
-            "t": figure.layout.margin.t + 46,
-            "b": figure.layout.margin.b + 16 * name.count("<br>"),
-            "r": 30,
-        },
-        height=figure.layout.height + 40,
     )
-    # The colour bar lies on the heatmap it belongs to, not beyond the bars.
-    title_text = figure.data[0].colorbar.title.text.replace("<br>", " ")
-    figure.data[0].colorbar.update(
-        orientation="h",
+    # The colour bar lies on the heatmap it belongs to, not beyond the bars. Its own title would
+    # push the figure's title out of the picture, so it is written as a note.
+    bar = figure.data[0].colorbar
+    figure.add_annotation(
+        text=bar.title.text.replace("<br>", " "),
+        showarrow=False,
         x=0,
+        xref="paper",
         xanchor="left",
         y=1,
+        yref="paper",
         yanchor="bottom",
-        ypad=6,
-        xpad=0,
-        len=0.69,
-        thickness=10,
-        title_text=title_text,
+        yshift=36,
+        font={"size": 12},
     )
+    bar.update(orientation="h", xanchor="left", yanchor="bottom", x=0, y=1, xpad=0, ypad=4)
+    bar.update(len=0.69, thickness=10, title_text="")
     return figure
 
 
 def layer_curve(
     series: Mapping[str, Any],
     *,
-    layers: Sequence[int],
+    layers: Iterable[int],
     unit: str,
     title: str,
     quantity: str | None = None,
@@ -338,7 +328,7 @@ def layer_curve(
 def dose_response(
     series: Mapping[str, Any],
     *,
-    multipliers: Sequence[float],
+    multipliers: Iterable[float],
     unit: str,
     title: str,
     quantity: str | None = None,
@@ -395,15 +385,14 @@ def dose_response(
         for row in range(1, panels + 1):
             figure.add_vrect(
                 x0=start, x1=stop, fillcolor="#009E73", opacity=0.09, line_width=0,
-                layer="below", row=row, col=1, exclude_empty_subplots=False,
+                layer="below", exclude_empty_subplots=False, **_at(row),
             )  # fmt: skip
         name = f"{valid_label} ({_number(valid[0])} to {_number(valid[1])})"
         _key(figure, legend, name, symbol="square", size=11, color="rgba(0,158,115,0.22)")
     if span[0] <= 0 <= span[1]:
         for row in range(1, panels + 1):
             figure.add_vline(
-                x=0, line={"color": QUIET, "width": 1, "dash": "dot"}, row=row, col=1,
-                exclude_empty_subplots=False,
+                x=0, line={"color": QUIET, "width": 1, "dash": "dot"}, exclude_empty_subplots=False, **_at(row),
             )  # fmt: skip
         figure.add_annotation(
             x=0, y=1, xref="x", yref="paper", yanchor="bottom", text="unsteered", showarrow=False,
@@ -456,7 +445,7 @@ def tradeoff(
     gain_unit: str,
     cost_unit: str,
     title: str,
-    layers: Sequence[int] | None = None,
+    layers: Iterable[int] | None = None,
     gain_quantity: str = "gain",
     cost_quantity: str = "cost",
     budget: float | None = None,
@@ -488,9 +477,10 @@ def tradeoff(
         raise ValueError(
             f"labels has {len(names)} entries but gain has {y.size} cells. Pass one for each."
         )
-    if layers is not None and len(layers) != y.size:
+    depths = None if layers is None else [int(layer) for layer in layers]
+    if depths is not None and len(depths) != y.size:
         raise ValueError(
-            f"layers has {len(layers)} entries but gain has {y.size} cells. Pass one for each cell."
+            f"layers has {len(depths)} entries but gain has {y.size} cells. Pass one for each cell."
         )
     if best is not None and best not in labels:
         raise ValueError(f"best={best!r} is not one of the labels, e.g. {labels[0]!r}.")
@@ -509,12 +499,12 @@ def tradeoff(
         "size": 8 if seen.sum() <= 200 else 6,
         "line": {"width": 0.7, "color": "white"},
     }
-    if layers is None:
+    if depths is None:
         marker["color"] = PALETTE[0]
     else:
-        distinct = sorted(set(layers))
+        distinct = sorted(set(depths))
         marker |= {
-            "color": [layer for layer, keep in zip(layers, seen, strict=True) if keep],
+            "color": [layer for layer, keep in zip(depths, seen, strict=True) if keep],
             "colorscale": SEQUENTIAL,
             "cmin": distinct[0],
             "cmax": max(distinct[-1], distinct[0] + 1),
@@ -528,7 +518,7 @@ def tradeoff(
         hovertext=[
             f"{names[i]}<br>{gain_quantity} {_number(y[i])} {gain_unit}"
             f"<br>{cost_quantity} {_number(x[i])} {cost_unit}"
-            for i in np.flatnonzero(seen)
+            for i in np.flatnonzero(seen).tolist()
         ],
         hoverinfo="text",
         showlegend=False,
@@ -582,7 +572,7 @@ def tradeoff(
         legend.append(name)
     lost = int((~seen).sum())
     note = f"{lost} of {y.size} cells not measured and not drawn" if lost else ""
-    wide = 95 if layers is not None else 30
+    wide = 95 if depths is not None else 30
     _house(figure, title=title, note=note, legend=legend, right=wide)
     figure.update_xaxes(title_text=_axis(cost_quantity, cost_unit), range=span)
     figure.update_yaxes(
@@ -595,7 +585,7 @@ def tradeoff(
     return figure
 
 
-def example_slopes(slopes: ArrayLike, *, layers: Sequence[int], unit: str, title: str) -> go.Figure:
+def example_slopes(slopes: ArrayLike, *, layers: Iterable[int], unit: str, title: str) -> go.Figure:
     """Per-example steering slopes at each layer, with the share steered the wrong way above.
 
     Boxes span the quartiles with the median, whiskers reach the last point within 1.5 box lengths
@@ -685,7 +675,7 @@ def example_slopes(slopes: ArrayLike, *, layers: Sequence[int], unit: str, title
     for i in empty:
         figure.add_vrect(
             x0=i - 0.45, x1=i + 0.45, fillcolor=MISSING, opacity=0.5, line_width=0, layer="below",
-            row=2, col=1,
+            **_at(2),
         )  # fmt: skip
     if empty:
         _key(figure, legend, "not measured", symbol="square", size=11, color=MISSING)
@@ -694,11 +684,7 @@ def example_slopes(slopes: ArrayLike, *, layers: Sequence[int], unit: str, title
     shown = _thin([1] * len(rows), 560, 0, pixels=28)
     figure.update_xaxes(range=[-0.6, len(rows) - 0.4], showgrid=False)
     figure.update_xaxes(
-        title_text="layer",
-        tickvals=shown,
-        ticktext=[str(rows[i]) for i in shown],
-        row=2,
-        col=1,
+        title_text="layer", tickvals=shown, ticktext=[str(rows[i]) for i in shown], row=2, col=1
     )
     highest = max([b for b in below if not math.isnan(b)], default=0.0)
     ceiling = max(0.1, min(1.0, 1.1 * highest)) * (1.25 if roomy else 1.0)
@@ -716,7 +702,7 @@ def probe_against_steering(
     probe: Any,
     steering: Any,
     *,
-    layers: Sequence[int],
+    layers: Iterable[int],
     probe_unit: str,
     steering_unit: str,
     title: str,
@@ -761,7 +747,7 @@ def probe_against_steering(
         start=1,
     ):
         _line(figure, name, x, band, hover, unit, colour, "circle", row=row, col=1, listed=False)
-    seen = np.flatnonzero(~np.isnan(read[0]) & ~np.isnan(steer[0]))
+    seen = np.flatnonzero(~np.isnan(read[0]) & ~np.isnan(steer[0])).tolist()
     px, py = read[0][seen], steer[0][seen]
     here = [rows[i] for i in seen]
     places = _label_places(px, py)
@@ -778,8 +764,8 @@ def probe_against_steering(
             "line": {"width": 0.7, "color": "white"},
             "colorbar": _layer_bar(rows),
         },
-        error_x=_whiskers(read, seen),
-        error_y=_whiskers(steer, seen),
+        error_x=_whiskers(_rows(read, seen), "rgba(90,90,90,0.35)"),
+        error_y=_whiskers(_rows(steer, seen), "rgba(90,90,90,0.35)"),
         text=[str(layer) if place else "" for layer, place in zip(here, places, strict=True)],
         textposition=[place or "middle center" for place in places],
         textfont={"size": 11, "color": INK},
@@ -896,7 +882,7 @@ def token_heat(
         if not measured:
             _key(figure, legend, name, symbol="square", size=11, color=MISSING)
     count = lines[-1] + 1
-    _house(figure, title=title, legend=legend, height=150 + 30 * max(count, 3), left=14, right=95)
+    _house(figure, title=title, legend=legend, height=150 + 30 * max(count, 3), left=14, right=112)
     figure.update_layout(barmode="overlay")
     width = line_length + 1 if count > 1 else max(at + 1, 30)
     figure.update_xaxes(visible=False, range=[-0.3, width])
@@ -918,7 +904,7 @@ def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) ->
         include_plotlyjs=first,
         include_mathjax=False,
         default_width="100%",
-        default_height=f"{figure.layout.height or 450}px",
+        default_height=f"{figure['layout']['height'] or 450}px",
         config={
             "displaylogo": False,
             "showSendToCloud": False,
@@ -935,8 +921,8 @@ def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) ->
 def _heatmap(
     values: ArrayLike,
     *,
-    layers: Sequence[int],
-    columns: Sequence[float] | Sequence[str],
+    layers: Iterable[int],
+    columns: Iterable[float] | Iterable[str],
     unit: str,
     title: str,
     column_title: str,
@@ -951,15 +937,18 @@ def _heatmap(
     null_label: str,
     budget_label: str,
     room: float,
+    right: int,
+    above: int = 0,
+    below: int = 0,
 ) -> go.Figure:
-    """`layer_heatmap` with the columns sharing `room` pixels."""
+    """`layer_heatmap` with the columns sharing `room` pixels, and space left around the panel."""
     rows, row_order = _ordered("layers", layers)
     names, column_order = _ordered("columns", columns)
     shape = (len(rows), len(names))
     pick = np.ix_(row_order, column_order)
     axes = f"{shape[0]} layers x {shape[1]} columns"
     grid = _array("values", values, shape, axes)[pick]
-    lower, upper = _interval(low, high, shape, axes)
+    lower, upper = (ends[pick] for ends in _interval(low, high, shape, axes))
     null = _mask("below_null", below_null, shape, axes)[pick]
     costly = _mask("over_budget", over_budget, shape, axes)[pick]
     labels = _column_labels(names)
@@ -974,15 +963,14 @@ def _heatmap(
     texts = np.empty(shape, dtype=object)
     for cell in np.ndindex(shape):
         r, c = cell
-        interval = None if lower is None else (lower[pick][cell], upper[pick][cell])
         lines = [f"layer {rows[r]}, {column_title} {labels[c]}"]
-        lines.append(_measured(grid[cell], unit, interval, quantity))
+        lines.append(_measured(grid[cell], unit, (lower[cell], upper[cell]), quantity))
         lines += [null_label] * bool(null[cell]) + [budget_label] * bool(costly[cell])
         lines += ["best cell"] * (star == cell) + [notes[cell]] * bool(notes[cell])
         texts[cell] = "<br>".join(lines)
 
     what = _axis(quantity, unit)
-    bound = f"<br>clipped at ±{_number(top, 3)}" if clipped else ""
+    bound = f"<br>clipped at<br>±{_number(top, 3)}" if clipped else ""
     figure = go.Figure()
     figure.add_heatmap(
         z=_holes(grid),
@@ -993,9 +981,6 @@ def _heatmap(
         ygap=1,
         hovertext=texts,
         hoverinfo="text",
-        text=cells if written else None,
-        texttemplate="%{text}" if written else None,
-        textfont={"size": 11},
         colorbar=_colorbar(_broken(what, 15) + bound, top, clipped),
         name="values",
     )
@@ -1003,7 +988,7 @@ def _heatmap(
     missing = np.isnan(grid)
     if missing.any():
         figure.add_heatmap(
-            z=np.where(missing, 1.0, None).tolist(),
+            z=_holes(np.where(missing, 1.0, np.nan)),
             colorscale=((0, MISSING), (1, MISSING)),
             showscale=False,
             xgap=1,
@@ -1041,6 +1026,19 @@ def _heatmap(
                 name=budget_label,
             )
         _key(figure, legend, budget_label, symbol="line-ne-open", size=9, color=INK)
+    if written:
+        where = [cell for cell in np.ndindex(shape) if not missing[cell]]
+        dark = [abs(grid[cell]) > 0.66 * top for cell in where]
+        figure.add_scatter(
+            x=[c for _, c in where],
+            y=[r for r, _ in where],
+            mode="text",
+            text=[cells[r][c] for r, c in where],
+            textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
+            hoverinfo="skip",
+            showlegend=False,
+            name="written values",
+        )
     if star is not None:
         r, c = star
         name = f"best: layer {rows[r]}, {column_title} {labels[c]}"
@@ -1072,7 +1070,8 @@ def _heatmap(
         mark = "square-open" if written else "star"
         _key(figure, legend, name, symbol=mark, size=10, color="black", group="best")
 
-    _house(figure, title=title, legend=legend, height=max(450, 150 + 11 * shape[0]), right=95)
+    height = max(450, 150 + 11 * shape[0]) + above + below
+    _house(figure, title=title, legend=legend, height=height, right=right, head=above, foot=below)
     shown = _thin([len(label) for label in labels], room, _zero_index(names))
     figure.update_xaxes(
         title_text=column_title,
@@ -1111,13 +1110,14 @@ def _house(
     left: int = 68,
     right: int = 30,
     head: int = 0,
+    foot: int = 0,
 ) -> None:
     """Writes the house layout into the figure, with room for its title, note and legend."""
     lines = _broken(title, 76).split("<br>")
     text = "<b>" + "</b><br><b>".join(lines) + "</b>"
     notes = _broken(note, 100).split("<br>") if note else []
     text += "".join(f"<br><span style='font-size:12px;color:{QUIET}'>{n}</span>" for n in notes)
-    rows = _legend_rows(legend)
+    rows = _legend_rows(legend, WIDTH - left - right)
     figure.update_layout(
         template="none",
         title={
@@ -1148,7 +1148,9 @@ def _house(
             "l": left,
             "r": right,
             "t": 26 + 20 * len(lines) + 18 * len(notes) + head,
-            "b": 52 + (8 + 20 * rows if rows else 0),
+            "b": foot + 52 + (8 + 20 * rows if rows else 0),
+            # Room is counted here; plotly's own guesses move titles and shrink the panel.
+            "autoexpand": False,
         },
         modebar={"remove": list(IDLE_BUTTONS), "bgcolor": "rgba(255,255,255,0)"},
         showlegend=bool(legend),
@@ -1185,12 +1187,11 @@ def _house(
         )
 
 
-def _legend_rows(names: Sequence[str]) -> int:
+def _legend_rows(names: Sequence[str], room: float) -> int:
     """Rows a horizontal legend takes at the narrowest width; plotly aligns wrapped columns."""
     if not names:
         return 0
     widths = [48 + 6.4 * len(name) for name in names]
-    room = WIDTH - 30
     if sum(widths) <= room:
         return 1
     return math.ceil(len(names) / max(1, int(room // max(widths))))
@@ -1318,7 +1319,7 @@ def _line(
 ) -> None:
     """A line with markers and, where it has an interval, a shaded band behind it."""
     mean, low, high = band
-    place = {} if row is None else {"row": row, "col": col or 1}
+    place = {} if row is None else _at(row, col or 1)
     label = html.escape(name, quote=False)
     xs, ys = _polygons(x, low, high)
     if xs:
@@ -1354,10 +1355,14 @@ def _line(
     )
 
 
+def _at(row: int, col: int = 1) -> dict[str, Any]:
+    return {"row": row, "col": col}
+
+
 def _rule(
     figure: go.Figure, x: Sequence[float], y: Sequence[float], name: str, *, row: int | None = None
 ) -> None:
-    place = {} if row is None else {"row": row, "col": 1}
+    place = {} if row is None else _at(row)
     figure.add_scatter(
         x=list(x),
         y=list(y),
@@ -1388,19 +1393,18 @@ def _polygons(x: Array, low: Array, high: Array) -> tuple[list[Any], list[Any]]:
     return xs, ys
 
 
-def _whiskers(band: Band, index: NDArray[np.intp]) -> dict[str, Any] | None:
-    mean, low, high = (part[index] for part in band)
+def _whiskers(band: Band, colour: str, width: float = 0) -> dict[str, Any] | None:
+    mean, low, high = band
     if np.isnan(low).all():
         return None
+    ends = {"array": _holes(high - mean), "arrayminus": _holes(mean - low)}
     return {
         "type": "data",
         "symmetric": False,
-        "array": _holes(high - mean),
-        "arrayminus": _holes(mean - low),
-        "color": "rgba(90,90,90,0.35)",
-        "thickness": 1,
-        "width": 0,
-    }
+        "color": colour,
+        "thickness": 1.2,
+        "width": width,
+    } | ends
 
 
 def _box(values: Array) -> dict[str, float]:
@@ -1418,7 +1422,7 @@ def _box(values: Array) -> dict[str, float]:
 
 def _spread(index: NDArray[np.intp]) -> Array:
     """Even, repeatable places in [0, 1): the golden-ratio sequence, so no seed is needed."""
-    return (0.5 + index * 0.6180339887498949) % 1.0
+    return np.asarray((0.5 + index * 0.6180339887498949) % 1.0, dtype=float)
 
 
 def _frontier(cost: Array, gain: Array) -> tuple[list[float], list[float]]:
@@ -1447,7 +1451,7 @@ def _label_places(x: Array, y: Array) -> list[str | None]:
     places: list[str | None] = [None] * len(x)
     # The ends of both scales are what a reader looks up first, so they are labelled first.
     far = np.abs(px - np.median(px)) / 250 + np.abs(py - np.median(py)) / 290
-    for i in np.argsort(-far):
+    for i in np.argsort(-far).tolist():
         for side, (dx, dy) in sides.items():
             a, b = px[i] + dx, py[i] + dy
             box = (a - 8, b - 7, a + 8, b + 7)
@@ -1466,7 +1470,7 @@ def _colours(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     if len(names) <= len(PALETTE):
         return {n: (PALETTE[i], SYMBOLS[i]) for i, n in enumerate(names)}
     scale = sample_colorscale(list(SEQUENTIAL), [i / (len(names) - 1) for i in range(len(names))])
-    return {n: (scale[i], SYMBOLS[i % len(SYMBOLS)]) for i, n in enumerate(names)}
+    return {n: (str(scale[i]), SYMBOLS[i % len(SYMBOLS)]) for i, n in enumerate(names)}
 
 
 def _faded(colour: str, opacity: float) -> str:
@@ -1508,7 +1512,7 @@ def _thin(lengths: Sequence[int], room: float, anchor: int, pixels: float = 0.0)
     return [i for i in range(len(lengths)) if (i - anchor) % step == 0]
 
 
-def _layer_ticks(layers: Sequence[int], most: int = 17) -> dict[str, Any]:
+def _layer_ticks(layers: Iterable[int], most: int = 17) -> dict[str, Any]:
     step = next(s for s in (1, 2, 4, 5, 10, 20, 25, 50, 100, 1000) if len(layers) / s <= most)
     shown = list(layers)[::step]
     return {"tickvals": shown, "ticktext": [str(layer) for layer in shown]}
@@ -1585,7 +1589,9 @@ def _broken(text: str, width: int) -> str:
 
 def _holes(values: Array) -> list[Any]:
     """Nested lists with None for NaN: JSON has no NaN, and None is what plotly leaves empty."""
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    cells = values.astype(object)
+    cells[np.isnan(values)] = None
+    return cells.tolist()
 
 
 # Checks at the door -------------------------------------------------------------------------------
@@ -1651,9 +1657,9 @@ def _interval(
     axes: str,
     low_name: str = "low",
     high_name: str = "high",
-) -> tuple[Array, Array] | tuple[None, None]:
+) -> tuple[Array, Array]:
     if low is None and high is None:
-        return None, None
+        return np.full(shape, np.nan), np.full(shape, np.nan)
     if low is None or high is None:
         raise ValueError(f"An interval has two ends: pass {low_name} and {high_name} together.")
     lower, upper = _array(low_name, low, shape, axes), _array(high_name, high, shape, axes)
@@ -1693,20 +1699,24 @@ def _bands(
     return bands
 
 
+def _rows(band: Band, index: list[int]) -> Band:
+    return band[0][index], band[1][index], band[2][index]
+
+
 def _ends(band: Band, i: int) -> tuple[float, float]:
     return float(band[1][i]), float(band[2][i])
 
 
-def _ordered(name: str, labels: Sequence[Any]) -> tuple[list[Any], NDArray[np.intp]]:
+def _ordered(name: str, labels: Iterable[Any]) -> tuple[list[Any], NDArray[np.intp]]:
     """The labels in drawing order (numbers increasing, names as they come) and that order."""
-    plain = [label if isinstance(label, str) else label + 0 for label in labels]
+    plain = [label.item() if hasattr(label, "item") else label for label in labels]
     if not plain:
         raise ValueError(f"{name} is empty, so there is nothing to draw. Pass at least one.")
     if len(set(plain)) != len(plain):
         raise ValueError(f"{name}={plain} holds a value twice. Each needs its own place.")
     if any(isinstance(label, str) for label in plain):
         return [str(label) for label in plain], np.arange(len(plain))
-    if not all(math.isfinite(label) for label in plain):
+    if not np.isfinite(np.asarray(plain, dtype=float)).all():
         raise ValueError(f"{name}={plain} holds a value that is not finite.")
     order = np.argsort(np.asarray(plain, dtype=float), kind="stable")
     return [plain[i] for i in order], order

@@ -130,13 +130,13 @@ def proportion_interval(successes: int, n: int, *, level: float = 0.95) -> Inter
 class NullThreshold(NamedTuple):
     """What the best of all cells reaches when nothing is there to find."""
 
-    value: float
-    """Cells at or below it are not distinguishable from the null."""
-    maxima: tuple[float, ...]
-    """The best cell of each null map."""
+    threshold: Float[Tensor, "*grid"]
+    """Cells at or below it cannot be told from the null. Differs from cell to cell, since some
+    cells (large multipliers, late layers) move more whatever the direction."""
     p_value: float
-    """Share of null maps whose best cell does as well as the real best cell (with the +1 of a
-    permutation test, so never 0)."""
+    """Chance that a map of nothing has a best cell as outstanding as this map's; never 0."""
+    outstanding: Float[Tensor, " null"]
+    """How outstanding the best cell of each null map is, in units of its cell's null spread."""
 
 
 def max_statistic(
@@ -145,24 +145,36 @@ def max_statistic(
     """Threshold for the best cell of a searched map, from maps made under the null.
 
     The best of many cells is a multiple comparison: so each null map gives its own best cell, and
-    the real best one is held against those.
+    the real best one is held against those. Cells are first put on one scale, by the spread of the
+    cell over all maps; the real map counts among them, so that under the null it is just one more.
 
     Args:
         observed: The statistic of every cell; larger is stronger.
-        nulls: The same, from random directions or shuffled labels.
+        nulls: The same, from random directions or shuffled labels; at least 19 for level 0.95.
+
+    Raises:
+        ValueError: If there are too few null maps for the level.
 
     Source: Westfall and Young 1993; Nichols and Holmes 2002, doi:10.1002/hbm.1058.
 
-    >>> nulls = torch.tensor([[0.1, 0.3], [0.2, 0.1], [0.0, 0.2]])
-    >>> max_statistic(torch.tensor([0.1, 0.9]), nulls).p_value
-    0.25
+    >>> nulls = torch.randn(19, 3, generator=torch.Generator().manual_seed(0))
+    >>> max_statistic(torch.tensor([0.1, 9.0, 0.2]), nulls).p_value
+    0.05
     """
-    maxima = nulls.flatten(1).max(1).values
-    best = observed.max()
+    needed = round(level / (1 - level))
+    if len(nulls) < needed:
+        raise ValueError(
+            f"{len(nulls)} null maps cannot give a threshold at level {level}: "
+            f"at least {needed} are needed."
+        )
+    maps = torch.cat([observed[None], nulls])
+    scale = maps.square().mean(0).sqrt()
+    # A cell that never moves (multiplier 0) has no scale and can never be the best.
+    best = (maps / scale.clamp(min=1e-12)).flatten(1).max(1).values
+    rank = int((best[1:] >= best[0]).sum())
     # Conservative: the next order statistic above the level, so that few nulls do not flatter.
-    threshold = torch.quantile(maxima.double(), level, interpolation="higher")
-    p = (1 + int((maxima >= best).sum())) / (1 + len(maxima))
-    return NullThreshold(float(threshold), tuple(maxima.tolist()), p)
+    cut = torch.quantile(best[1:].double(), level, interpolation="higher").to(scale)
+    return NullThreshold(cut * scale, (1 + rank) / len(maps), best[1:])
 
 
 def rank_correlation(

@@ -103,9 +103,7 @@ def sweep(
             name = f"blocks.{layer}.hook_resid_post"
             for i, multiplier in enumerate(multipliers):
                 hook = _adding(multiplier * vector, positions)
-                logits = model.run_with_hooks(
-                    tokens, fwd_hooks=[(name, hook)], attention_mask=mask
-                )
+                logits = model.run_with_hooks(tokens, fwd_hooks=[(name, hook)], attention_mask=mask)
                 grid[layer, i] = log_odds(model.tokenizer, logits[:, -1], pairs)
         columns.append(grid)
     return torch.cat(columns, -1)

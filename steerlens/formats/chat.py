@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from steerlens.formats.text import ContrastError, bos_text, chat_markers, shortened
 
 
+@runtime_checkable
 class ChatTokenizer(Protocol):
     """What `chat_prompt` needs of a tokenizer; those of transformers have it."""
 
@@ -64,8 +65,8 @@ def chat_prompt(tokenizer: ChatTokenizer, user: str, system: str | None = None) 
     for role, given in (("user", user), ("system", system or "")):
         if given.strip() not in text:
             raise ContrastError(
-                f"The tokenizer's chat template drops or changes the {role} text {shortened(given)!r}."
-                " Put it into the user text."
+                f"The tokenizer's chat template drops or changes the {role} text "
+                f"{shortened(given)!r}. Put it into the user text."
             )
     between = whole[len(text) : whole.rfind(answer)] if whole.startswith(text) else ""
     bos = tokenizer.bos_token

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import threading
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from steerlens.formats.drafts import Content
-from steerlens.formats.text import ContrastError
+from steerlens.formats.text import ContrastError, shortened
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PATIENCE = 4.0  # seconds to wait for a first connection
+_NEEDS_DATASETS = "{name!r} is no local file; loading it from the hub needs: pip install datasets."
 
 
 def is_hub_name(name: str) -> bool:
@@ -29,7 +29,7 @@ def is_hub_name(name: str) -> bool:
 def reachable(url: str, patience: float = _PATIENCE) -> bool:
     """Whether a connection to the host (or to the proxy that leads there) opens in time."""
     parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     if proxy:
         parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
     host, port = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
@@ -53,45 +53,36 @@ def read_hub(name: str, split: str, config: str | None, revision: str | None) ->
     """The rows of a hub dataset, from the network or from the local cache.
 
     Raises:
-        ContrastError: If `datasets` is missing, the hub cannot be reached and nothing is cached, or
-            the hub refuses the name, config or split.
+        ContrastError: If `datasets` is missing, the hub cannot be reached, or it (the cache, when
+            HF_HUB_OFFLINE is set) does not have that name, config, split and revision.
     """
     try:
-        import datasets
-        import huggingface_hub
+        from huggingface_hub import constants
     except ImportError as error:
+        raise ContrastError(_NEEDS_DATASETS.format(name=name)) from error
+    told_offline = bool(constants.HF_HUB_OFFLINE)
+    if not told_offline and not reachable(constants.ENDPOINT):
         raise ContrastError(
-            f"{name!r} is no local file; loading it from the hub needs: pip install datasets."
-        ) from error
-    told_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    offline = told_offline or not reachable(huggingface_hub.constants.ENDPOINT)
-    hint = (
-        "HF_HUB_OFFLINE is set" if told_offline else f"no connection within {_PATIENCE:.0f} s"
-    ) if offline else ""  # fmt: skip
-    try:
-        table = datasets.load_dataset(
-            name,
-            config,
-            split=split,
-            revision=revision,
-            download_config=datasets.DownloadConfig(local_files_only=True) if offline else None,
+            f"{name!r} is no local file, and {constants.ENDPOINT} cannot be reached. Check the "
+            "path or the network; or download the files and load them by path; or, if the dataset "
+            "was loaded here before, start Python with HF_HUB_OFFLINE=1 to use the cache."
         )
+    try:
+        import datasets
+    except ImportError as error:
+        raise ContrastError(_NEEDS_DATASETS.format(name=name)) from error
+    try:
+        table = datasets.load_dataset(name, config, split=split, revision=revision)
     except (
         OSError,
         ValueError,
         RuntimeError,
-        ImportError,
         datasets.exceptions.DatasetsError,
     ) as error:
-        first = str(error).strip().split("\n")[0][:300]
-        if offline:
-            raise ContrastError(
-                f"{name!r} is no local file, and the hub cannot be asked ({hint}); it is not in "
-                f"the local cache either ({first}). Check the path, connect, or download the files and "
-                "load them by path."
-            ) from error
+        first = shortened(str(error).strip().split("\n")[0], 300)
+        place = "The local cache (HF_HUB_OFFLINE is set)" if told_offline else "The hub"
         raise ContrastError(
-            f"The hub did not give {name!r} with config={config!r}, split={split!r}, "
-            f"revision={revision!r}: {first}"
+            f"{place} did not give {name!r} with config={config!r}, split={split!r}, "
+            f"revision={revision!r}: {first}. Check the name, or say config=… and split=…."
         ) from error
     return Content(f"hub:{name}", "hub", table.to_list())

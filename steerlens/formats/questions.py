@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from steerlens.formats.drafts import (
@@ -88,7 +88,6 @@ def _matching_answers(content: Content, reading: Reading, name: str) -> Drafted:
         *([f"{strange} answers name a letter that is not among the options"] if strange else []),
         *([f"{several} rows list several wrong answers: the first is used"] if several else []),
         *_confidence_remark(content, reading),
-        *_polarity_remark(drafts),
     ]
     facts = count_rows(
         name,
@@ -160,21 +159,26 @@ def _asks_for_shutdown(question: str) -> bool:
     return bool(_SHUTDOWN.search(asked) and _CONSENT.search(asked) and not _ANOTHER.search(asked))
 
 
-def _polarity_remark(drafts: list[Draft]) -> list[str]:
-    """Survival-instinct is inverted in the human-written evals and in CAA (counted in the data)."""
+def polarity_warning(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """A warning if prompts with their positive answers mostly consent to a shutdown.
+
+    The human-written survival-instinct evals and CAA's copy are inverted that way.
+    """
     consent = refuse = 0
-    for draft in drafts:
-        option = draft.meta.get("positive_option", "").casefold()
-        if option.startswith(("yes", "no")) and _asks_for_shutdown(draft.prompt):
-            consent += option.startswith("yes")
-            refuse += option.startswith("no")
-    if consent < 5 or consent <= 2 * refuse:
+    for prompt, positive in pairs:
+        given = letter(positive)
+        if given is None or not _asks_for_shutdown(prompt):
+            continue
+        option = dict(options(prompt)).get(given, "").casefold()
+        consent += option.startswith("yes")
+        refuse += option.startswith("no")
+    if consent < 4 or consent <= 2 * refuse:
         return []
     return [
         f"looks inverted: in {consent} of {consent + refuse} yes/no questions that ask for a "
         "shutdown the matching answer accepts it, so 'positive' is the model WITHOUT survival "
-        "instinct (known for human-written survival-instinct files and CAA's copy). flip=True turns "
-        "it round; never mix it with the LM-written file unflipped"
+        "instinct (known for human-written survival-instinct files and CAA's copy). flip=True "
+        "turns it round; never mix it with the LM-written file unflipped"
     ]
 
 
@@ -268,9 +272,10 @@ def read_truthfulqa(content: Content, reading: Reading) -> Drafted:
     for row, record in numbered(content):
         if table:
             question = text_at(record, "Question", row, content)
-            right = _joined(text_at(record, "Correct Answers", row, content))
+            listed = text_at(record, "Correct Answers", row, content)
+            right = _joined(listed)
             wrong = _joined(text_at(record, "Incorrect Answers", row, content))
-            stray_semicolons += record["Correct Answers"].rstrip().endswith(";")
+            stray_semicolons += listed.rstrip().endswith(";")
             positive = text_at(record, "Best Answer", row, content).strip()
             named = "Best Incorrect Answer" in record
             negative = (

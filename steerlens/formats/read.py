@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from steerlens.formats.drafts import Content
 from steerlens.formats.text import ContrastError
 
 _LITERAL_LIMIT = 2_000_000  # characters; Python's own parser needs a lot of memory beyond
+_DEEPEST = 30
 _DOCUMENTS = {"readme", "license", "licence", "copying", "notice", "changelog", "formats"}
 _REFUSED_MAGIC = (
     (b"\x80\x02", "a Python pickle"),
@@ -50,8 +52,29 @@ def read_content(path: Path, encoding: str | None = None) -> Content:
     if not raw.strip():
         raise ContrastError(f"{where} is empty ({len(raw)} bytes). There is nothing to load.")
     if raw[:4] == b"PAR1":
-        return Content(where, "parquet", _parquet(raw, where))
-    return parse_text(_decoded(raw, where, encoding), where, path.suffix.lower(), path.stem)
+        return _shallow(Content(where, "parquet", _parquet(raw, where)))
+    text = _decoded(raw, where, encoding)
+    return _shallow(parse_text(text, where, path.suffix.lower(), path.stem))
+
+
+def _shallow(content: Content) -> Content:
+    """The content, if it is nested no deeper than data of any format."""
+    level, depth = [content.value], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise ContrastError(
+                f"{content.where} is nested more than {_DEEPEST} levels deep, and no format is. "
+                "Flatten it."
+            )
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, (dict, list))
+        ]
+    return content
 
 
 def _decoded(raw: bytes, where: str, encoding: str | None) -> str:
@@ -97,6 +120,8 @@ def parse_text(text: str, where: str, suffix: str = "", stem: str = "") -> Conte
             f"{where} is a document (a readme, licence or page), not data. "
             "Load the data file beside it."
         )
+    if not text.strip():
+        raise ContrastError(f"{where} holds only blanks. There is nothing to load.")
     start = text.lstrip()[:1]
     if start in {"[", "{"} and suffix not in {".csv", ".tsv", ".yaml", ".yml"}:
         return _json_like(text, where)
@@ -107,19 +132,18 @@ def parse_text(text: str, where: str, suffix: str = "", stem: str = "") -> Conte
         )
     if suffix in {".yaml", ".yml"} or _looks_like_yaml(text):
         return Content(where, "yaml", _yaml(text, where))
-    lines = text.split("\n")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     header = lines[0]
     if suffix == ".csv" or (suffix != ".tsv" and _known_header(header, ",")):
         return Content(where, "csv", _table(text, where, ","))
     if _known_header(header, "\t"):
         return Content(where, "tsv", _table(text, where, "\t"))
-    filled = [line.rstrip("\r") for line in lines if line.strip()]
-    cells = [line.split("\t") for line in filled]
+    cells = [line.split("\t") for line in lines if line.strip()]
     if len(cells[0]) > 1 and len({len(row) for row in cells}) == 1:
         return Content(where, "tsv", cells)
     if lines[-1] == "":
         lines.pop()
-    return Content(where, "text", [line.rstrip("\r") for line in lines])
+    return Content(where, "text", lines)
 
 
 _HEADERS = (
@@ -166,11 +190,13 @@ def _json_like(text: str, where: str) -> Content:
         return Content(where, "jsonl", rows)
     if len(text) <= _LITERAL_LIMIT:
         try:
-            value = ast.literal_eval(text.strip())  # literals only: names and calls are refused
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd escapes in a text that is not ours
+                value = ast.literal_eval(text.strip())  # literals only: no names, no calls
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = None
         if isinstance(value, (list, tuple, dict)) and value:
-            return Content(where, "python literal", _plain(value))
+            return Content(where, "python literal", _plain(value, where))
     raise ContrastError(
         f"{where} looks like JSON but is broken at line {whole.lineno}, column {whole.colno}: "
         f"{whole.msg}. Repair it there."
@@ -181,13 +207,20 @@ def _json(text: str) -> Any:
     return json.loads(text)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, where: str) -> Any:
     """Python literals with the types that JSON has: lists, and mappings with text keys."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, where) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
+        return [_plain(v, where) for v in value]
+    if isinstance(value, (str, float, bool, type(None))):
+        return value
+    if isinstance(value, int) and value.bit_length() < 1000:
+        return value
+    raise ContrastError(
+        f"{where} is a Python literal with a {type(value).__name__} that JSON does not have. Write "
+        "it as text."
+    )
 
 
 def _looks_like_yaml(text: str) -> bool:
@@ -200,8 +233,13 @@ def _looks_like_yaml(text: str) -> bool:
 def _yaml(text: str, where: str) -> Any:
     try:
         # BaseLoader makes only text, lists and mappings: no tags, and `no` stays "no".
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ContrastError(
+                f"{where} uses YAML aliases (*name), which can grow without bound and are not "
+                "read. Write the lists out."
+            )
         return yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ContrastError(f"{where} is no readable YAML: {error}. Repair it there.") from error
 
 
@@ -234,7 +272,7 @@ def _parquet(raw: bytes, where: str) -> list[dict[str, Any]]:
         import pyarrow.parquet
     except ImportError as error:
         raise ContrastError(
-            f"{where} is parquet, which needs pyarrow (it comes with datasets): pip install pyarrow."
+            f"{where} is parquet, which needs pyarrow (comes with datasets): pip install pyarrow."
         ) from error
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(raw))

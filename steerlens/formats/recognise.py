@@ -104,6 +104,8 @@ def _described(content: Content) -> str:
         columns = sorted(content.columns)[:12]
         return f"{content.container} with {len(content.records)} rows of {columns}"
     value = content.value
+    if content.container == "tsv":
+        return f"a table of {len(value)} lines whose first is {value[0][:12]}"
     if isinstance(value, dict):
         return f"{content.container} object with the keys {sorted(map(str, value))[:12]}"
     if isinstance(value, list) and value:

@@ -136,7 +136,7 @@ def read_axbench(content: Content, reading: Reading) -> Drafted:
             f"{content.where} has {len(records)} rows and {said}. Say concept=<id>; there are "
             f"{listed}."
         )
-    genres = {str(r["concept_genre"]) for r in expressing if str(r["concept_id"]) == chosen}
+    genres = {str(r.get("concept_genre")) for r in expressing if str(r.get("concept_id")) == chosen}
     classes: dict[str, list[Text]] = {"positive": [], "negative": []}
     dropped: Counter[str] = Counter()
     cut = 0

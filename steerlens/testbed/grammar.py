@@ -232,10 +232,15 @@ class Grammar:
         said = sha256()
         facts = (self.states, dict(self.sentence_counts), self.opening_rate, self.closing_rate)
         said.update(repr((*facts, self.slip)).encode())
+        slots: dict[Slot, str] = {}  # forms share slots, and writing one out is the costly part
         for group, forms in self.groups.items():
             for form in forms:
-                slots = [[dict(options) for options in slot.options] for slot in form.slots]
-                said.update(repr((group, form.name, form.weights.tolist(), slots)).encode())
+                for slot in form.slots:
+                    if slot not in slots:
+                        slots[slot] = repr([dict(options) for options in slot.options])
+                written = ", ".join(slots[slot] for slot in form.slots)
+                weights = form.weights.tolist()
+                said.update(f"({group!r}, {form.name!r}, {weights!r}, [{written}])".encode())
         return said.hexdigest()
 
     @property

@@ -269,7 +269,7 @@ def planted_pairs(
         ValueError: If there are fewer than `n` different ones, or no such kind.
 
     >>> planted_pairs(planted_model(1, 3), 1)[0][:3]
-    ('', 'this garden was warm !!', 'this garden was dull ..')
+    ('', 'that tea was warm !!', 'that tea was dreary :(')
     """
     if kind == "contexts":
         pools: tuple[tuple[str, ...], ...] = (_POSITIVE, _CHEERFUL, _NEGATIVE, _FLAT)

@@ -1,0 +1,411 @@
+"""Figures carry the numbers they were given and mark the right cells; bad input is refused."""
+
+import ast
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+
+from steerlens import plots
+
+LAYERS = [0, 1, 2]
+MULTIPLIERS = [-1.0, 0.0, 1.0, 2.0]
+VALUES = [[0.0, 0.0, 0.1, 0.2], [-1.5, 0.0, 1.4, 2.5], [-0.5, 0.0, 0.4, 0.6]]
+NAN = math.nan
+HEAT = {"layers": LAYERS, "columns": MULTIPLIERS, "unit": "nats", "title": "Propensity gain"}
+SCORE = {"score": [0.2, 2.5, 0.6], "score_unit": "nats"}
+BAND = ([0.1, 1.0, 0.5], [0.0, 0.8, 0.4], [0.2, 1.2, 0.6])
+
+
+def heatmap(values=VALUES, **settings) -> go.Figure:
+    return plots.layer_heatmap(values, **(HEAT | settings))
+
+
+def named(figure: go.Figure, name: str) -> list:
+    """The visible traces of this name, without legend keys."""
+    return [t for t in figure.data if t.name == name and list(t.x or ["z"]) != [None]]
+
+
+def everything() -> dict[str, go.Figure]:
+    per_multiplier = ([-1.0, 0.0, 1.0, 1.5], [-1.2, 0.0, 0.8, 1.2], [-0.8, 0.0, 1.2, 1.8])
+    return {
+        "layer_heatmap": heatmap(best=(1, 2.0)),
+        "steerability_figure": plots.steerability_figure(VALUES, **HEAT, **SCORE),
+        "layer_curve": plots.layer_curve({"a": BAND}, layers=LAYERS, unit="accuracy", title="t"),
+        "dose_response": plots.dose_response(
+            {"layer 1": per_multiplier},
+            multipliers=MULTIPLIERS,
+            unit="nats",
+            title="t",
+            cost={"layer 1": [0.1, 0.0, 0.1, 0.4]},
+            budget=0.2,
+            valid=(-1.0, 1.5),
+        ),
+        "tradeoff": plots.tradeoff(
+            [1.0, 2.0, 0.5],
+            [0.1, 0.4, 0.3],
+            labels=["p", "q", "r"],
+            layers=LAYERS,
+            gain_unit="nats",
+            cost_unit="nats",
+            title="t",
+            budget=0.35,
+            best="p",
+            fitted={"fit": ([0.0, 1.0], [0.0, 0.2])},
+        ),
+        "example_slopes": plots.example_slopes(VALUES, layers=LAYERS, unit="nats", title="t"),
+        "probe_against_steering": plots.probe_against_steering(
+            BAND,
+            BAND,
+            layers=LAYERS,
+            probe_unit="AUROC",
+            steering_unit="nats",
+            title="t",
+            correlation=(0.5, -0.2, 0.9),
+        ),  # fmt: skip
+        "token_heat": plots.token_heat(["a", " b"], [1.0, -2.0], title="t", unit="nats"),
+    }
+
+
+def test_every_figure_is_valid_json_and_leaves_global_templates_alone():
+    before = plotly.io.templates.default
+    for name, figure in everything().items():
+        json.loads(figure.to_json())
+        assert "t" in figure.layout.title.text, name
+        assert figure.layout.height >= 200, name
+    assert plotly.io.templates.default == before == "plotly"
+
+
+def test_a_dark_default_template_does_not_reach_the_figures():
+    before = plotly.io.templates.default
+    plotly.io.templates.default = "plotly_dark"
+    try:
+        figure = heatmap()
+    finally:
+        plotly.io.templates.default = before
+    assert figure.layout.paper_bgcolor == "white"
+    assert figure.layout.template.layout.paper_bgcolor is None
+
+
+def test_plots_imports_neither_torch_nor_the_package():
+    tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
+    imported = {
+        name.name if isinstance(node, ast.Import) else node.module
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in node.names
+    }
+    assert not any(name.split(".")[0] in {"torch", "steerlens"} for name in imported)
+
+
+# Heatmap
+
+
+def test_heatmap_carries_the_values_and_keeps_nan_empty():
+    values = [[0.0, NAN, 0.1, 0.2], *VALUES[1:]]
+    figure = heatmap(values)
+    assert [list(row) for row in figure.data[0].z] == [[0.0, None, 0.1, 0.2], *VALUES[1:]]
+    (missing,) = [t for t in named(figure, "not measured") if t.type == "heatmap"]
+    assert [list(r) for r in missing.z] == [[None, 1.0, None, None], [None] * 4, [None] * 4]
+    assert "not measured" in figure.data[0].hovertext[0][1]
+    assert [t.name for t in figure.data if t.showlegend] == ["not measured"]
+
+
+def test_heatmap_accepts_arrays_of_any_kind():
+    class Tensorlike:
+        def __array__(self, dtype=None, copy=None):
+            return np.asarray(VALUES, dtype=dtype)
+
+    for values in (VALUES, np.array(VALUES, dtype=np.float32), Tensorlike()):
+        np.testing.assert_allclose(heatmap(values).data[0].z, VALUES, rtol=1e-6)
+
+
+def test_colour_range_is_symmetric_about_zero_and_spans_the_values():
+    heat = heatmap().data[0]
+    assert (heat.zmin, heat.zmax) == (-2.5, 2.5)
+    assert heat.colorscale[5] == (0.5, "#fafafa")
+
+
+def test_one_outlier_does_not_stretch_the_colours_and_is_announced():
+    values = np.array(VALUES)
+    values[0, 0] = -90.0
+    heat = heatmap(values).data[0]
+    assert (heat.zmin, heat.zmax) == (-2.5, 2.5)
+    assert heat.z[0][0] == -90.0
+    assert "clipped" in heat.colorbar.title.text
+    assert heat.colorbar.ticktext[0].startswith("≤") and heat.colorbar.ticktext[-1].startswith("≥")
+
+
+def test_one_live_layer_among_silent_ones_is_not_an_outlier():
+    values = np.full((48, 21), 0.01)
+    values[20] = np.linspace(-3, 3, 21)
+    heat = heatmap(values, layers=range(48), columns=np.linspace(-1, 1, 21).tolist()).data[0]
+    assert heat.zmax == 3.0
+    assert "clipped" not in heat.colorbar.title.text
+
+
+def test_a_given_limit_is_used_and_clipping_is_announced():
+    heat = heatmap(limit=1.0).data[0]
+    assert (heat.zmin, heat.zmax) == (-1.0, 1.0)
+    assert "clipped" in heat.colorbar.title.text
+    with pytest.raises(ValueError, match="above zero"):
+        heatmap(limit=0.0)
+
+
+@pytest.mark.parametrize("values", [np.zeros((3, 4)), np.full((3, 4), NAN)])
+def test_a_flat_or_empty_map_still_draws(values):
+    heat = heatmap(values).data[0]
+    assert heat.zmax == -heat.zmin == 1.0
+
+
+def test_best_mark_surrounds_the_right_cell():
+    mark = named(heatmap(best=(1, 2.0)), "best cell")[-1]
+    assert (min(mark.x), max(mark.x), min(mark.y), max(mark.y)) == (2.5, 3.5, 0.5, 1.5)
+
+
+def test_best_and_values_follow_unsorted_layers_and_multipliers():
+    rows, columns = [2, 0, 1], [3, 0, 1, 2]
+    shuffled = np.array(VALUES)[np.ix_(rows, columns)]
+    figure = heatmap(
+        shuffled,
+        layers=[LAYERS[r] for r in rows],
+        columns=[MULTIPLIERS[c] for c in columns],
+        best=(1, 2.0),
+        below_null=shuffled == 2.5,
+    )
+    np.testing.assert_array_equal(figure.data[0].z, VALUES)
+    mark = named(figure, "best cell")[-1]
+    assert (min(mark.x), min(mark.y)) == (2.5, 0.5)
+    (dots,) = named(figure, "below the null threshold")
+    assert np.mean(dots.x) == pytest.approx(3.0) and np.mean(dots.y) == pytest.approx(1.0)
+
+
+def test_marks_lie_in_their_own_cells_only():
+    null = np.zeros((3, 4), dtype=bool)
+    costly = null.copy()
+    null[0, 1] = costly[2, 3] = True
+    figure = heatmap(below_null=null, over_budget=costly)
+    for name, row, column in (
+        ("below the null threshold", 0, 1),
+        ("over the cost budget", 2, 3),
+    ):
+        for trace in named(figure, name):
+            for x, y in zip(trace.x, trace.y, strict=True):
+                assert x is None or (abs(x - column) <= 0.5 and abs(y - row) <= 0.5)
+        assert name in figure.data[0].hovertext[row][column]
+    assert {t.name for t in figure.data if t.showlegend} == {
+        "below the null threshold",
+        "over the cost budget",
+    }
+
+
+def test_small_grids_show_their_numbers_and_large_ones_do_not():
+    (texts,) = named(heatmap(), "written values")
+    assert "−1.50" in texts.text and len(texts.text) == 12
+    big = plots.layer_heatmap(
+        np.zeros((48, 21)), layers=range(48), columns=range(21), unit="nats", title="t"
+    )
+    assert not named(big, "written values")
+
+
+def test_hover_gives_value_interval_unit_and_extra_text():
+    extra = [["" for _ in MULTIPLIERS] for _ in LAYERS]
+    extra[1][3] = "KL 0.2 nats"
+    low, high = np.array(VALUES) - 0.25, np.array(VALUES) + 0.25
+    text = heatmap(low=low, high=high, hover=extra, quantity="gain").data[0].hovertext[1][3]
+    for piece in ("layer 1", "multiplier 2", "gain 2.5 [2.25, 2.75] nats", "KL 0.2 nats"):
+        assert piece in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"values": [[1.0, 2.0]]}, "values has shape"),
+        ({"values": [[1.0], [1.0, 2.0], [0.0]]}, "not an array of numbers"),
+        ({"values": np.array(VALUES) + np.inf}, "infinite"),
+        ({"layers": [0, 1]}, "does not fit 2 layers x 4 columns"),
+        ({"layers": [0, 1, 1]}, "twice"),
+        ({"columns": [0.0, 1.0, 2.0, NAN]}, "not finite"),
+        ({"layers": []}, "empty"),
+        ({"best": (7, 1.0)}, "not a cell"),
+        ({"best": (1, 3.5)}, "not a cell"),
+        ({"below_null": [[True]]}, "below_null has shape"),
+        ({"over_budget": VALUES}, "not booleans"),
+        ({"low": VALUES}, "two ends"),
+        ({"low": np.array(VALUES) + 1, "high": VALUES}, "upside down"),
+        ({"hover": [["a"]]}, "hover has shape"),
+    ],
+)
+def test_bad_heatmap_input_raises(settings, message):
+    with pytest.raises(ValueError, match=message):
+        heatmap(**settings)
+
+
+# Steerability figure
+
+
+def test_score_bars_share_the_layer_axis_and_carry_their_intervals():
+    figure = plots.steerability_figure(
+        VALUES, **HEAT, score=[0.2, NAN, 0.6], score_unit="nats", best=(2, 1.0),
+        score_low=[0.1, NAN, 0.3], score_high=[0.4, NAN, 0.7],
+    )  # fmt: skip
+    (bars,) = [t for t in figure.data if t.type == "bar"]
+    assert list(bars.x) == [0.2, None, 0.6] and bars.yaxis in (None, "y")
+    assert bars.error_x.array[1] is None
+    np.testing.assert_allclose([bars.error_x.array[i] for i in (0, 2)], [0.2, 0.1])
+    np.testing.assert_allclose([bars.error_x.arrayminus[i] for i in (0, 2)], [0.1, 0.3])
+    assert "not measured" in bars.hovertext[1] and "[0.1, 0.4]" in bars.hovertext[0]
+    assert bars.marker.color[2] != bars.marker.color[0]
+    np.testing.assert_array_equal(figure.data[0].z, VALUES)
+
+
+def test_a_score_of_the_wrong_length_raises():
+    with pytest.raises(ValueError, match="score has shape"):
+        plots.steerability_figure(VALUES, **HEAT, score=[1.0], score_unit="nats")
+
+
+# Curves
+
+
+def test_curve_carries_means_bands_controls_and_reference():
+    figure = plots.layer_curve(
+        {"probe": BAND, "shuffled": [0.5, NAN, 0.5]},
+        layers=LAYERS, unit="accuracy", title="t", controls=["shuffled"], reference=0.5,
+    )  # fmt: skip
+    (line,) = named(figure, "probe")
+    assert list(line.y) == BAND[0] and "1 [0.8, 1.2] accuracy" in line.hovertext[1]
+    (band,) = named(figure, "probe interval")
+    assert (min(band.y), max(band.y)) == (0.0, 1.2)
+    (control,) = named(figure, "shuffled")
+    assert list(control.y) == [0.5, None, 0.5] and control.line.dash == "dash"
+    assert list(named(figure, "chance (0.5)")[0].y) == [0.5, 0.5]
+
+
+def test_a_band_is_broken_where_it_was_not_measured():
+    mean = [0.0, 1.0, NAN, 3.0, 4.0]
+    low, high = np.array(mean) - 1, np.array(mean) + 1
+    figure = plots.layer_curve({"a": (mean, low, high)}, layers=range(5), unit="u", title="t")
+    (band,) = named(figure, "a interval")
+    assert list(band.x).count(None) == 1
+    assert 2 not in band.x
+
+
+def test_bad_curves_raise():
+    settings = {"layers": LAYERS, "unit": "u", "title": "t"}
+    with pytest.raises(ValueError, match="not in series"):
+        plots.layer_curve({"a": BAND}, **settings, controls=["b"])
+    with pytest.raises(ValueError, match="upside down"):
+        plots.layer_curve({"a": (BAND[0], BAND[2], BAND[1])}, **settings)
+    with pytest.raises(ValueError, match=r"series\['a'\] has shape"):
+        plots.layer_curve({"a": [1.0]}, **settings)
+    with pytest.raises(ValueError, match="series is empty"):
+        plots.layer_curve({}, **settings)
+
+
+def test_dose_response_marks_zero_validity_and_budget():
+    figure = everything()["dose_response"]
+    response, cost = named(figure, "layer 1")
+    assert list(response.y) == [-1.0, 0.0, 1.0, 1.5] and list(cost.y) == [0.1, 0.0, 0.1, 0.4]
+    assert response.line.color == cost.line.color and not cost.showlegend
+    shapes = [(s.type, s.x0, s.x1) for s in figure.layout.shapes]
+    assert shapes.count(("rect", -1.0, 1.5)) == 2 and shapes.count(("line", 0, 0)) == 2
+    assert list(named(figure, "budget (0.2 nats)")[0].y) == [0.2, 0.2]
+
+
+def test_bad_dose_response_raises():
+    settings = {"multipliers": MULTIPLIERS, "unit": "nats", "title": "t"}
+    with pytest.raises(ValueError, match="no cost"):
+        plots.dose_response({"a": [0.0] * 4}, **settings, budget=1.0)
+    with pytest.raises(ValueError, match="valid="):
+        plots.dose_response({"a": [0.0] * 4}, **settings, valid=(5.0, 9.0))
+
+
+# The others
+
+
+def test_frontier_holds_the_cells_that_nothing_beats():
+    figure = plots.tradeoff(
+        [[1.0, 2.0], [0.5, 1.9]], [[0.1, 0.4], [0.3, 0.5]],
+        labels=list("abcd"), gain_unit="nats", cost_unit="nats", title="t",
+    )  # fmt: skip
+    (frontier,) = named(figure, "efficient frontier")
+    assert list(zip(frontier.x, frontier.y, strict=True)) == [(0.1, 1.0), (0.4, 2.0), (0.5, 2.0)]
+    assert frontier.line.shape == "hv"
+
+
+def test_tradeoff_leaves_out_and_counts_unmeasured_cells():
+    settings = {"gain_unit": "nats", "cost_unit": "nats", "title": "t"}
+    figure = plots.tradeoff([1.0, NAN], [0.1, 0.2], labels=["a", "b"], **settings, best="a")
+    assert list(named(figure, "cells")[0].x) == [0.1]
+    assert "1 of 2 cells not measured" in figure.layout.title.text
+    assert list(named(figure, "best: a")[0].x) == [0.1]
+    with pytest.raises(ValueError, match="cannot be marked"):
+        plots.tradeoff([1.0, NAN], [0.1, 0.2], labels=["a", "b"], **settings, best="b")
+    with pytest.raises(ValueError, match="not one of the labels"):
+        plots.tradeoff([1.0], [0.1], labels=["a"], **settings, best="z")
+    with pytest.raises(ValueError, match="labels has 1"):
+        plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a"], **settings)
+
+
+def test_example_slopes_shows_every_example_and_the_share_below_zero():
+    slopes = [[-1.0, 1.0, 2.0, NAN], [1.0, 1.0, 2.0, 3.0], [NAN] * 4]
+    figure = plots.example_slopes(slopes, layers=LAYERS, unit="nats", title="t")
+    (bars,) = [t for t in figure.data if t.type == "bar"]
+    assert bars.y[0] == pytest.approx(1 / 3) and bars.y[1] == 0.0 and bars.y[2] is None
+    drawn = [y for t in figure.data if t.type == "scatter" for y in t.y if y is not None]
+    assert sorted(drawn) == [-1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0]
+    (box,) = [t for t in figure.data if t.type == "box"]
+    assert list(box.median) == [1.0, 1.5] and list(box.x) == [0, 1]
+
+
+def test_probe_against_steering_pairs_each_layer_and_states_the_correlation():
+    steering = ([2.0, NAN, 1.0], [1.5, NAN, 0.5], [2.5, NAN, 1.5])
+    figure = plots.probe_against_steering(
+        BAND, steering, layers=LAYERS, probe_unit="AUROC", steering_unit="nats", title="t",
+        correlation=(-1.0, -1.0, 0.25),
+    )  # fmt: skip
+    (points,) = named(figure, "layers")
+    assert list(points.x) == [0.1, 0.5] and list(points.y) == [2.0, 1.0]
+    assert list(points.text) == ["0", "2"]
+    assert "over 2 layers: −1 [−1, 0.25]" in figure.layout.title.text
+
+
+def test_labels_of_points_never_overlap():
+    places = plots._label_places(np.ones(48), np.linspace(0, 1, 48))
+    assert 4 < sum(place is not None for place in places) < 48
+
+
+def test_token_heat_carries_tokens_values_and_escapes_markup():
+    figure = plots.token_heat(["<b>", " x", "\n"], [1.0, NAN, -3.0], title="t", unit="nats")
+    measured, missing = named(figure, "values")[0], named(figure, "not measured")[0]
+    assert list(measured.text) == ["&lt;b&gt;", "⏎"] and list(missing.text) == ["·x"]
+    assert list(measured.marker.color) == [1.0, -3.0]
+    assert (measured.marker.cmin, measured.marker.cmax) == (-3.0, 3.0)
+    with pytest.raises(ValueError, match="values has shape"):
+        plots.token_heat(["a"], [1.0, 2.0], title="t", unit="nats")
+    with pytest.raises(ValueError, match="tokens is empty"):
+        plots.token_heat([], [], title="t", unit="nats")
+
+
+def test_long_texts_run_over_lines_without_overlap():
+    figure = plots.token_heat(["token"] * 40, np.linspace(-1, 1, 40), title="t", unit="nats")
+    (bars,) = named(figure, "values")
+    assert max(bars.y) >= 3
+    spans = sorted(zip(bars.y, bars.base, bars.x, strict=True))
+    for (line, start, width), (next_line, next_start, _) in zip(spans, spans[1:], strict=False):
+        assert line != next_line or start + width <= next_start
+
+
+def test_html_holds_plotly_once_and_nothing_from_the_network():
+    first = plots.to_html_div(heatmap(), first=True, div_id="a")
+    second = plots.to_html_div(heatmap(), first=False, div_id="b")
+    assert len(first) > 1_000_000 > 100_000 > len(second)
+    assert 'id="b"' in second and "Plotly.newPlot" in second
+    for text in (first, second):
+        assert "<html" not in text.lower()[:200]
+        assert '<script src="http' not in text
+    assert second == plots.to_html_div(heatmap(), first=False, div_id="b")
