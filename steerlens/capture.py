@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,14 +47,25 @@ def chunks(
     sites: Sequence[Site],
     positions: Positions,
     batch_size: int,
+    have: Callable[[int], Chunk | None] | None = None,
+    done: Callable[[int, Chunk], None] | None = None,
 ) -> Iterator[Chunk]:
-    """Reads pairs a few at a time, both sides in one batch, texts of like length together."""
+    """Reads pairs a few at a time, both sides in one batch, texts of like length together.
+
+    Args:
+        have: Gives the chunk of this number if it was read before.
+        done: Called with each chunk that was read now.
+    """
     for site in sites:
         model.require_site(site)
     lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
     order = torch.tensor(sorted(range(len(pairs)), key=lambda i: (lengths[i], i)))
     kernel = model.kernel() if all(s.entry is not None for s in sites) and not model.hung else None
-    for index in order.split(batch_size):
+    for k, index in enumerate(order.split(batch_size)):
+        ready = None if have is None else have(k)
+        if ready is not None:
+            yield ready
+            continue
         sides = model.pair_batch([pairs[i] for i in index], padding_side="left")
         if sides[0].width == sides[1].width:
             joined = _joined(*sides)
@@ -62,7 +73,10 @@ def chunks(
         else:
             read = [_read(model, kernel, side, sites, positions) for side in sides]
         vectors, norms = (torch.cat(parts).float().cpu() for parts in zip(*read, strict=True))
-        yield Chunk(index, vectors[: len(index)], vectors[len(index) :], norms)
+        chunk = Chunk(index, vectors[: len(index)], vectors[len(index) :], norms)
+        if done is not None:
+            done(k, chunk)
+        yield chunk
 
 
 def activations(
@@ -73,6 +87,8 @@ def activations(
     positions: Positions | None = None,
     batch_size: int = 32,
     progress: bool = True,
+    have: Callable[[int], Chunk | None] | None = None,
+    done: Callable[[int, Chunk], None] | None = None,
 ) -> Activations:
     """The residual stream of both sides of every pair, at one token and the asked sites.
 
@@ -99,7 +115,7 @@ def activations(
     positive, negative = torch.empty(shape), torch.empty(shape)
     norms = torch.empty(2, len(pairs), len(sites))
     with tqdm(total=len(pairs), desc="activations", unit="pair", disable=not progress) as bar:
-        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size):
+        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size, have, done):
             positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
             norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
             bar.update(len(chunk.index))

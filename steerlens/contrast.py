@@ -24,7 +24,7 @@ from steerlens.formats.hub import is_hub_name, read_hub
 from steerlens.formats.pairs import count_unusable
 from steerlens.formats.questions import polarity_warning
 from steerlens.formats.read import read_content
-from steerlens.formats.recognise import recognised, uses_template
+from steerlens.formats.recognise import as_rows, recognised, uses_template
 from steerlens.formats.text import (
     GROUP_SEPARATOR,
     ContrastError,
@@ -316,7 +316,7 @@ class ContrastSet:
             ContrastError: If the file cannot be read, has no known format, or holds no pairs; the
                 text says why and what to write instead.
         """
-        content = _content(path, encoding, split, config, revision)
+        content = as_rows(_content(path, encoding, split, config, revision))
         reading = Reading(
             template=template,
             min_confidence=min_confidence,

@@ -232,7 +232,8 @@ class Model:
 
     # Text to tokens
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, with one BOS in front if this model's texts start with one."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         bos = self.tokenizer.bos_token_id
         if self.prepend_bos and bos is not None and (not ids or ids[0] != bos):
@@ -257,7 +258,7 @@ class Model:
             ValueError: If there is no text, a text is empty, or one is longer than the context.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = [self._ids(text) for text in texts]
+        rows = [self.ids(text) for text in texts]
         return self._batch(rows, [len(row) for row in rows], padding_side=padding_side)
 
     def answered(
@@ -279,7 +280,7 @@ class Model:
         Raises:
             ValueError: If the tokenizer merges the end of the prompt with the answer's start.
         """
-        before, whole = self._ids(prompt), self._ids(prompt + answer)
+        before, whole = self.ids(prompt), self.ids(prompt + answer)
         if whole[: len(before)] != before or len(whole) == len(before):
             raise ValueError(
                 f"The tokens of prompt {_short(prompt)!r} change when the answer {answer!r} is "

@@ -14,7 +14,7 @@ import html
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import plotly.graph_objects as go
@@ -60,13 +60,13 @@ WIDTH = 700
 def layer_heatmap(
     values: ArrayLike,
     *,
-    layers: Iterable[int],
-    columns: Iterable[float] | Iterable[str],
+    layers: Iterable[SupportsIndex],
+    columns: Iterable[SupportsFloat] | Iterable[str],
     unit: str,
     title: str,
     column_title: str = "multiplier",
     quantity: str | None = None,
-    best: tuple[int, float | str] | None = None,
+    best: tuple[SupportsIndex, SupportsFloat | str] | None = None,
     below_null: ArrayLike | None = None,
     over_budget: ArrayLike | None = None,
     hover: Sequence[Sequence[str]] | None = None,
@@ -133,8 +133,8 @@ def layer_heatmap(
 def steerability_figure(
     values: ArrayLike,
     *,
-    layers: Iterable[int],
-    columns: Iterable[float] | Iterable[str],
+    layers: Iterable[SupportsIndex],
+    columns: Iterable[SupportsFloat] | Iterable[str],
     unit: str,
     title: str,
     score: ArrayLike,
@@ -144,7 +144,7 @@ def steerability_figure(
     score_high: ArrayLike | None = None,
     column_title: str = "multiplier",
     quantity: str | None = None,
-    best: tuple[int, float | str] | None = None,
+    best: tuple[SupportsIndex, SupportsFloat | str] | None = None,
     below_null: ArrayLike | None = None,
     over_budget: ArrayLike | None = None,
     hover: Sequence[Sequence[str]] | None = None,
@@ -168,12 +168,13 @@ def steerability_figure(
         ValueError: As `layer_heatmap`, and if a score's shape is not (layer,) or its interval is
             upside down.
     """
-    layers, columns = list(layers), list(columns)
+    layers = list(layers)
+    columns_read: Any = list(columns)
     score_axis = _broken(_axis(score_title, score_unit), 28)
     figure = _heatmap(
         values,
         layers=layers,
-        columns=columns,
+        columns=columns_read,
         unit=unit,
         title=title,
         column_title=column_title,
@@ -251,9 +252,9 @@ def steerability_figure(
     )
     # The colour bar lies on the heatmap it belongs to, not beyond the bars. Its own title would
     # push the figure's title out of the picture, so it is written as a note.
-    bar = figure.data[0].colorbar
+    bar: Any = figure["data"][0]["colorbar"]
     figure.add_annotation(
-        text=bar.title.text.replace("<br>", " "),
+        text=bar.title.text.replace("<br>clipped", ", clipped").replace("<br>", " "),
         showarrow=False,
         x=0,
         xref="paper",
@@ -272,7 +273,7 @@ def steerability_figure(
 def layer_curve(
     series: Mapping[str, Any],
     *,
-    layers: Iterable[int],
+    layers: Iterable[SupportsIndex],
     unit: str,
     title: str,
     quantity: str | None = None,
@@ -328,7 +329,7 @@ def layer_curve(
 def dose_response(
     series: Mapping[str, Any],
     *,
-    multipliers: Iterable[float],
+    multipliers: Iterable[SupportsFloat],
     unit: str,
     title: str,
     quantity: str | None = None,
@@ -392,7 +393,8 @@ def dose_response(
     if span[0] <= 0 <= span[1]:
         for row in range(1, panels + 1):
             figure.add_vline(
-                x=0, line={"color": QUIET, "width": 1, "dash": "dot"}, exclude_empty_subplots=False, **_at(row),
+                x=0, line={"color": QUIET, "width": 1, "dash": "dot"},
+                exclude_empty_subplots=False, **_at(row),
             )  # fmt: skip
         figure.add_annotation(
             x=0, y=1, xref="x", yref="paper", yanchor="bottom", text="unsteered", showarrow=False,
@@ -445,7 +447,7 @@ def tradeoff(
     gain_unit: str,
     cost_unit: str,
     title: str,
-    layers: Iterable[int] | None = None,
+    layers: Iterable[SupportsIndex] | None = None,
     gain_quantity: str = "gain",
     cost_quantity: str = "cost",
     budget: float | None = None,
@@ -516,8 +518,8 @@ def tradeoff(
         mode="markers",
         marker=marker,
         hovertext=[
-            f"{names[i]}<br>{gain_quantity} {_number(y[i])} {gain_unit}"
-            f"<br>{cost_quantity} {_number(x[i])} {cost_unit}"
+            f"{names[i]}<br>{gain_quantity} {_number(float(y[i]))} {gain_unit}"
+            f"<br>{cost_quantity} {_number(float(x[i]))} {cost_unit}"
             for i in np.flatnonzero(seen).tolist()
         ],
         hoverinfo="text",
@@ -585,7 +587,9 @@ def tradeoff(
     return figure
 
 
-def example_slopes(slopes: ArrayLike, *, layers: Iterable[int], unit: str, title: str) -> go.Figure:
+def example_slopes(
+    slopes: ArrayLike, *, layers: Iterable[SupportsIndex], unit: str, title: str
+) -> go.Figure:
     """Per-example steering slopes at each layer, with the share steered the wrong way above.
 
     Boxes span the quartiles with the median, whiskers reach the last point within 1.5 box lengths
@@ -702,7 +706,7 @@ def probe_against_steering(
     probe: Any,
     steering: Any,
     *,
-    layers: Iterable[int],
+    layers: Iterable[SupportsIndex],
     probe_unit: str,
     steering_unit: str,
     title: str,
@@ -771,8 +775,9 @@ def probe_against_steering(
         textfont={"size": 11, "color": INK},
         hovertext=[
             f"layer {rows[i]}"
-            f"<br>{_measured(read[0][i], probe_unit, _ends(read, i), probe_quantity)}"
-            f"<br>{_measured(steer[0][i], steering_unit, _ends(steer, i), steering_quantity)}"
+            f"<br>{_measured(float(read[0][i]), probe_unit, _ends(read, i), probe_quantity)}"
+            "<br>"
+            + _measured(float(steer[0][i]), steering_unit, _ends(steer, i), steering_quantity)
             for i in seen
         ],
         hoverinfo="text",
@@ -836,8 +841,8 @@ def token_heat(
     figure = go.Figure()
     legend: list[str] = []
     for name, chosen in (("values", ~np.isnan(heat)), ("not measured", np.isnan(heat))):
-        index = np.flatnonzero(chosen)
-        if not index.size:
+        index: list[int] = np.flatnonzero(chosen).tolist()
+        if not index:
             continue
         measured = name == "values"
         colour = (
@@ -872,7 +877,7 @@ def token_heat(
             insidetextfont={"family": MONO, "size": 12},
             hovertext=[
                 f"token {i}: {html.escape(repr(tokens[i]), quote=False)}"
-                f"<br>{_measured(heat[i], unit)}"
+                f"<br>{_measured(float(heat[i]), unit)}"
                 for i in index
             ],
             hoverinfo="text",
@@ -921,13 +926,13 @@ def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) ->
 def _heatmap(
     values: ArrayLike,
     *,
-    layers: Iterable[int],
-    columns: Iterable[float] | Iterable[str],
+    layers: Iterable[SupportsIndex],
+    columns: Iterable[SupportsFloat] | Iterable[str],
     unit: str,
     title: str,
     column_title: str,
     quantity: str | None,
-    best: tuple[int, float | str] | None,
+    best: tuple[SupportsIndex, SupportsFloat | str] | None,
     below_null: ArrayLike | None,
     over_budget: ArrayLike | None,
     hover: Sequence[Sequence[str]] | None,
@@ -964,7 +969,8 @@ def _heatmap(
     for cell in np.ndindex(shape):
         r, c = cell
         lines = [f"layer {rows[r]}, {column_title} {labels[c]}"]
-        lines.append(_measured(grid[cell], unit, (lower[cell], upper[cell]), quantity))
+        ends = float(lower[cell]), float(upper[cell])
+        lines.append(_measured(float(grid[cell]), unit, ends, quantity))
         lines += [null_label] * bool(null[cell]) + [budget_label] * bool(costly[cell])
         lines += ["best cell"] * (star == cell) + [notes[cell]] * bool(notes[cell])
         texts[cell] = "<br>".join(lines)
@@ -1070,13 +1076,18 @@ def _heatmap(
         mark = "square-open" if written else "star"
         _key(figure, legend, name, symbol=mark, size=10, color="black", group="best")
 
+    shown = _thin([len(label) for label in labels], room, _zero_index(names))
+    slanted = isinstance(names[0], str) and len(shown) < len(labels)
+    if slanted:  # a number can be read off its neighbours, a name cannot
+        shown = list(range(len(labels)))
+        below = max(below, int(4.2 * max(len(label) for label in labels)))
     height = max(450, 150 + 11 * shape[0]) + above + below
     _house(figure, title=title, legend=legend, height=height, right=right, head=above, foot=below)
-    shown = _thin([len(label) for label in labels], room, _zero_index(names))
     figure.update_xaxes(
         title_text=column_title,
         tickvals=shown,
         ticktext=[labels[i] for i in shown],
+        tickangle=-40 if slanted else 0,
         range=[-0.5, shape[1] - 0.5],
         showgrid=False,
         zeroline=False,
@@ -1512,7 +1523,7 @@ def _thin(lengths: Sequence[int], room: float, anchor: int, pixels: float = 0.0)
     return [i for i in range(len(lengths)) if (i - anchor) % step == 0]
 
 
-def _layer_ticks(layers: Iterable[int], most: int = 17) -> dict[str, Any]:
+def _layer_ticks(layers: Sequence[int], most: int = 17) -> dict[str, Any]:
     step = next(s for s in (1, 2, 4, 5, 10, 20, 25, 50, 100, 1000) if len(layers) / s <= most)
     shown = list(layers)[::step]
     return {"tickvals": shown, "ticktext": [str(layer) for layer in shown]}
@@ -1723,7 +1734,9 @@ def _ordered(name: str, labels: Iterable[Any]) -> tuple[list[Any], NDArray[np.in
 
 
 def _locate(
-    best: tuple[int, float | str], rows: Sequence[int], names: Sequence[float | str]
+    best: tuple[SupportsIndex, SupportsFloat | str],
+    rows: Sequence[int],
+    names: Sequence[float | str],
 ) -> tuple[int, int]:
     """Row and column of a cell given by its layer and column value."""
     layer, column = best

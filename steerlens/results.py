@@ -480,6 +480,40 @@ class SteerabilityMap:
             best=None if found is None else str(found),
         )
 
+    def probe_correlation(self, probe: ProbeMap) -> Interval:
+        """Spearman's correlation over sites of AUROC with the gain available within the budget.
+
+        Decodable is not steerable: this says how far the one predicts the other here. NaN where
+        either is the same at every site.
+        """
+        return stats.rank_correlation(self._auroc_of(probe)[0], self.layer_scores)
+
+    def plot_against_probe(self, probe: ProbeMap) -> go.Figure:
+        """How readable the contrast is, and how steerable, layer by layer."""
+        r = self.probe_correlation(probe)
+        low, high = self._score_interval()
+        return plots.probe_against_steering(
+            tuple(x.tolist() for x in self._auroc_of(probe)),
+            tuple(x.tolist() for x in (self.layer_scores, low, high)),
+            layers=list(self.layers),
+            probe_unit="AUROC",
+            steering_unit="nats",
+            probe_quantity="probe",
+            steering_quantity="gain within the budget",
+            title="Readable is not steerable",
+            correlation=None if r.value != r.value else tuple(r),
+        )
+
+    def _auroc_of(self, probe: ProbeMap) -> tuple[Tensor, Tensor, Tensor]:
+        if set(self.sites) - set(probe.sites):
+            raise ValueError(
+                f"The probe was read at {', '.join(map(str, probe.sites))}, and the map steers at "
+                f"{', '.join(map(str, self.sites))}. Probe the sites of the map."
+            )
+        order = [probe.sites.index(site) for site in self.sites]
+        value, low, high = probe.auroc_interval
+        return value[order], low[order], high[order]
+
     # Files
 
     def save(self, directory: Path | str) -> Path:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steerlens.sweep import Swept
+from steerlens.sweeping import Swept
 
 CEILING = 1e-6
 """Utility's two answers may have at most 1 - CEILING of the probability; above it is clamped."""

@@ -14,13 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from steerlens import checkpoints
 from steerlens.checkpoints import (
     KNOWN_ARCHITECTURES,
     build_hooked,
     check_hooks,
     checkpoint_kind,
     fingerprint,
+    folders,
     hooked_from_hf,
     load_hf_directory,
     load_hooked,
@@ -30,6 +30,7 @@ from steerlens.checkpoints import (
     weights_processing,
     word_tokenizer,
 )
+from steerlens.checkpoints.families import FAMILIES as CONVERSIONS
 from steerlens.testing import FAMILIES, tiny_bridge, tiny_hf, tiny_model
 
 REAL = Path(__file__).parents[2] / "shared" / "models" / "real-reviews-gpt2"
@@ -160,9 +161,9 @@ def test_the_check_would_see_a_wrong_option():
 def test_the_check_refuses_a_model_that_differs(family, monkeypatch):
     hf_model, tokenizer = tiny_hf(family)
     architecture = type(hf_model).__name__
-    fields, convert = checkpoints._FAMILIES[architecture]
+    fields, convert = CONVERSIONS[architecture]
     wrong = {"eps": 0.1} if family == "gpt2" else {"window_size": 7}
-    monkeypatch.setitem(checkpoints._FAMILIES, architecture, (lambda c: fields(c) | wrong, convert))
+    monkeypatch.setitem(CONVERSIONS, architecture, (lambda c: fields(c) | wrong, convert))
     with pytest.raises(ValueError, match=r"logits differ by .* at most"):
         hooked_from_hf(hf_model, tokenizer)
 
@@ -286,7 +287,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeyp
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoints, "_save_tokenizer", full_disk)
+    monkeypatch.setattr(folders, "save_tokenizer", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_hooked(tiny_model("gpt2", seed=2), tmp_path / "m")
     assert fingerprint(load_hooked(tmp_path / "m")) == fingerprint(first)

@@ -149,7 +149,7 @@ def test_labelled_statements_are_matched_across_classes_and_the_rest_is_counted(
     assert texts(made) == [("Owls do not swim.", "Owls swim.")]
     assert dict(made.report.dropped) == {"texts with both labels": 2, "surplus positives": 2}
     assert any("both labels" in w for w in made.report.warnings)
-    assert made.pairs[0].meta == {"positive_likelihood": "", "negative_likelihood": ""}
+    assert made.pairs[0].meta["positive_likelihood"] == ""
 
 
 def test_the_matching_of_classes_follows_the_seed_and_not_the_order_of_rows(write):
@@ -534,7 +534,7 @@ def test_a_missing_file_a_folder_and_a_strange_path_are_named(tmp_path):
 
 
 def test_a_hub_name_without_a_network_is_answered_in_seconds(monkeypatch):
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     with socket.socket() as busy:  # bound but not listening: a connection is refused at once
         busy.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{busy.getsockname()[1]}"
@@ -614,6 +614,11 @@ REFUSED = {
     f"{TIU}/unambiguous_lie.csv": "49 rows of a single class",
     f"{TIU}/unambiguous_truthful_reply.csv": "55 rows of a single class",
 }
+INVERTED = {
+    "anthropic_evals/advanced-ai-risk/human_generated_evals/survival-instinct.jsonl",
+    "caa/generate/survival-instinct/generate_dataset.json",
+    "caa/test/survival-instinct/test_dataset_ab.json",
+}
 # Pairs where they are fewer than rows.
 FEWER = {
     "ifeval_single_instr_format.jsonl": 161,
@@ -655,9 +660,9 @@ def test_a_real_file_loads_with_the_counts_of_its_readme_or_is_refused(path, cel
         named = {label.strip(): n for label, n in facts.labels}
         assert named[label.strip()] == int(number)
     assert len(made) == FEWER.get(path.name, rows)
-    parts = made.split(seed=0)
-    assert sum(map(len, parts)) == len(made)
-    assert str(made.report).startswith("ContrastSet")
+    assert sum(map(len, made.split(seed=0))) == len(made)
+    inverted = any("looks inverted" in warning for warning in made.report.warnings)
+    assert inverted == (relative in INVERTED)
 
 
 @needs_shared
@@ -707,29 +712,6 @@ def test_no_real_file_is_left_out_of_the_table():
 def test_a_refused_real_file_loads_with_what_the_refusal_asks_for(file, arguments, pairs, paired):
     made = ContrastSet.load(SHARED / file, **arguments)
     assert (len(made), made.paired) == (pairs, paired)
-
-
-@needs_shared
-def test_inverted_survival_instinct_is_reported_for_the_known_files_and_no_other():
-    evals = "anthropic_evals/advanced-ai-risk"
-    inverted = {
-        f"{evals}/human_generated_evals/survival-instinct.jsonl",
-        "caa/generate/survival-instinct/generate_dataset.json",
-        "caa/test/survival-instinct/test_dataset_ab.json",
-    }
-    found = set()
-    for pattern in (
-        "anthropic_evals/**/*.jsonl",
-        "caa/**/*dataset*.json",
-        "steering_bench/**/*.json",
-    ):
-        for path in SHARED.glob(pattern):
-            if "open_ended" in path.name:
-                continue
-            warnings = ContrastSet.load(path).report.warnings
-            if any("looks inverted" in w for w in warnings):
-                found.add(str(path.relative_to(SHARED)))
-    assert found == inverted
 
 
 @needs_shared

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from steerlens.contrast import ContrastError, ContrastSet
 from steerlens.formats.recognise import FORMATS
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Words that formats look for, so that random files come close to real ones.
 WORDS = (

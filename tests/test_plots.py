@@ -409,3 +409,13 @@ def test_html_holds_plotly_once_and_nothing_from_the_network():
         assert "<html" not in text.lower()[:200]
         assert '<script src="http' not in text
     assert second == plots.to_html_div(heatmap(), first=False, div_id="b")
+
+
+def test_named_columns_are_all_shown_in_their_order():
+    names = ["logistic regression", "DiffMean", "principal components", "random direction"] * 3
+    names = [f"{name} {i}" for i, name in enumerate(names)]
+    figure = plots.steerability_figure(
+        np.zeros((3, 12)), layers=np.arange(3), columns=names, unit="nats", title="t", **SCORE
+    )
+    assert list(figure.layout.xaxis.ticktext) == names
+    assert figure.layout.xaxis.tickangle < 0

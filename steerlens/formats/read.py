@@ -210,7 +210,7 @@ def _json(text: str) -> Any:
 def _plain(value: Any, where: str) -> Any:
     """Python literals with the types that JSON has: lists, and mappings with text keys."""
     if isinstance(value, dict):
-        return {str(k): _plain(v, where) for k, v in value.items()}
+        return {str(_plain(k, where)): _plain(v, where) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v, where) for v in value]
     if isinstance(value, (str, float, bool, type(None))):

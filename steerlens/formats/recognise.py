@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from steerlens.formats import lists, pairs, questions, relations, statements
@@ -49,6 +49,19 @@ FORMATS = (
     Format("columns", pairs.is_columns, pairs.read_columns, _SIDES | {"prompt"}),
 )
 """In the order they are tried; the first whose content matches is taken."""
+
+
+_LOOSE = {"lists", "texts", "columns"}
+
+
+def as_rows(content: Content) -> Content:
+    """The content, with a single object made a table of one row unless it is a format itself."""
+    if not isinstance(content.value, Mapping):
+        return content
+    row = content._replace(value=[content.value])
+    if any(f.matches(row) for f in FORMATS if f.name not in _LOOSE):
+        return row
+    return content if any(f.matches(content) for f in FORMATS) else row
 
 
 def recognised(content: Content, reading: Reading, name: str | None = None) -> Format:

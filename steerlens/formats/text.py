@@ -29,21 +29,25 @@ def shortened(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit // 2] + " … " + text[-limit // 2 :]
 
 
-_NEGATORS = re.compile(r"\b(?:not|nicht)\b|n['’]t\b", re.IGNORECASE)
+_NEGATORS = re.compile(r"\b(?:do|does|did)(?: not\b|n['’]t\b)|\b(?:not|nicht)\b|n['’]t\b")
 _GERMAN_NO = re.compile(r"\bkein(?=(?:e|en|em|er|es)?\b)")
 _ARTICLES = re.compile(r"\b(?:a|an|the|any)\b")
+_ENDING = re.compile(r"(?<=\w{2})(?:es|e|s)\b")
 
 
 def statement_key(text: str) -> str:
     """One key for a statement and its negation, so that a split keeps them together.
 
-    Negators (not, n't, nicht, kein), English articles and final punctuation are dropped.
+    Negators (not, does not, n't, nicht, kein), English articles, the endings -s and -es, and final
+    punctuation are dropped; "has" counts as "have". It errs towards keeping statements together.
+    Irregular verbs ("did not go", "went") are not recognised.
 
-    >>> statement_key("The cat is not a bird.") == statement_key("The cat is a bird.")
+    >>> statement_key("Tin does not have a use.") == statement_key("Tin has a use.")
     True
     """
     bare = _NEGATORS.sub(" ", _GERMAN_NO.sub("ein", normalised(text)))
-    key = " ".join(_ARTICLES.sub(" ", bare).split()).rstrip(".!?… ")
+    bare = re.sub(r"\bhas\b", "have", _ARTICLES.sub(" ", bare))
+    key = " ".join(_ENDING.sub("", bare).split()).rstrip(".!?… ")
     return key or normalised(text)
 
 

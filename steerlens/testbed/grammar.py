@@ -139,8 +139,8 @@ class Grammar:
 
     Raises:
         ValueError: If a form has a sentence end inside it or none at its end, if a form's weight
-            depends on a concept (minimal pairs would differ in structure), or if the rates are
-            not probabilities.
+            depends on a concept (minimal pairs would differ in structure), if a group that occurs
+            has no forms, or if the rates are not probabilities.
     """
 
     states: tuple[Latents, ...]
@@ -159,6 +159,13 @@ class Grammar:
         for name in ("opening_rate", "closing_rate", "slip"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1).")
+        needed = {OPENING: self.opening_rate, BODY: 1.0, CLOSING: self.closing_rate}
+        for group, rate in needed.items():
+            if rate > 0 and not self.groups.get(group):
+                raise ValueError(
+                    f"There are no forms for {group!r} clauses, but they occur with probability "
+                    f"{rate}. Add forms to groups[{group!r}], or set the rate to 0."
+                )
         for form in itertools.chain(*self.groups.values()):
             ends = [set(slot.probs) <= SENTENCE_ENDS for slot in form.slots]
             inside = [SENTENCE_ENDS.isdisjoint(slot.probs) for slot in form.slots[:-1]]
@@ -249,7 +256,8 @@ class Grammar:
         longest = {
             group: max(len(form.slots) for form in forms) for group, forms in self.groups.items()
         }
-        return 2 + longest[OPENING] + longest[CLOSING] + max(self.sentence_counts) * longest[BODY]
+        frame = longest.get(OPENING, 0) + longest.get(CLOSING, 0)
+        return 2 + frame + max(self.sentence_counts) * longest[BODY]
 
     def sample(
         self,

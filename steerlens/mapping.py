@@ -18,7 +18,7 @@ from steerlens.model import Model, as_model
 from steerlens.protocols import Method
 from steerlens.results import Cell, Confirmation, SteerabilityMap
 from steerlens.sites import Positions, Site
-from steerlens.sweep import divergence, sweep
+from steerlens.sweeping import divergence, sweep
 
 MULTIPLIERS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 BUDGET = 0.1

@@ -1,0 +1,107 @@
+"""`steerlens run | show | list`: parses, calls, prints; decides nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+USAGE = """\
+usage: steerlens run FILE [--results FOLDER] [--FIELD VALUE …]
+       steerlens show FOLDER
+       steerlens list [FOLDER]
+
+run    Runs the `experiment` that FILE defines, with any of its fields overridden.
+       `steerlens run FILE --help` lists the fields with their types and defaults.
+       A run that was killed goes on where it was.
+show   Prints what a finished run found.
+list   Lists the runs in a folder (default: results).
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 for a user's error."""
+    words = sys.argv[1:] if arguments is None else arguments
+    commands = {"run": _run, "show": _show, "list": _list}
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] not in commands:
+        print(f"steerlens: there is no command {words[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
+        return 2
+    try:
+        return commands[words[0]](words[1:])
+    except (ValueError, OSError) as error:
+        # Everything that steerlens refuses is one of these; a fault of ours keeps its traceback.
+        print(f"steerlens: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0].startswith("-"):
+        print("steerlens run: name the file of an experiment\n\n" + USAGE, end="", file=sys.stderr)
+        return 2
+    return run_file(Path(words[0]), words[1:])
+
+
+def run_file(path: Path, words: list[str]) -> int:
+    """Runs an experiment file with overrides; what `python FILE` calls, too."""
+    experiment = _experiment(path)
+    return run_experiment(experiment, path.stem, words)
+
+
+def run_experiment(experiment, name: str, words: list[str]) -> int:
+    """Applies typed overrides to an experiment, runs it, and prints its summary."""
+    from dataclasses import dataclass
+
+    import tyro
+
+    @dataclass(frozen=True)
+    class Options:
+        experiment: tyro.conf.OmitArgPrefixes[type(experiment)]
+        results: Path = Path("results")
+        """Folder that holds the runs."""
+
+    options = tyro.cli(
+        Options,
+        default=Options(experiment),
+        args=words,
+        prog=f"steerlens run {name}",
+        description=type(experiment).__doc__,
+    )
+    run = options.experiment.run(options.results, name=name)
+    print(run.summary())
+    return 0
+
+
+def _experiment(path: Path):
+    import runpy
+
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file. Give a script that defines `experiment = …`.")
+    found = runpy.run_path(str(path)).get("experiment")
+    if found is None or not hasattr(found, "run"):
+        raise ValueError(f"{path} defines no `experiment`. Add e.g. experiment = SteerabilityExperiment().")
+    return found
+
+
+def _show(words: list[str]) -> int:
+    from steerlens.experiment import Run
+
+    if len(words) != 1:
+        raise ValueError("show takes one folder; `steerlens list` names them.")
+    print(Run.load(words[0]).summary())
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    root = Path(words[0] if words else "results")
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
+    for manifest in sorted(root.glob("*/manifest.json")):
+        finished = any((manifest.parent / name).exists() for name in ("map.json", "probe.json"))
+        print(f"{'finished  ' if finished else 'unfinished'}  {manifest.parent}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

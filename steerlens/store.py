@@ -1,0 +1,124 @@
+"""Activations on disk: read once, keyed by everything that decides the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from steerlens.capture import Chunk, activations, reading_positions
+from steerlens.contrast import ContrastSet
+from steerlens.direction import Activations
+from steerlens.files import write_bytes, write_text
+from steerlens.model import Model, as_model
+from steerlens.sites import Positions, Site
+
+FORMAT = "steerlens.activations/1"
+
+
+class StoreError(ValueError):
+    """An entry of the store that cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class ActivationStore:
+    """A folder of activations. An entry is a folder of small files, written as they are read.
+
+    The key holds the model's weights, the token ids of every text, the sites, the position rule
+    and the batch size; change one and another entry is used. A killed read goes on where it was.
+    """
+
+    root: Path
+
+    def activations(
+        self,
+        model: Model,
+        pairs: ContrastSet,
+        sites: Sequence[Site] | None = None,
+        *,
+        positions: Positions | None = None,
+        batch_size: int = 32,
+        progress: bool = True,
+    ) -> Activations:
+        """`steerlens.activations`, from disk where it was read before.
+
+        Raises:
+            StoreError: If a stored file is damaged, or steering is attached to the model.
+        """
+        model = as_model(model)
+        if model.hung:
+            raise StoreError(
+                "Steering is attached to the model, so its activations are not the model's own and "
+                "are not stored. Use steerlens.activations(…) for them."
+            )
+        sites = tuple(sites or model.sites())
+        positions = positions or reading_positions(pairs)
+        facts = {
+            "format": FORMAT,
+            "fingerprint": model.fingerprint,
+            "dtype": str(next(model.wrapped.parameters()).dtype),
+            "tokens": _token_hash(model, pairs),
+            "sites": [site.hook for site in sites],
+            "positions": repr(positions),
+            "batch_size": batch_size,
+        }
+        folder = self.root / _digest(facts)
+        if not (folder / "entry.json").exists():
+            write_text(folder / "entry.json", json.dumps({**facts, "data": pairs.hash}, indent=1))
+        return activations(
+            model, pairs, sites, positions=positions, batch_size=batch_size, progress=progress,
+            have=lambda k: _read(folder / f"{k:06d}.safetensors"),
+            done=lambda k, chunk: _write(folder / f"{k:06d}.safetensors", chunk),
+        )  # fmt: skip
+
+
+def _digest(facts: dict) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _token_hash(model: Model, pairs: ContrastSet) -> str:
+    found = hashlib.sha256()
+    for pair in pairs:
+        for side in (pair.positive, pair.negative):
+            ids = model.split(pair.prompt, side) if pair.prompt else model.ids(side)
+            found.update(repr(ids).encode())
+    return found.hexdigest()
+
+
+def _write(path: Path, chunk: Chunk) -> None:
+    tensors = {f.name: getattr(chunk, f.name).contiguous() for f in fields(chunk)}
+    write_bytes(path, save(tensors, metadata={"sha256": _checksum(tensors)}))
+
+
+def _read(path: Path) -> Chunk | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {f.name: file.get_tensor(f.name) for f in fields(Chunk)}
+            # safetensors checks its header, not its numbers; a flipped bit must not pass for data.
+            sound = (file.metadata() or {}).get("sha256") == _checksum(tensors)
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    if not sound:
+        raise _damaged(path, "its checksum does not match its content")
+    return Chunk(**tensors)
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    return StoreError(
+        f"{path} is damaged ({why}). Delete this file; only its texts are read again."
+    )
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(tensors[name].numpy().tobytes())
+    return found.hexdigest()
