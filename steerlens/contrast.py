@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from steerlens.files import write_text
 from steerlens.formats.chat import ChatPrompt, ChatTokenizer, chat_prompt
 from steerlens.formats.drafts import Content, FileFacts, Reading
 from steerlens.formats.hub import is_hub_name, read_hub
@@ -411,11 +412,8 @@ class ContrastSet:
             if pair.meta:
                 row["meta"] = dict(pair.meta)
             lines.append(row)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
         text = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, target)  # what was there stays until the new file is whole
+        write_text(target, text)
         return target
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from steerlens.files import write_bytes
-from steerlens.protocols import Method
 from steerlens.sites import Site
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FORMAT = "steerlens.direction/1"
+_Method = Callable[[Tensor, Tensor], Tensor]  # protocols.Method, which stands above this file
 
 
 class DirectionError(ValueError):
@@ -191,7 +189,7 @@ class Activations:
         i = self.index(site)
         return self.positive[:, i], self.negative[:, i]
 
-    def direction(self, layer: Site | int, method: Method) -> Direction:
+    def direction(self, layer: Site | int, method: _Method) -> Direction:
         """The direction that a method finds at one site (a `Site`, or the layer's number).
 
         Raises:
@@ -220,7 +218,7 @@ class Activations:
             pairs=len(self),
         )
 
-    def directions(self, method: Method) -> Iterator[Direction]:
+    def directions(self, method: _Method) -> Iterator[Direction]:
         """One direction per site, in order."""
         for site in self.sites:
             yield self.direction(site, method)

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-KeysValues = tuple[Float[Tensor, "*rows kv_head pos d_head"], Float[Tensor, "*rows kv_head pos d_head"]]
+_Heads = Float[Tensor, "... _ _ _"]
+KeysValues = tuple[_Heads, _Heads]
+"""Keys and values: [prompt, kv_head, key, d_head] of a prefix, [prompt, row, …] of rows."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -92,7 +94,7 @@ class Columns:
     own_keys: Bool[Tensor, "prompt rows key"]
     """Real tokens among the row's own keys (kept ones first, then these columns)."""
     own_index: Int[Tensor, " key"]
-    shared_keys: Bool[Tensor, "prompt key"] | None = None
+    shared_keys: Bool[Tensor, "prompt prefix"] | None = None
     """Real tokens among the prompt's shared keys, which are columns 0, 1, …"""
 
 
@@ -141,7 +143,7 @@ class Kernel:
         )
 
     def embed(
-        self, tokens: Int[Tensor, "prompt rows pos"], positions: Int[Tensor, "prompt rows pos"]
+        self, tokens: Int[Tensor, "prompt rows pos"], positions: Int[Tensor, "prompt #rows pos"]
     ) -> Float[Tensor, "prompt rows pos d_model"]:
         """The stream that enters block 0."""
         resid = self.embedding[tokens]
@@ -183,9 +185,7 @@ class Kernel:
         mid = resid + attn_out
         return mid + b.post2(b.mlp(b.norm2(mid))), (k, v)
 
-    def states(
-        self, resid: Float[Tensor, "*rows d_model"]
-    ) -> Float[Tensor, "*rows d_model"]:
+    def states(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The final stream, normed: what the unembedding reads."""
         return self.norm(resid)
 

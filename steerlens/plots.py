@@ -1752,4 +1752,4 @@ def _locate(
             f"best={best} is not a cell: layers are {list(rows)} and columns {list(names)}. "
             "Pass (layer, column) by their values, not by index."
         )
-    return list(rows).index(layer), found[0]
+    return list(rows).index(int(layer)), found[0]

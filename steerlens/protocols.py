@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.direction import Direction
 from steerlens.sites import Positions, Site
 
 Strength = float | Float[Tensor, " batch"]
@@ -48,6 +49,10 @@ class Hookable(Protocol):
         self, site: Site, edit: Edit, positions: Positions, multiplier: Strength
     ) -> AbstractContextManager[None]:
         """Applies the edit at the site to the chosen tokens until the `with` ends."""
+        ...
+
+    def require(self, direction: Direction) -> None:
+        """Raises if the direction does not fit the model."""
         ...
 
 

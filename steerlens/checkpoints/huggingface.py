@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
@@ -167,11 +169,42 @@ def load_directory(
             f"{some(p.name for p in folder.iterdir())}); other formats can run code when read. "
             "Convert it once: AutoModelForCausalLM.from_pretrained(path).save_pretrained(path)."
         )
+    _refuse_other_depth(folder)
     with no_network():
         if tokenizer is None:
             tokenizer = _hf_tokenizer(folder)
         hf_model = _hf_model(folder, architecture, device, dtype)
-    return hooked_from_hf(hf_model, tokenizer, check=check, name=name)
+    try:
+        return hooked_from_hf(hf_model, tokenizer, check=check, name=name)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a wrong field of config.json leads to
+        raise CheckpointError(
+            f"{str(folder)!r} cannot be converted: {error}. Its config.json does not describe a "
+            f"working {architecture}; copy or save the checkpoint again."
+        ) from error
+
+
+def _refuse_other_depth(folder: Path) -> None:
+    """Compares config and file headers, before a model of a wrong size is built."""
+    names: set[str] = set()
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                names |= set(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"The weights in {str(folder)!r} are damaged ({error}). Copy or save them again."
+        ) from error
+    layers = (re.search(r"(?:^|\.)(?:h|layers)\.(\d+)\.", name) for name in names)
+    held = len({layer.group(1) for layer in layers if layer})
+    config = read_config(folder)
+    said = config.get("n_layer", config.get("num_hidden_layers", held))
+    if said != held:
+        raise CheckpointError(
+            f"config.json of {str(folder)!r} says {said!r} layers, but its weights have {held}: "
+            "they are incomplete or of another model. Copy or save the checkpoint again."
+        )
 
 
 def named_architecture(config: Mapping[str, Any]) -> str:

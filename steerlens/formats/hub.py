@@ -69,16 +69,12 @@ def read_hub(name: str, split: str, config: str | None, revision: str | None) ->
         )
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise ContrastError(_NEEDS_DATASETS.format(name=name)) from error
     try:
         table = datasets.load_dataset(name, config, split=split, revision=revision)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        datasets.exceptions.DatasetsError,
-    ) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         first = shortened(str(error).strip().split("\n")[0], 300)
         place = "The local cache (HF_HUB_OFFLINE is set)" if told_offline else "The hub"
         raise ContrastError(

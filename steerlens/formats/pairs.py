@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from steerlens.formats.drafts import (
     Content,
@@ -54,9 +55,8 @@ _COUNTS = (
 )
 
 
-def _facts(told: object, content: Content) -> FileFacts:
+def _facts(told: Any, content: Content) -> FileFacts:
     try:
-        told = dict(told)  # type: ignore[call-overload]  # checked by the except below
         counts = {name: int(told[name]) for name in _COUNTS}
         return FileFacts(
             format=str(told["format"]),
