@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 USAGE = """\
 usage: steerlens run FILE [--results FOLDER] [--FIELD VALUE …]
@@ -51,16 +52,19 @@ def run_file(path: Path, words: list[str]) -> int:
 
 def run_experiment(experiment, name: str, words: list[str]) -> int:
     """Applies typed overrides to an experiment, runs it, and prints its summary."""
-    from dataclasses import dataclass
+    from dataclasses import field, make_dataclass
 
     import tyro
 
-    @dataclass(frozen=True)
-    class Options:
-        experiment: tyro.conf.OmitArgPrefixes[type(experiment)]
-        results: Path = Path("results")
-        """Folder that holds the runs."""
-
+    results = tyro.conf.arg(help="Folder that holds the runs.")
+    Options = make_dataclass(
+        "Options",
+        [
+            ("experiment", tyro.conf.OmitArgPrefixes[type(experiment)]),
+            ("results", Annotated[Path, results], field(default=Path("results"))),
+        ],
+        frozen=True,
+    )
     options = tyro.cli(
         Options,
         default=Options(experiment),

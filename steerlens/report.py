@@ -114,6 +114,9 @@ class Answer(NamedTuple):
     """The gain as a factor on the odds of the positive answer."""
     n: int
     held_out: bool
+    cost: str
+    wrong_way: str
+    chance: str
     facts: tuple[Fact, ...]
 
 
@@ -131,6 +134,13 @@ def _answer(map: SteerabilityMap) -> Answer:
         odds=None if gain is None else Interval(*(math.exp(min(x, 700.0)) for x in gain)),
         n=map.gains.shape[-1] if held is None else len(held.gains),
         held_out=held is not None,
+        cost=number(found.cost) if held is None else _interval(held.cost),
+        wrong_way="" if held is None else _share(held.wrong_way),
+        chance=(
+            "The best of all cells would stand out as much with probability "
+            f"p = {number(map.null_shuffled.p_value)} if the labels meant nothing, and "
+            f"p = {number(map.null_random.p_value)} with random directions."
+        ),
         facts=tuple(_facts(map)),
     )
 
@@ -144,9 +154,9 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
             Fact(
                 "Gain, held out",
                 f"{_interval(held.gain)} nats",
-                "How much steering raises the log-odds of the positive answer over the negative one, "
-                f"with its 95% interval, on {len(held.gains)} examples that had no part in the choice. "
-                "One nat multiplies the odds by 2.72.",
+                "How much steering raises the log-odds of the positive answer over the negative "
+                f"one, with its 95% interval, on {len(held.gains)} examples that had no part in "
+                "the choice. One nat multiplies the odds by 2.72.",
             ),
             Fact(
                 "Steered the wrong way",
@@ -190,8 +200,9 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
         Fact(
             "Is it the labels?",
             _p(map.null_shuffled.p_value, len(map.shuffled)),
-            f"Chance that the best of all {cells} cells would stand out as much if the labels meant "
-            f"nothing, from {len(map.shuffled)} maps with directions fitted to shuffled labels.",
+            f"Chance that the best of all {cells} cells would stand out as much if the labels "
+            f"meant nothing, from {len(map.shuffled)} maps with directions fitted to shuffled "
+            "labels.",
         ),
         Fact(
             "Is it this direction?",
@@ -209,7 +220,7 @@ def _less(map: SteerabilityMap) -> tuple[str, str]:
     found = map.recommend(towards=-1)
     if found.cell is None:
         return "nothing", (
-            "No negative multiplier lowers the log-odds by more than chance does within the budget."
+            "No cell with a negative multiplier is both above the null and within the budget."
         )
     return f"{_interval(found.gain)} nats", (
         f"How far a negative multiplier lowers the log-odds, at the best cell for that: "
@@ -236,9 +247,7 @@ def _reading(probe: ProbeMap, map: SteerabilityMap | None) -> dict[str, Any]:
     }
 
 
-def _question(
-    manifest: dict[str, Any], map: SteerabilityMap | None, probe: ProbeMap | None
-) -> str:
+def _question(manifest: dict[str, Any], map: SteerabilityMap | None, probe: ProbeMap | None) -> str:
     if map is not None and "question" in map.made_by:
         return str(map.made_by["question"])
     name = (probe.made_by if probe is not None else {}).get("data_name")
@@ -289,7 +298,9 @@ def _steered(map: SteerabilityMap | None, i: int) -> dict[str, Any]:
         "anti": map.anti_steerable[i],
         # Constant examples have no rank correlation.
         "monotonicity": rank[~rank.isnan()].mean(),
-        "gain": _interval(Interval(*(float(x[i, j]) for x in map.gain_interval))) if gains else None,
+        "gain": _interval(Interval(*(float(x[i, j]) for x in map.gain_interval)))
+        if gains
+        else None,
         "multiplier": map.multipliers[j] if gains else None,
         "kl": map.cost[i, j] if gains else None,
         "real": gains and bool(map.above_null[i, j]),
@@ -331,7 +342,8 @@ def rerun_source(fields: dict[str, Any]) -> str:
     Args:
         fields: The manifest's `fields`: the class's name under "experiment", then its fields.
 
-    >>> print(rerun_source({"experiment": "ProbingExperiment", "method": "LDA()", "layers": [0, 1]}))
+    >>> kind = "ProbingExperiment"
+    >>> print(rerun_source({"experiment": kind, "method": "LDA()", "layers": [0, 1]}))
     from steerlens.experiment import ProbingExperiment
     from steerlens.methods import LDA
     <BLANKLINE>
@@ -362,12 +374,12 @@ def _literal(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Three significant digits and a true minus sign; a dash for what was not measured.
+    """Three significant digits and a true minus sign; a dash for what was not measured (or None).
 
     >>> number(-0.12345)
     '−0.123'
     """
-    value = float(value) + 0.0
+    value = math.nan if value is None else float(value) + 0.0
     return "–" if math.isnan(value) else _minus(f"{value:.3g}")
 
 
