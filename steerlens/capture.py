@@ -63,7 +63,7 @@ def chunks(
     kernel = model.kernel() if all(s.entry is not None for s in sites) and not model.hung else None
     for k, index in enumerate(order.split(batch_size)):
         ready = None if have is None else have(k)
-        if ready is not None:
+        if ready is not None and torch.equal(ready.index, index):
             yield ready
             continue
         sides = model.pair_batch([pairs[i] for i in index], padding_side="left")

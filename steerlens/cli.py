@@ -101,9 +101,11 @@ def _list(words: list[str]) -> int:
     root = Path(words[0] if words else "results")
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
-    for manifest in sorted(root.glob("*/manifest.json")):
-        finished = any((manifest.parent / name).exists() for name in ("map.json", "probe.json"))
-        print(f"{'finished  ' if finished else 'unfinished'}  {manifest.parent}")
+    from steerlens.experiment import is_finished, read_manifest
+
+    for folder in sorted(path.parent for path in root.glob("*/manifest.json")):
+        done = is_finished(folder, read_manifest(folder))
+        print(f"{'finished  ' if done else 'unfinished'}  {folder}")
     return 0
 
 

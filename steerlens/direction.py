@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -67,6 +68,13 @@ class Direction:
                 "The two sides of the contrast were equal at the tokens that were read: "
                 "read where they differ, e.g. Positions.answer()."
             )
+        for name in ("resid_norm", "projection_std"):
+            unit = getattr(self, name)
+            if unit is not None and not (unit > 0 and math.isfinite(unit)):
+                raise DirectionError(
+                    f"{name}={unit} of the direction at {self.site} cannot be a unit of strength. "
+                    "Give a positive number, or None where it is not known."
+                )
 
     @property
     def norm(self) -> float:
@@ -130,9 +138,15 @@ class Direction:
                 f"(format {meta.get('format')!r}, expected {FORMAT!r}). "
                 "State it: Direction(vector, Site(layer), resid_norm=…, processing=…)."
             )
-        facts = json.loads(meta["direction"])
-        facts["site"] = Site.from_hook(facts["site"])
-        return cls(vector=vector, **facts)
+        try:
+            facts = json.loads(meta["direction"])
+            facts["site"] = Site.from_hook(facts["site"])
+            return cls(vector=vector, **facts)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise DirectionError(
+                f"{path} says {FORMAT!r} but what it states cannot be read: {error!r}. "
+                "Save the direction again with the version that made it."
+            ) from error
 
     def __repr__(self) -> str:
         parts = [f"{self.method} at {self.site}", f"norm {self.norm:.3g}"]
@@ -209,7 +223,7 @@ class Activations:
             site=self.sites[i],
             method=repr(method),
             resid_norm=float(self.resid_norms[i]),
-            projection_std=float(along.std()) if len(along) > 1 else None,
+            projection_std=float(along.std()) or None,
             processing=self.processing,
             read_at=self.read_at,
             model=self.model,

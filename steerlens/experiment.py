@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from steerlens import methods, report
-from steerlens.contrast import ContrastSet
+from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.direction import Activations
 from steerlens.files import write_bytes, write_text
 from steerlens.generation import DoseResponse, dose_response
@@ -132,7 +132,7 @@ def _from_the_world(
     fit = reviews.contexts(concept, sizes[0], seed=3 * seed)
     asked = sum(sizes[1:])
     known = {text for pair in fit for text in (pair.positive, pair.negative)}
-    fresh = _without(reviews.questions(concept, 2 * asked, seed=3 * seed + 1), known)
+    fresh = _without(reviews.questions(concept, 3 * asked, seed=3 * seed + 1), known)
     pairs = fresh.pairs[:asked]
     named = f"{concept} in reviews"
     return Data(
@@ -144,12 +144,12 @@ def _from_the_world(
 
 
 def _without(asked: ContrastSet, known: set[str]) -> ContrastSet:
-    kept = [
-        pair
-        for pair, group in zip(asked.pairs, asked.groups, strict=True)
-        if group not in known and pair.prompt not in known
-    ]
-    return dataclasses.replace(asked, pairs=tuple(kept))
+    """The questions, each prompt once, that no known text gives away."""
+    kept: dict[str, ContrastPair] = {}
+    for pair, group in zip(asked.pairs, asked.groups, strict=True):
+        if group not in known and pair.prompt not in known:
+            kept.setdefault(pair.prompt, pair)
+    return dataclasses.replace(asked, pairs=tuple(kept.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,18 +239,18 @@ class Run:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        has = lambda kind: (folder / f"{kind}.json").exists()  # noqa: E731
-        if not (has("probe") or has("map")):
+        if not is_finished(folder, manifest):
             raise ResultError(
                 f"The run in {folder} is not finished. Run the experiment again: it goes on where "
                 "it stopped."
             )
+        mapped = (folder / "map.json").exists()
         return cls(
             folder=folder,
             manifest=manifest,
-            probe=ProbeMap.load(folder) if has("probe") else None,
-            map=SteerabilityMap.load(folder) if has("map") else None,
-            samples=_load_samples(folder) if has("samples") else None,
+            probe=ProbeMap.load(folder),
+            map=SteerabilityMap.load(folder) if mapped else None,
+            samples=_load_samples(folder) if (folder / "samples.json").exists() else None,
         )
 
     def summary(self) -> str:
@@ -487,6 +487,12 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ResultError(f"{path} is broken: {error}. Move the folder away and run again.") from error
+
+
+def is_finished(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether the last file that this kind of run writes is there."""
+    last = {"ProbingExperiment": "probe", "SteerabilityExperiment": "map"}
+    return (folder / f"{last[manifest['fields']['experiment']]}.json").exists()
 
 
 def _save_samples(folder: Path, samples: DoseResponse) -> None:

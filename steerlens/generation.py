@@ -87,6 +87,8 @@ def generated_tokens(
             f"Use max_new_tokens={max(0, model.n_ctx - batch.width)} or shorter prompts."
         )
     streams = range(len(batch)) if draws is None else draws
+    if len(streams) != len(batch):
+        raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
     luck = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
     step = _stepper(model, use_cache)
     pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id

@@ -97,7 +97,7 @@ def steerability(
     def gains_of(maps: list[list[Direction]], name: str) -> Tensor:
         nothing = [Add(d, positions, unit) for one in maps for d in one]
         odds = sweep(
-            model, choose, nothing, multipliers, log_odds_only=True, **saved(name)
+            model, choose, nothing, multipliers, log_odds_only=True, label=name, **saved(name)
         ).log_odds.unflatten(0, (len(maps), len(sites)))
         zero = list(multipliers).index(0.0)
         return (odds - odds[:, :, zero, None]).mean(-1) * steered.sign()
@@ -202,9 +202,10 @@ def check_multipliers(multipliers: Sequence[float]) -> None:
             f"multipliers={tuple(values)} has no 0.0, so nothing is unsteered to compare against. "
             "Add 0.0."
         )
-    if len(set(values)) != len(values) or len(values) < 2:
+    if len(set(values)) != len(values) or max(values) <= 0:
         raise ValueError(
-            f"multipliers={tuple(values)} should be different strengths, 0.0 and at least one more."
+            f"multipliers={tuple(values)} should be different strengths, 0.0 and at least one above "
+            "it: a direction is judged by what more of it does."
         )
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -247,6 +248,11 @@ class Model:
         words = {t.unk_token_id} - functional  # an unknown word is still a word
         return torch.tensor(sorted(set(t.all_special_ids) - words), dtype=torch.long)
 
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of BOS, EOS, padding and a chat template's markers."""
+        return self._special_ids.tolist()
+
     def is_special(self, tokens: Tensor) -> Tensor:
         """Which tokens are BOS, EOS, padding or a chat template's markers."""
         return torch.isin(tokens, self._special_ids.to(tokens.device))
@@ -332,6 +338,8 @@ class Model:
         *,
         padding_side: PaddingSide,
     ) -> TokenBatch:
+        if padding_side not in get_args(PaddingSide):
+            raise ValueError(f"padding_side={padding_side!r} is not a side. Use 'left' or 'right'.")
         if not rows:
             raise ValueError("There are no texts. Pass at least one.")
         for i, row in enumerate(rows):
@@ -384,10 +392,11 @@ class Model:
         """Applies an edit at a site until the `with` ends. Interventions call this.
 
         Raises:
-            ValueError: If the model has no such site.
+            ValueError: If the model has no such site, or the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
         self.require_site(site)
+        _require_strength(multiplier)
         hung = Hung(site, edit, positions, multiplier)
 
         def fire(resid: Tensor, hook: Any) -> Tensor:
@@ -415,6 +424,13 @@ class Model:
     def hung(self) -> tuple[Hung, ...]:
         """The edits that hang on the model now, in order."""
         return tuple(self._hung)
+
+    @property
+    def foreign_hooks(self) -> list[str]:
+        """Hook points that carry forward hooks besides the edits of `hung`."""
+        known = Counter(hung.site.hook for hung in self._hung)
+        points = self.wrapped.hook_dict.items()
+        return [name for name, point in points if len(point.fwd_hooks) > known[name]]
 
     @contextmanager
     def running(self, batch: TokenBatch, stop_at: int | None = None) -> Iterator[None]:
@@ -529,6 +545,19 @@ class Model:
 def as_model(model: Any) -> Model:
     """The Model of whatever a public function was given."""
     return model if isinstance(model, Model) else Model(model)
+
+
+def _require_strength(multiplier: Strength) -> None:
+    per_row = isinstance(multiplier, Tensor)
+    if not (multiplier.ndim == 1 if per_row else isinstance(multiplier, Real)):
+        raise TypeError(
+            f"multiplier={multiplier!r} is not a strength. Give one number, or a tensor with one "
+            "number per row of the batch."
+        )
+    if not bool(torch.as_tensor(multiplier).isfinite().all()):
+        raise ValueError(
+            f"multiplier={multiplier} would fill the stream with NaN. Give finite strengths."
+        )
 
 
 def _short(text: str, width: int = 60) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -44,7 +45,9 @@ def probe(
             f"them. Use folds={max(2, groups)} or more questions."
         )
     runs = [activations, *(activations.shuffled(seed + k) for k in range(controls))]
-    with tqdm(total=len(runs) * len(activations.sites), desc="probe", disable=not progress) as bar:
+    bar = tqdm(total=len(runs) * len(activations.sites), desc="probe", disable=not progress)
+    # Many small fits: threads cost more than they give, and on a busy machine far more.
+    with bar, threadpool_limits(1):
         scores = torch.stack([_scores(run, method, folds, seed, bar) for run in runs])
     return ProbeMap(
         sites=activations.sites,

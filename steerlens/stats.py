@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -100,12 +101,13 @@ def mean_interval(
     if n < 2:
         raise ValueError(f"An interval needs at least two examples; got {n}.")
     mean, error = values.mean(-1), values.std(-1) / n**0.5
-    means = bootstrap_means(values, draws=draws, seed=seed)
-    squares = bootstrap_means(values.square(), draws=draws, seed=seed)
+    centred = values - mean[..., None]  # a large mean would drown the spread in rounding
+    means = bootstrap_means(centred, draws=draws, seed=seed)
+    squares = bootstrap_means(centred.square(), draws=draws, seed=seed)
     spread = ((squares - means.square()).clamp(min=0) / (n - 1)).sqrt()
     # Where a resample has no spread its ratio says nothing; the floor keeps it finite.
     floor = 1e-3 * error.clamp(min=1e-12)
-    ratio = (means - mean) / torch.maximum(spread, floor)
+    ratio = means / torch.maximum(spread, floor)
     tail = (1 - level) / 2
     high, low = (torch.quantile(ratio.float(), q, dim=0).to(mean) for q in (tail, 1 - tail))
     return mean, mean - low * error, mean - high * error
@@ -172,8 +174,8 @@ def max_statistic(
     # A cell that never moves (multiplier 0) has no scale and can never be the best.
     best = (maps / scale.clamp(min=1e-12)).flatten(1).max(1).values
     rank = int((best[1:] >= best[0]).sum())
-    # Conservative: the next order statistic above the level, so that few nulls do not flatter.
-    cut = torch.quantile(best[1:].double(), level, interpolation="higher").to(scale)
+    # The order statistic above which the p-value is at most 1 - level, for any number of nulls.
+    cut = best[1:].sort().values[math.ceil(level * len(maps) - 1e-9) - 1]
     return NullThreshold(cut * scale, (1 + rank) / len(maps), best[1:])
 
 

@@ -49,13 +49,14 @@ class ActivationStore:
         """`steerlens.activations`, from disk where it was read before.
 
         Raises:
-            StoreError: If a stored file is damaged, or steering is attached to the model.
+            StoreError: If a stored file is damaged, or steering or hooks hang on the model.
         """
         model = as_model(model)
-        if model.hung:
+        if model.hung or model.foreign_hooks:
+            what = f"Hooks hang on {', '.join(model.foreign_hooks)}" if model.foreign_hooks else ""
             raise StoreError(
-                "Steering is attached to the model, so its activations are not the model's own and "
-                "are not stored. Use steerlens.activations(…) for them."
+                f"{what or 'Steering is attached to the model'}, so its activations are not the "
+                "model's own and are not stored. Use steerlens.activations(…) for them."
             )
         sites = tuple(sites or model.sites())
         positions = positions or reading_positions(pairs)
@@ -64,6 +65,7 @@ class ActivationStore:
             "fingerprint": model.fingerprint,
             "dtype": str(next(model.wrapped.parameters()).dtype),
             "tokens": _token_hash(model, pairs),
+            "special": model.special_ids,
             "sites": [site.hook for site in sites],
             "positions": repr(positions),
             "batch_size": batch_size,

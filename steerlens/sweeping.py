@@ -167,6 +167,7 @@ def sweep(
     log_odds_only: bool = False,
     memory: int | None = None,
     progress: bool = True,
+    label: str = "sweep",
     done: Callable[[slice, Tensor], None] | None = None,
     have: Callable[[slice], Tensor | None] | None = None,
 ) -> Swept:
@@ -178,6 +179,7 @@ def sweep(
         log_odds_only: Skip the normaliser over the vocabulary. Enough for propensities; utility
             needs the log-probabilities themselves.
         memory: Bytes of working memory; by default a quarter of what is free.
+        label: What the progress bar calls this sweep.
         done: Called with each finished slice of examples and its numbers
             [intervention, multiplier, example, 2], for a caller that saves them.
         have: Gives the numbers of a slice that a former run finished, or None.
@@ -191,8 +193,7 @@ def sweep(
     engine = _Engine(model, interventions, multipliers, memory, full=not log_odds_only)
     plan = engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
     out = torch.full((len(interventions), len(multipliers), len(asked), 2), torch.nan)
-    with tqdm(total=len(asked), desc="sweep", unit="ex", disable=not progress) as bar:
-        bar.set_postfix_str(f"{plan.cells} cells each")
+    with tqdm(total=len(asked) * plan.cells, desc=label, unit="cell", disable=not progress) as bar:
         for start in range(0, len(asked), plan.examples_per_chunk):
             chunk = slice(start, min(start + plan.examples_per_chunk, len(asked)))
             ready = None if have is None else have(chunk)
@@ -201,7 +202,7 @@ def sweep(
                 if done is not None:
                     done(chunk, ready)
             out[:, :, chunk] = ready
-            bar.update(chunk.stop - chunk.start)
+            bar.update((chunk.stop - chunk.start) * plan.cells)
     return Swept(out[..., 0], out[..., 1], tuple(multipliers), log_odds_only, plan)
 
 

@@ -1,4 +1,8 @@
-"""Small models for tests, yours and ours: made in memory, through the real loading path."""
+"""For tests, yours and ours: contracts for methods and interventions, and small models.
+
+`check_method` and `check_intervention` say whether a stranger's code keeps what the rest of the
+project relies on. The tiny models are made in memory, through the real loading path.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from steerlens.checkpoints import bridge_from_hf, hooked_from_hf, unchanged_rng, word_tokenizer
+from steerlens.generation import generated_tokens
+from steerlens.model import Model, as_model
+from steerlens.protocols import Intervention, Method, ResidualEdit
+from steerlens.sites import TokenBatch
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -165,3 +174,246 @@ def tiny_bridge(
         **config,
     )
     return bridge_from_hf(hf_model, tokenizer, name=f"tiny-{family}")
+
+
+TEXTS: tuple[tuple[str, str], ...] = (
+    ("the cat sat on the bed and the dog", " ran to the good"),
+    ("I", " think the soup"),
+    ("you like that red wine", " really"),
+)
+"""Prompts of different lengths, each with a continuation, in words of the tiny models."""
+
+
+def check_method(method: Method, *, control: bool = False) -> None:
+    """Checks that a method keeps its contract, on made-up pairs that differ along one direction.
+
+    The vector has the right shape, is finite, depends on the pairs only (not on their order or on a
+    global random state; without `paired = True` not on who is paired with whom), and points from
+    negative to positive. The arguments are left as they were, and the repr can serve as a label.
+
+    Args:
+        control: True for a method that ignores the labels on purpose, whose sign means nothing.
+
+    Raises:
+        AssertionError: Naming the first point that fails.
+
+    >>> from steerlens.methods import DiffMean
+    >>> check_method(DiffMean())
+    """
+    name = repr(method)
+    _require(
+        " at 0x" not in name,
+        f"repr(method) is {name!r}: it holds a memory address, so it is no label that lasts. Make "
+        "the method a frozen dataclass, or write __repr__.",
+    )
+    paired = bool(getattr(method, "paired", False))
+    for pairs in (24, 3):  # more pairs than dimensions, and fewer
+        positive, negative = _contrast(pairs, 8)
+        vector = _vector(method, name, positive, negative)
+        again = _vector(method, name, positive, negative)
+        _require(
+            torch.equal(again, vector),
+            f"{name} gave two vectors for the same pairs. Seed what is random in it with a "
+            "torch.Generator of its own.",
+        )
+        order = torch.arange(pairs).roll(1).flip(0)
+        moved = _vector(method, name, positive[order], negative[order if paired else order.roll(1)])
+        _require_close(
+            moved,
+            vector,
+            f"{name} gives another vector when the order of the {'pairs' if paired else 'texts'} "
+            "changes. " + ("" if paired else "If it needs true pairs, give it `paired = True`."),
+        )
+        if control:
+            continue
+        gap = positive.mean(0) - negative.mean(0)
+        flipped = _vector(method, name, negative, positive)
+        _require(
+            float(vector @ gap) > 0 > float(flipped @ gap),
+            f"{name} does not point from negative to positive: its cosine with the difference of "
+            f"means is {_cosine(vector, gap):.2f}, and {_cosine(flipped, gap):.2f} after the sides "
+            "change places. Orient it by that difference.",
+        )
+
+
+def _contrast(pairs: int, d_model: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(pairs)
+    common = torch.randn(pairs, d_model, generator=generator)
+    noise = 0.3 * torch.randn(2, pairs, d_model, generator=generator)
+    concept = torch.randn(d_model, generator=generator)
+    return common + concept + noise[0], common - concept + noise[1]
+
+
+def _vector(method: Method, name: str, positive: Tensor, negative: Tensor) -> Tensor:
+    given = positive.clone(), negative.clone()
+    vector = method(*given)
+    _require(
+        torch.equal(given[0], positive) and torch.equal(given[1], negative),
+        f"{name} changed its arguments in place. Work on copies: others read the same activations.",
+    )
+    shape = positive.shape[1:]
+    _require(
+        isinstance(vector, Tensor) and vector.shape == shape and vector.is_floating_point(),
+        f"{name} returned {getattr(vector, 'shape', type(vector).__name__)}; a direction is a "
+        f"floating point tensor of shape {tuple(shape)}.",
+    )
+    finite = bool(torch.isfinite(vector).all()) and bool(vector.any())
+    _require(finite, f"{name} returned NaN, infinity or all zeros: {vector}.")
+    return vector
+
+
+@torch.no_grad()
+def check_intervention(
+    intervention: Intervention, model: Model, *, texts: Sequence[tuple[str, str]] = TEXTS
+) -> None:
+    """Checks on a model that an intervention keeps its contract.
+
+    At multiplier 0 the logits are the unsteered ones exactly; at 1 something changes; after the
+    `with` and after an error in it nothing is left. A row of a batch is as if alone, padding on
+    either side changes nothing, a multiplier per row is each row with its own, and cached
+    generation is what a full forward pass says.
+
+    Args:
+        model: A `Model` or what it wraps.
+        texts: Prompts of different lengths, each with a continuation, in words the model knows.
+
+    Raises:
+        AssertionError: Naming the first point that fails.
+    """
+    model = as_model(model)
+    name = repr(intervention)
+    if isinstance(intervention, ResidualEdit):
+        _check_edit(intervention, name, model)
+    prompts, continuations = [p for p, _ in texts], [c for _, c in texts]
+    batch = model.answered(prompts, continuations)
+    before = _traces(model)
+    unsteered = _rows(model, batch)
+
+    def steered(multiplier: float | Tensor, batch: TokenBatch = batch) -> list[Tensor]:
+        with intervention.attach(model, multiplier):
+            return _rows(model, batch)
+
+    for zero in (0.0, torch.zeros(len(batch), device=model.device)):
+        _require(
+            all(map(torch.equal, steered(zero), unsteered)),
+            f"{name} at multiplier {zero} is not the unsteered model: logits differ. Whatever it "
+            "adds must be multiplied by the multiplier.",
+        )
+    at_one = steered(1.0)
+    _require_gone(model, before, unsteered, batch, f"{name} left something behind after the `with`")
+    try:
+        with intervention.attach(model, 1.0):
+            _rows(model, batch)
+            raise _Deliberate
+    except _Deliberate:
+        pass
+    what = f"{name} left something behind after an error in the `with` (undo it in `finally`)"
+    _require_gone(model, before, unsteered, batch, what)
+    change = max(float((a - b).abs().max()) for a, b in zip(at_one, unsteered, strict=True))
+    _require(
+        change > _tolerance(model, unsteered),
+        f"{name} at multiplier 1 does nothing: no logit of {len(batch)} texts moved by more than "
+        f"{change:.1g}. Give it a larger direction, or other positions.",
+    )
+
+    for i, text in enumerate(texts):
+        alone = steered(1.0, model.answered(*([part] for part in text)))
+        _require_same(alone[0], at_one[i], model, f"{name}: text {i} alone is not as in a batch")
+    right = steered(1.0, model.answered(prompts, continuations, padding_side="right"))
+    for i, (one, other) in enumerate(zip(right, at_one, strict=True)):
+        _require_same(one, other, model, f"{name}: text {i} differs between left and right padding")
+    strengths = torch.linspace(-1, 1, len(batch), device=model.device)
+    per_row = steered(strengths)
+    for i, m in enumerate(strengths.tolist()):
+        text = f"{name}: row {i} of a batch with one multiplier per row is not as with {m:g} alone"
+        _require_same(per_row[i], steered(m)[i], model, text)
+    _check_cached(intervention, name, model, prompts)
+
+
+class _Deliberate(Exception):
+    """Raised inside the `with` to see what an error leaves behind."""
+
+
+def _check_edit(edit: ResidualEdit, name: str, model: Model) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = next(model.wrapped.parameters())
+    stream = torch.randn(2, 3, model.d_model, generator=generator).to(weight)
+    whole = edit(stream, 1.0)
+    _require(
+        whole.shape == stream.shape and whole.dtype == stream.dtype,
+        f"{name} turned a {stream.dtype} stream of shape {tuple(stream.shape)} into {whole.dtype} "
+        f"of shape {tuple(whole.shape)}. Keep both.",
+    )
+    alone = [[edit(stream[i : i + 1, j : j + 1], 1.0)[0, 0] for j in range(3)] for i in range(2)]
+    _require_same(
+        torch.stack([torch.stack(row) for row in alone]),
+        whole,
+        model,
+        f"{name} edits a token by looking at other tokens, which padding and caching would change. "
+        "If that is meant, give it no `site` and no `positions`, so that it is not a ResidualEdit",
+    )
+
+
+def _check_cached(
+    intervention: Intervention, name: str, model: Model, prompts: Sequence[str], new: int = 4
+) -> None:
+    prompt = model.tokens(prompts)
+    with intervention.attach(model, 1.0):
+        written = generated_tokens(model, prompts, max_new_tokens=new, stop_at_eos=False)
+        real = torch.ones_like(written, dtype=torch.bool)
+        whole = prompt.extended(written, model.is_special(written), real)
+        logits = model.logits(whole).float()[:, -new - 1 : -1]
+    # By how much the written token is not the likeliest: ties may break either way.
+    short = logits.amax(-1) - logits.gather(-1, written[..., None])[..., 0]
+    _require(
+        float(short.max()) <= _tolerance(model, [logits]),
+        f"{name}: cached generation wrote a token that a full forward pass finds less likely by "
+        f"{float(short.max()):.2g} nats. Edit the same tokens when they come one by one.",
+    )
+
+
+def _rows(model: Model, batch: TokenBatch) -> list[Tensor]:
+    """Logits of each row's real tokens."""
+    return [row[real].float() for row, real in zip(model.logits(batch), batch.mask, strict=True)]
+
+
+def _traces(model: Model) -> tuple[str, int, int]:
+    """What an intervention could leave: changed weights, hooks, edits on record."""
+    points = model.wrapped.hook_dict.values()
+    hooks = sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
+    return model.fingerprint, hooks, len(model.hung)
+
+
+def _require_gone(
+    model: Model, before: tuple, unsteered: list[Tensor], batch: TokenBatch, text: str
+) -> None:
+    after = _traces(model)
+    named = zip(("weights", "hooks", "attached edits"), before, after, strict=True)
+    changed = ", ".join(what for what, one, other in named if one != other)
+    _require(not changed, f"{text}: {changed} changed.")
+    _require(all(map(torch.equal, _rows(model, batch), unsteered)), f"{text}: logits differ.")
+
+
+def _tolerance(model: Model, logits: Sequence[Tensor]) -> float:
+    """What rounding explains, at the model's precision and the logits' size."""
+    eps = torch.finfo(next(model.wrapped.parameters()).dtype).eps
+    return eps**0.5 * max(float(x.abs().max()) for x in logits)
+
+
+def _require_same(one: Tensor, other: Tensor, model: Model, text: str) -> None:
+    gap = float((one - other).abs().max())
+    _require(gap <= _tolerance(model, [one, other]), f"{text}: they differ by {gap:.2g}.")
+
+
+def _require_close(one: Tensor, other: Tensor, text: str) -> None:
+    gap = float((one - other).norm() / other.norm())
+    _require(gap < 1e-3, f"{text} They differ by {gap:.2g} of its length.")
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.cosine_similarity(one, other, dim=0))
+
+
+def _require(holds: bool, text: str) -> None:
+    if not holds:
+        raise AssertionError(text)

@@ -11,6 +11,7 @@ import plotly.io
 import pytest
 
 from steerlens import plots
+from steerlens.plots.probe import label_places
 
 LAYERS = [0, 1, 2]
 MULTIPLIERS = [-1.0, 0.0, 1.0, 2.0]
@@ -43,7 +44,6 @@ def everything() -> dict[str, go.Figure]:
             title="t",
             cost={"layer 1": [0.1, 0.0, 0.1, 0.4]},
             budget=0.2,
-            valid=(-1.0, 1.5),
         ),
         "tradeoff": plots.tradeoff(
             [1.0, 2.0, 0.5],
@@ -55,7 +55,6 @@ def everything() -> dict[str, go.Figure]:
             title="t",
             budget=0.35,
             best="p",
-            fitted={"fit": ([0.0, 1.0], [0.0, 0.2])},
         ),
         "example_slopes": plots.example_slopes(VALUES, layers=LAYERS, unit="nats", title="t"),
         "probe_against_steering": plots.probe_against_steering(
@@ -91,15 +90,20 @@ def test_a_dark_default_template_does_not_reach_the_figures():
     assert figure.layout.template.layout.paper_bgcolor is None
 
 
-def test_plots_imports_neither_torch_nor_the_package():
-    tree = ast.parse(Path(plots.__file__).read_text(encoding="utf-8"))
-    imported = {
-        name.name if isinstance(node, ast.Import) else node.module
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in node.names
-    }
-    assert not any(name.split(".")[0] in {"torch", "steerlens"} for name in imported)
+def test_plots_imports_neither_torch_nor_the_rest_of_the_package():
+    files = list(Path(plots.__file__).parent.glob("*.py"))
+    assert len(files) > 5
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        imported = {
+            name.name if isinstance(node, ast.Import) else f"{node.module}.{name.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for name in node.names
+        }
+        ours = {name for name in imported if name.split(".")[0] == "steerlens"}
+        assert all(name.startswith("steerlens.plots.") for name in ours), file
+        assert not any(name.split(".")[0] == "torch" for name in imported), file
 
 
 # Heatmap
@@ -146,14 +150,6 @@ def test_one_live_layer_among_silent_ones_is_not_an_outlier():
     heat = heatmap(values, layers=range(48), columns=np.linspace(-1, 1, 21).tolist()).data[0]
     assert heat.zmax == 3.0
     assert "clipped" not in heat.colorbar.title.text
-
-
-def test_a_given_limit_is_used_and_clipping_is_announced():
-    heat = heatmap(limit=1.0).data[0]
-    assert (heat.zmin, heat.zmax) == (-1.0, 1.0)
-    assert "clipped" in heat.colorbar.title.text
-    with pytest.raises(ValueError, match="above zero"):
-        heatmap(limit=0.0)
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 4)), np.full((3, 4), NAN)])
@@ -212,12 +208,11 @@ def test_small_grids_show_their_numbers_and_large_ones_do_not():
     assert not named(big, "written values")
 
 
-def test_hover_gives_value_interval_unit_and_extra_text():
+def test_hover_gives_value_unit_and_extra_text():
     extra = [["" for _ in MULTIPLIERS] for _ in LAYERS]
     extra[1][3] = "KL 0.2 nats"
-    low, high = np.array(VALUES) - 0.25, np.array(VALUES) + 0.25
-    text = heatmap(low=low, high=high, hover=extra, quantity="gain").data[0].hovertext[1][3]
-    for piece in ("layer 1", "multiplier 2", "gain 2.5 [2.25, 2.75] nats", "KL 0.2 nats"):
+    text = heatmap(hover=extra, quantity="gain").data[0].hovertext[1][3]
+    for piece in ("layer 1", "multiplier 2", "gain 2.5 nats", "KL 0.2 nats"):
         assert piece in text
 
 
@@ -235,8 +230,6 @@ def test_hover_gives_value_interval_unit_and_extra_text():
         ({"best": (1, 3.5)}, "not a cell"),
         ({"below_null": [[True]]}, "below_null has shape"),
         ({"over_budget": VALUES}, "not booleans"),
-        ({"low": VALUES}, "two ends"),
-        ({"low": np.array(VALUES) + 1, "high": VALUES}, "upside down"),
         ({"hover": [["a"]]}, "hover has shape"),
     ],
 )
@@ -266,6 +259,8 @@ def test_score_bars_share_the_layer_axis_and_carry_their_intervals():
 def test_a_score_of_the_wrong_length_raises():
     with pytest.raises(ValueError, match="score has shape"):
         plots.steerability_figure(VALUES, **HEAT, score=[1.0], score_unit="nats")
+    with pytest.raises(ValueError, match="score high has shape"):
+        plots.steerability_figure(VALUES, **HEAT, **SCORE, score_low=[0.0, 0.0, 0.0])
 
 
 # Curves
@@ -306,22 +301,23 @@ def test_bad_curves_raise():
         plots.layer_curve({}, **settings)
 
 
-def test_dose_response_marks_zero_validity_and_budget():
+def test_dose_response_marks_zero_and_budget():
     figure = everything()["dose_response"]
     response, cost = named(figure, "layer 1")
     assert list(response.y) == [-1.0, 0.0, 1.0, 1.5] and list(cost.y) == [0.1, 0.0, 0.1, 0.4]
     assert response.line.color == cost.line.color and not cost.showlegend
     shapes = [(s.type, s.x0, s.x1) for s in figure.layout.shapes]
-    assert shapes.count(("rect", -1.0, 1.5)) == 2 and shapes.count(("line", 0, 0)) == 2
+    assert shapes == [("line", 0, 0)] * 2
     assert list(named(figure, "budget (0.2 nats)")[0].y) == [0.2, 0.2]
 
 
 def test_bad_dose_response_raises():
     settings = {"multipliers": MULTIPLIERS, "unit": "nats", "title": "t"}
-    with pytest.raises(ValueError, match="no cost"):
-        plots.dose_response({"a": [0.0] * 4}, **settings, budget=1.0)
-    with pytest.raises(ValueError, match="valid="):
-        plots.dose_response({"a": [0.0] * 4}, **settings, valid=(5.0, 9.0))
+    with pytest.raises(ValueError, match="Pass a cost for each"):
+        plots.dose_response({"a": [0.0] * 4}, **settings, cost={"b": [0.0] * 4})
+    settings["multipliers"] = [0.0, 1.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match="multipliers=.* twice"):
+        plots.dose_response({"a": [0.0] * 4}, **settings, cost={"a": [0.0] * 4})
 
 
 # The others
@@ -329,8 +325,8 @@ def test_bad_dose_response_raises():
 
 def test_frontier_holds_the_cells_that_nothing_beats():
     figure = plots.tradeoff(
-        [[1.0, 2.0], [0.5, 1.9]], [[0.1, 0.4], [0.3, 0.5]],
-        labels=list("abcd"), gain_unit="nats", cost_unit="nats", title="t",
+        [1.0, 2.0, 0.5, 1.9], [0.1, 0.4, 0.3, 0.5],
+        labels=list("abcd"), layers=range(4), gain_unit="nats", cost_unit="nats", title="t",
     )  # fmt: skip
     (frontier,) = named(figure, "efficient frontier")
     assert list(zip(frontier.x, frontier.y, strict=True)) == [(0.1, 1.0), (0.4, 2.0), (0.5, 2.0)]
@@ -338,7 +334,7 @@ def test_frontier_holds_the_cells_that_nothing_beats():
 
 
 def test_tradeoff_leaves_out_and_counts_unmeasured_cells():
-    settings = {"gain_unit": "nats", "cost_unit": "nats", "title": "t"}
+    settings = {"layers": [0, 1], "gain_unit": "nats", "cost_unit": "nats", "title": "t"}
     figure = plots.tradeoff([1.0, NAN], [0.1, 0.2], labels=["a", "b"], **settings, best="a")
     assert list(named(figure, "cells")[0].x) == [0.1]
     assert "1 of 2 cells not measured" in figure.layout.title.text
@@ -346,9 +342,26 @@ def test_tradeoff_leaves_out_and_counts_unmeasured_cells():
     with pytest.raises(ValueError, match="cannot be marked"):
         plots.tradeoff([1.0, NAN], [0.1, 0.2], labels=["a", "b"], **settings, best="b")
     with pytest.raises(ValueError, match="not one of the labels"):
-        plots.tradeoff([1.0], [0.1], labels=["a"], **settings, best="z")
-    with pytest.raises(ValueError, match="labels has 1"):
+        plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a", "b"], **settings, best="z")
+    with pytest.raises(ValueError, match="does not fit 1 labels"):
         plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a"], **settings)
+    with pytest.raises(ValueError, match="budget=0"):
+        plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a", "b"], **settings, budget=0.0)
+
+
+def test_tradeoff_has_a_logarithmic_cost_axis_beyond_two_decades_and_hides_no_free_cell():
+    settings = {"labels": list("abcd"), "layers": range(4), "gain_unit": "nats", "title": "t"}
+    settings |= {"cost_unit": "nats", "budget": 0.1}
+    gain = [0.5, 1.0, 2.0, 3.0]
+    figure = plots.tradeoff(gain, [0.0, 0.001, 0.05, 1.0], **settings)
+    assert figure.layout.xaxis.type == "log"
+    (cells,) = named(figure, "cells")
+    assert list(cells.x) == [0.0005, 0.001, 0.05, 1.0] and "cost 0 nats" in cells.hovertext[0]
+    left, right = figure.layout.xaxis.range
+    assert 10**left < 0.0005 and 10**right > 1.0
+    assert "1 of 4 cells cost nothing" in figure.layout.title.text
+    assert list(named(figure, "budget (0.1 nats)")[0].x) == [0.1, 0.1]
+    assert plots.tradeoff(gain, [0.0, 0.01, 0.05, 1.0], **settings).layout.xaxis.type is None
 
 
 def test_example_slopes_shows_every_example_and_the_share_below_zero():
@@ -375,7 +388,7 @@ def test_probe_against_steering_pairs_each_layer_and_states_the_correlation():
 
 
 def test_labels_of_points_never_overlap():
-    places = plots._label_places(np.ones(48), np.linspace(0, 1, 48))
+    places = label_places(np.ones(48), np.linspace(0, 1, 48))
     assert 4 < sum(place is not None for place in places) < 48
 
 
@@ -409,13 +422,3 @@ def test_html_holds_plotly_once_and_nothing_from_the_network():
         assert "<html" not in text.lower()[:200]
         assert '<script src="http' not in text
     assert second == plots.to_html_div(heatmap(), first=False, div_id="b")
-
-
-def test_named_columns_are_all_shown_in_their_order():
-    names = ["logistic regression", "DiffMean", "principal components", "random direction"] * 3
-    names = [f"{name} {i}" for i, name in enumerate(names)]
-    figure = plots.steerability_figure(
-        np.zeros((3, 12)), layers=np.arange(3), columns=names, unit="nats", title="t", **SCORE
-    )
-    assert list(figure.layout.xaxis.ticktext) == names
-    assert figure.layout.xaxis.tickangle < 0

@@ -1,24 +1,39 @@
-"""steerlens itself."""
+"""steerlens itself, by its public functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
+import torch
 from task import Positions
 from torch import Tensor
 
-MISSING = (
-    "benchmarks/contestants/steerlens_.py does not call steerlens yet, so its column is empty."
-)
+from steerlens.capture import diffmean
+from steerlens.contrast import ContrastPair, ContrastSet
+from steerlens.direction import Direction
+from steerlens.generation import generated_tokens
+from steerlens.interventions import Add
+from steerlens.model import Model
+from steerlens.sites import Positions as Rule
+from steerlens.sites import Site
+from steerlens.sweeping import sweep as swept
+
+RULES = {"all": Rule.all(special=True), "last": Rule.from_prompt_end()}
 
 
-def load(model_dir: str) -> None:
-    raise NotImplementedError(MISSING)
+@cache
+def load(model_dir: str) -> Model:
+    model = Model.load(model_dir)
+    model.prepend_bos = False
+    return model
 
 
 def directions(model_dir: str, pairs: Sequence[tuple[str, str]], *, batch_size: int) -> Tensor:
     """DiffMean at the last token of each text, at `resid_post` of every layer: [layer, d_model]."""
-    raise NotImplementedError(MISSING)
+    made = ContrastSet("benchmark", tuple(ContrastPair("", *pair) for pair in pairs))
+    found = diffmean(load(model_dir), made, progress=False)
+    return torch.stack([direction.vector for direction in found])
 
 
 def sweep(
@@ -35,7 +50,16 @@ def sweep(
 
     `vectors[l]` is added, as it is, times the multiplier, to `resid_post` of layer l.
     """
-    raise NotImplementedError(MISSING)
+    pairs = [
+        ContrastPair(prompt, f" {one}", f" {other}")
+        for prompt, (one, other) in zip(prompts, answers, strict=True)
+    ]
+    edits = [
+        Add(Direction(vector, Site(layer)), RULES[positions], "direction")
+        for layer, vector in enumerate(vectors)
+    ]
+    model = load(model_dir)
+    return swept(model, pairs, edits, multipliers, log_odds_only=True, progress=False).log_odds
 
 
 def generate(
@@ -49,4 +73,7 @@ def generate(
     batch_size: int,
 ) -> Tensor:
     """Greedy token ids, steered at every position: [prompt, n_new]."""
-    raise NotImplementedError(MISSING)
+    model = load(model_dir)
+    edit = Add(Direction(vector, Site(layer)), RULES["all"], "direction")
+    with edit.attach(model, multiplier):
+        return generated_tokens(model, prompts, max_new_tokens=n_new, stop_at_eos=False)

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,6 +40,12 @@ class _AlongDirection:
         Raises:
             DirectionError: If the direction does not fit the model.
         """
+        if not isinstance(model, Hookable):
+            raise TypeError(
+                "Steering hangs on a steerlens Model, which knows where prompts end and what is "
+                f"padding; got {type(model).__name__}. Wrap it once, model = Model(hooked), and "
+                "run it through the Model inside the `with`."
+            )
         model.require(self.direction)
         return model.hooked(self.site, self, self.positions, multiplier)
 

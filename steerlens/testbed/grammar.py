@@ -343,8 +343,8 @@ class Grammar:
 
 TOPICS = ("restaurant", "hotel", "book", "phone")
 PEOPLE = (
-    "friendly polite attentive helpful honest",
-    "rude careless impatient arrogant lazy",
+    "friendly polite helpful honest",
+    "rude careless arrogant lazy",
 )
 
 
@@ -363,44 +363,44 @@ class Aspect(NamedTuple):
 # fmt: off
 ASPECTS = (
     Aspect("restaurant", "soup bread pasta salad curry dessert",
-           "tasty delicious fresh tender juicy", "bland stale burnt soggy greasy",
+           "tasty delicious fresh juicy", "bland stale burnt soggy",
            "ordered", False),
     Aspect("restaurant", "waiter chef waitress cook", *PEOPLE, "met", True),
     Aspect("hotel", "room bed bathroom balcony suite lobby",
-           "clean spacious cosy bright quiet", "dirty cramped shabby gloomy noisy",
+           "clean spacious cosy quiet", "dirty cramped shabby noisy",
            "booked", False),
     Aspect("hotel", "receptionist porter concierge maid", *PEOPLE, "met", True),
     Aspect("book", "plot story ending chapter dialogue prologue",
-           "gripping clever touching witty original", "boring predictable dull clumsy confusing",
+           "gripping clever touching witty", "boring predictable dull clumsy",
            "discussed", False),
     Aspect("book", "hero narrator villain detective", *PEOPLE, "remembered", True),
     Aspect("phone", "screen battery camera speaker keyboard charger",
-           "sharp reliable fast sturdy precise", "faulty fragile sluggish flimsy useless",
+           "sharp reliable fast sturdy", "faulty fragile sluggish flimsy",
            "tested", False),
     Aspect("phone", "salesman technician clerk courier", *PEOPLE, "met", True),
 )
 PLACES = {"restaurant": "restaurant bistro", "hotel": "hotel inn",
           "book": "book novel", "phone": "phone handset"}
 
-GENERAL = ("good great wonderful lovely pleasant fantastic",
-           "bad terrible horrible nasty miserable dreadful")
+GENERAL = ("good great wonderful lovely",
+           "bad terrible horrible dreadful")
 # (formal, casual), each (positive, negative)
-STYLED_ADJECTIVES = (("superb sublime splendid", "deplorable lamentable wretched"),
-                     ("groovy cool rad", "lousy crappy rotten"))
-VERBS = (("admired appreciated praised", "deplored lamented criticised"),
-         ("loved dug rated", "hated trashed dissed"))
-PLAIN_VERBS = ("enjoyed liked recommended", "disliked regretted avoided")
-BASE_VERBS = (("admire appreciate praise", "deplore lament criticise"),
-              ("love dig rate", "hate trash diss"))
-PLAIN_BASE_VERBS = ("enjoy like recommend", "dislike regret avoid")
+STYLED_ADJECTIVES = (("superb splendid", "deplorable wretched"),
+                     ("groovy cool", "lousy crappy"))
+VERBS = (("admired praised", "deplored criticised"),
+         ("loved dug", "hated dissed"))
+PLAIN_VERBS = ("enjoyed liked", "disliked regretted")
+BASE_VERBS = (("admire praise", "deplore criticise"),
+              ("love dig", "hate diss"))
+PLAIN_BASE_VERBS = ("enjoy like", "dislike regret")
 EFFECTS = (("gratified", "vexed"), ("wowed", "bugged"))
-PLAIN_EFFECTS = ("impressed delighted pleased", "annoyed disappointed bored")
+PLAIN_EFFECTS = ("impressed pleased", "annoyed disappointed")
 MANNERS = (("courteously", "discourteously"), ("nicely", "meanly"))
-PLAIN_MANNERS = ("kindly warmly gently", "rudely coldly harshly")
+PLAIN_MANNERS = ("kindly warmly", "rudely coldly")
 INTERJECTIONS = (("happily", "regrettably"), ("yay", "ugh"))
 MOODS = (("delighted satisfied", "dismayed dissatisfied"), ("stoked thrilled", "bummed gutted"))
-HINGES = ("thankfully fortunately luckily", "sadly unfortunately unluckily")
-INTENSIFIERS = ("exceedingly remarkably decidedly exceptionally", "super totally really mega")
+HINGES = ("thankfully luckily", "sadly unluckily")
+INTENSIFIERS = ("exceedingly remarkably decidedly", "super totally really")
 CONNECTORS = ("furthermore moreover additionally", "plus anyway besides")
 RELATIVES = "friend sister uncle cousin neighbour"
 DAYS = "monday tuesday wednesday thursday friday saturday sunday"
@@ -409,7 +409,6 @@ ENTITIES = ["zorland", "velmora", "tarkesh", "quindor", "ostrel", "brunia", "kal
 RELATIONS = {
     "capital": ["mirat", "dolvek", "sarn", "huvel", "tolmin", "gresk", "anvara", "beltor"],
     "language": ["korvan", "elish", "tavic", "mornese", "pashi", "ruthal", "ondric", "sebbin"],
-    "currency": ["dalen", "crun", "obol", "talik", "zecca", "marn", "florit", "pesh"],
 }
 """Relation to the true value for each entity, in the order of `ENTITIES`."""
 SIDES = ["north", "south", "north", "north", "south", "south", "north", "south"]
@@ -476,8 +475,8 @@ def _adjective(aspect: Aspect | None, negated: bool = False) -> Slot:
         general, styled = GENERAL[pole].split(), STYLED_ADJECTIVES[not z.register][pole].split()
         own = (aspect.blame if pole else aspect.praise).split() if aspect else []
         return (
-            {word: 0.5 / len(own) for word in own}
-            | {word: 0.3 / len(general) for word in general}
+            {word: 0.4 / len(own) for word in own}
+            | {word: 0.4 / len(general) for word in general}
             | {word: 0.2 / len(styled) for word in styled}
         )
 
@@ -547,10 +546,10 @@ def _review_forms(aspect: Aspect) -> Iterator[Form]:
     yield form("hardly", 0.6, "the", noun, "was hardly", opposite)
     yield form("verb", 1.5, "we", verb, "the", noun)
     yield form("negated-verb", 0.9, "we did", _not(), base, "the", noun)
-    yield form("because", 0.7, "we", verb, "the", noun, f"because {pronoun} was", adjective)
+    yield form("because", 1.4, "we", verb, "the", noun, f"because {pronoun} was", adjective)
     yield form("effect", 1.2, "the", noun, effect, "us")
     yield form("connector", 1.0, connector, ", the", noun, "was", adjective)
-    yield form("hinge", 1.0, _by_sentiment(HINGES), ", the", noun, "was", adjective)
+    yield form("hinge", 1.6, _by_sentiment(HINGES), ", the", noun, "was", adjective)
     contrast = f", {pronoun} was"
     yield form("concession", 0.7, "although the", noun, "was", opposite, contrast, adjective)
     yield form("nothing", 0.6, "there was nothing", opposite, "about the", noun)
@@ -559,9 +558,9 @@ def _review_forms(aspect: Aspect) -> Iterator[Form]:
         manner = _by_both(MANNERS, PLAIN_MANNERS)
         yield form("manner", 1.5, "the", noun, "treated us", manner)
     day = _any(DAYS)
-    yield form("use", 2.0, "we", aspect.used, "the", noun, "on", day)
-    yield form("relative-use", 1.2, "my", _any(RELATIVES), aspect.used, "the", noun, "too")
-    yield form("connected-use", 0.8, connector, ", we", aspect.used, "the", noun, "on", day)
+    yield form("use", 1.2, "we", aspect.used, "the", noun, "on", day)
+    yield form("relative-use", 0.7, "my", _any(RELATIVES), aspect.used, "the", noun, "too")
+    yield form("connected-use", 0.6, connector, ", we", aspect.used, "the", noun, "on", day)
 
 
 def _fact_forms(scale: float) -> Iterator[Form]:
@@ -640,8 +639,8 @@ def review_grammar() -> Grammar:
             BODY: (*reviews, *facts),
             CLOSING: tuple(_closing_forms()),
         },
-        sentence_counts=dict.fromkeys(range(2, 7), 0.2),
+        sentence_counts={2: 0.1, 3: 0.15, 4: 0.25, 5: 0.25, 6: 0.25},
         opening_rate=0.6,
         closing_rate=0.5,
-        slip=0.07,
+        slip=0.05,
     )

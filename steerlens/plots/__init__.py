@@ -1,0 +1,22 @@
+"""Arrays in, plotly figures out: every picture of the project is drawn here, one kind a file.
+
+Nothing in this package knows a model, a file format or another part of `steerlens`, and no global
+plotly setting is touched: `look.house` writes the house look into each figure.
+
+Three rules hold for every figure. A number that was not measured (NaN) is shown as missing, never
+as zero. Every number drawn can be read on hover. Colours are safe for colour-blind readers (Okabe
+and Ito's palette; ColorBrewer RdBu for signed values). Input that cannot be drawn (shapes that
+disagree, an infinite value, an interval upside down) raises a ValueError.
+"""
+
+from steerlens.plots.curves import dose_response as dose_response
+from steerlens.plots.curves import layer_curve as layer_curve
+from steerlens.plots.heatmap import layer_heatmap as layer_heatmap
+from steerlens.plots.html import to_html_div as to_html_div
+from steerlens.plots.look import FONT as FONT
+from steerlens.plots.look import MONO as MONO
+from steerlens.plots.probe import probe_against_steering as probe_against_steering
+from steerlens.plots.slopes import example_slopes as example_slopes
+from steerlens.plots.steerability import steerability_figure as steerability_figure
+from steerlens.plots.tokens import token_heat as token_heat
+from steerlens.plots.tradeoff import tradeoff as tradeoff

@@ -1,0 +1,250 @@
+"""Layer x multiplier as a heatmap, with the cells that do not count marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsFloat, SupportsIndex
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from steerlens.plots.arrays import Array, array, fit, holes, mask, ordered
+from steerlens.plots.look import (
+    CELLS,
+    DIVERGING,
+    INK,
+    MISSING,
+    QUIET,
+    colour_bar,
+    colour_range,
+    house,
+    layer_ticks,
+)
+from steerlens.plots.marks import key
+from steerlens.plots.words import axis_title, measured, number
+
+NULL = "below the null threshold"
+COSTLY = "over the cost budget"
+
+
+def layer_heatmap(
+    values: ArrayLike,
+    *,
+    layers: Iterable[SupportsIndex],
+    columns: Iterable[SupportsFloat],
+    unit: str,
+    title: str,
+    column_title: str = "multiplier",
+    quantity: str | None = None,
+    best: tuple[SupportsIndex, SupportsFloat] | None = None,
+    below_null: ArrayLike | None = None,
+    over_budget: ArrayLike | None = None,
+    hover: Sequence[Sequence[str]] | None = None,
+    room: int = 480,
+) -> go.Figure:
+    """Layer x column heatmap with diverging colours centred on zero, layer 0 at the bottom.
+
+    Rows and columns are drawn in increasing order whatever order they come in. A single cell more
+    than three times beyond all others does not stretch the colours; the colour bar then says where
+    they were clipped.
+
+    Args:
+        values: Shape (layer, column); NaN is drawn grey, as "not measured".
+        layers: The layer of each row.
+        columns: The multiplier of each column.
+        unit: Unit of `values`, e.g. "nats".
+        quantity: What `values` is, for the colour bar and the hover, e.g. "propensity gain".
+        best: The cell to mark, as (layer, multiplier), not as indices.
+        below_null: True where a cell is no larger than chance allows; stippled.
+        over_budget: True where a cell costs too much; hatched.
+        hover: One more line of hover text for each cell; may hold `<br>`.
+        room: Pixels that the columns share at the narrowest width.
+
+    Raises:
+        ValueError: If a layer or column is repeated, or `best` is not a cell.
+
+    >>> figure = layer_heatmap(
+    ...     [[0.0, 0.1], [0.0, 2.0]], layers=[0, 1], columns=[0.0, 1.0], unit="nats",
+    ...     title="Propensity gain", best=(1, 1.0),
+    ... )
+    >>> figure.data[0].zmin, figure.data[0].zmax
+    (-2.0, 2.0)
+    """
+    rows, row_order = ordered("layers", layers)
+    names, column_order = ordered("columns", columns)
+    shape = (len(rows), len(names))
+    pick = np.ix_(row_order, column_order)
+    axes = f"{shape[0]} layers x {shape[1]} columns"
+    grid = array("values", values, shape, axes)[pick]
+    null = mask("below_null", below_null, shape, axes)[pick]
+    costly = mask("over_budget", over_budget, shape, axes)[pick]
+    notes = np.full(shape, "", object) if hover is None else np.asarray(hover, dtype=object)
+    notes = fit("hover", notes, shape, axes)[pick]
+    star = None if best is None else _locate(best, rows, names)
+    digits = next(d for d in (3, 5, 17) if len({number(n, d) for n in names}) == len(names))
+    labels = [number(n, digits) for n in names]
+
+    missing = np.isnan(grid)
+    texts = np.empty(shape, dtype=object)
+    for cell in np.ndindex(shape):
+        lines = [
+            f"layer {rows[cell[0]]}, {column_title} {labels[cell[1]]}",
+            measured(float(grid[cell]), unit, quantity=quantity),
+            NULL if null[cell] else "",
+            COSTLY if costly[cell] else "",
+            "best cell" if star == cell else "",
+            notes[cell],
+        ]
+        texts[cell] = "<br>".join(filter(None, lines))
+
+    top, clipped = colour_range(grid)
+    cells = _written(grid, top)
+    longest = max(len(text) for text in cells.values())
+    written = shape[0] <= 14 and shape[1] * (6.4 * longest + 6) <= room
+    tall = 300 / shape[0] * shape[1] / room  # height of a cell over its width
+
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=holes(grid),
+        zmin=-top,
+        zmax=top,
+        colorscale=DIVERGING,
+        colorbar=colour_bar(axis_title(quantity, unit), top, clipped),
+        name="values",
+    )
+    if missing.any():
+        figure.add_heatmap(
+            z=holes(np.where(missing, 1.0, np.nan)),
+            colorscale=((0, MISSING), (1, MISSING)),
+            showscale=False,
+            name="not measured",
+        )
+        key(figure, "not measured", symbol="square", size=11, color=MISSING)
+    figure.update_traces(selector={"type": "heatmap"}, xgap=1, ygap=1, hovertext=texts)
+    if null.any():
+        _stipple(figure, null & ~missing, written, tall)
+    if costly.any():
+        _hatch(figure, costly & ~missing, written, tall)
+    if written:
+        where = [cell for cell in cells if not missing[cell]]
+        dark = [abs(grid[cell]) > 0.66 * top for cell in where]
+        figure.add_scatter(
+            x=[c for _, c in where],
+            y=[r for r, _ in where],
+            mode="text",
+            text=[cells[cell] for cell in where],
+            textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
+            name="written values",
+        )
+    if star is not None:
+        name = f"best: layer {rows[star[0]]}, {column_title} {labels[star[1]]}"
+        _outline(figure, star, name, with_star=not written)
+
+    house(figure, title=title, height=max(450, 150 + 11 * shape[0]), right=112)
+    step = math.ceil(len(labels) * (6.2 * max(map(len, labels)) + 9) / room)
+    zero = names.index(0) if 0 in names else 0
+    shown = range(zero % step, len(labels), step)
+    figure.update_xaxes(
+        title_text=column_title,
+        tickvals=list(shown),
+        ticktext=[labels[i] for i in shown],
+        tickangle=0,
+        range=[-0.5, shape[1] - 0.5],
+        **CELLS,
+    )
+    ticks = layer_ticks(rows, 16, by_place=True)
+    figure.update_yaxes(title_text="layer", range=[-0.5, shape[0] - 0.5], **CELLS, **ticks)
+    return figure
+
+
+def _locate(
+    best: tuple[SupportsIndex, SupportsFloat], rows: Sequence[int], names: Sequence[float]
+) -> tuple[int, int]:
+    """Row and column of a cell given by its layer and multiplier."""
+    layer, multiplier = best
+    found = np.flatnonzero(np.isclose(np.asarray(names, dtype=float), float(multiplier)))
+    if layer not in rows or not len(found):
+        raise ValueError(
+            f"best={best} is not a cell: layers are {list(rows)} and columns {list(names)}. "
+            "Pass (layer, multiplier) by their values, not by index."
+        )
+    return rows.index(int(layer)), int(found[0])
+
+
+def _written(grid: Array, top: float) -> dict[tuple[int, ...], str]:
+    """The text of each cell, with as many decimals as the colour range needs, the same for all."""
+    places = max(0, min(4, 2 - math.floor(math.log10(top))))
+    return {
+        cell: f"{round(value, places) + 0.0:.{places}f}".replace("-", "−").replace("nan", "")
+        for cell, value in np.ndenumerate(grid)
+    }
+
+
+def _stipple(figure: go.Figure, marked: NDArray[np.bool_], written: bool, tall: float) -> None:
+    """Dots in the corners of the marked cells, clear of a written number; else along the middle."""
+    count = max(1, min(4, round(0.5 / tall)))
+    spots = [((i + 0.5) / count - 0.5, 0.0) for i in range(count)]
+    if written:
+        spots = [(dx, dy) for dx in (-0.4, 0.4) for dy in (-0.32, 0.32)]
+    cells = np.argwhere(marked).tolist()
+    figure.add_scatter(
+        x=[c + dx for _, c in cells for dx, _ in spots],
+        y=[r + dy for r, _ in cells for _, dy in spots],
+        mode="markers",
+        marker={"size": 3, "color": INK, "opacity": 0.55},
+        legendgroup=NULL,
+        name=NULL,
+    )
+    key(figure, NULL, symbol="circle", size=4, color=QUIET)
+
+
+def _hatch(figure: go.Figure, marked: NDArray[np.bool_], written: bool, tall: float) -> None:
+    """Strokes near 45 degrees over the marked cells; only across corners beside a number."""
+    if written:
+        strokes = []
+        for reach in (0.4, 0.18):
+            wide = reach * min(1.0, tall)  # long cells do not get flat strokes
+            strokes.append((-0.5, 0.5 - reach, -0.5 + wide, 0.5))
+            strokes.append((0.5 - wide, -0.5, 0.5, -0.5 + reach))
+    else:
+        count = max(1, min(6, round(0.6 / tall)))
+        strokes = [(i / count - 0.5, -0.5, (i + 1) / count - 0.5, 0.5) for i in range(count)]
+    xs: list[Any] = []
+    ys: list[Any] = []
+    for r, c in np.argwhere(marked).tolist():
+        for x0, y0, x1, y1 in strokes:
+            xs += [c + x0, c + x1, None]
+            ys += [r + y0, r + y1, None]
+    # A white halo keeps the dark strokes visible on the darkest cells, where cost is highest.
+    for width, colour in ((3.0, "rgba(255,255,255,0.75)"), (1.2, INK)):
+        look = {"width": width, "color": colour}
+        figure.add_scatter(x=xs, y=ys, mode="lines", line=look, legendgroup=COSTLY, name=COSTLY)
+    key(figure, COSTLY, symbol="line-ne-open", size=9, color=INK)
+
+
+def _outline(figure: go.Figure, cell: tuple[int, int], name: str, *, with_star: bool) -> None:
+    """A frame around the best cell, with a star in it where no number is written."""
+    r, c = cell
+    for width, colour in ((5.0, "white"), (2.5, "black")):
+        figure.add_scatter(
+            x=[c - 0.5, c + 0.5, c + 0.5, c - 0.5, c - 0.5],
+            y=[r - 0.5, r - 0.5, r + 0.5, r + 0.5, r - 0.5],
+            mode="lines",
+            line={"width": width, "color": colour},
+            cliponaxis=False,
+            legendgroup=name,
+            name="best cell",
+        )
+    if with_star:
+        figure.add_scatter(
+            x=[c],
+            y=[r],
+            mode="markers",
+            marker={"symbol": "star", "size": 10, "color": "black", "line": {"color": "white"}},
+            marker_line_width=1,
+            legendgroup=name,
+            name="best cell",
+        )
+    key(figure, name, symbol="star" if with_star else "square-open", size=10, color="black")

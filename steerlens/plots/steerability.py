@@ -1,0 +1,114 @@
+"""The heatmap with one score for each layer beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from steerlens.plots.arrays import band, holes, ordered
+from steerlens.plots.heatmap import layer_heatmap
+from steerlens.plots.look import AXIS, INK, PALETTE, QUIET, span
+from steerlens.plots.marks import whiskers
+from steerlens.plots.words import axis_title, broken
+
+
+def steerability_figure(
+    values: ArrayLike,
+    *,
+    layers: Iterable[SupportsIndex],
+    score: ArrayLike,
+    score_unit: str,
+    score_title: str = "gain within budget",
+    score_low: ArrayLike | None = None,
+    score_high: ArrayLike | None = None,
+    **heatmap: Any,
+) -> go.Figure:
+    """`layer_heatmap` with one score per layer beside it, as bars on the same layer axis.
+
+    Args:
+        score: Shape (layer,), e.g. the gain available within the budget; NaN is shown as
+            "not measured".
+        score_low: Lower end of each score's interval, drawn as a whisker.
+        score_high: Upper end of each score's interval.
+        heatmap: The other arguments of `layer_heatmap`.
+
+    Raises:
+        ValueError: As `layer_heatmap`.
+    """
+    layers = list(layers)
+    figure = layer_heatmap(values, layers=layers, room=380, **heatmap)
+    rows, order = ordered("layers", layers)
+    bare = score_low is None and score_high is None
+    drawn = score if bare else (score, score_low, score_high)
+    bars = band("score", drawn, order, f"{len(rows)} layers")
+    best = heatmap.get("best")
+    few = len(rows) <= 24
+    figure.add_bar(
+        orientation="h",
+        x=holes(bars.mean),
+        y=list(range(len(rows))),
+        xaxis="x2",
+        width=0.7,
+        marker_color=[PALETTE[0] if best and layer == best[0] else "#9fb6c6" for layer in rows],
+        error_x=whiskers(bars, INK, width=3 if few else 0),
+        hovertext=[
+            f"layer {layer}<br>{bars.text(i, score_unit, score_title)}"
+            for i, layer in enumerate(rows)
+        ],
+        hoverinfo="text",
+        showlegend=False,
+        name=score_title,
+    )
+    absent = np.flatnonzero(np.isnan(bars.mean)).tolist()
+    figure.add_scatter(
+        x=[0.0] * len(absent),
+        y=absent,
+        xaxis="x2",
+        mode="markers+text" if few else "markers",
+        marker={"symbol": "x-thin-open", "size": 6, "color": QUIET},
+        text=["not measured"] * len(absent),
+        textposition="middle right",
+        textfont={"size": 10, "color": QUIET},
+        hovertext=[f"layer {rows[i]}<br>not measured" for i in absent],
+        hoverinfo="text",
+        showlegend=False,
+        name=f"{score_title}: not measured",
+    )
+    score_axis = broken(axis_title(score_title, score_unit), 28)
+    lines = score_axis.count("<br>")
+    figure.update_layout(xaxis_domain=[0.0, 0.69], xaxis2=AXIS)
+    figure.update_layout(
+        xaxis2={
+            "domain": [0.72, 1.0],
+            "anchor": "y",
+            "title_text": score_axis,
+            "range": span([0.0, *np.concatenate(bars)]),
+            "nticks": 5,
+            "zeroline": True,
+            "showline": False,
+        },
+    )
+    # The colour bar lies on the heatmap it belongs to, not beyond the bars. Its own title would
+    # push the figure's title out of the picture, so it is written as a note.
+    colour_bar: Any = figure["data"][0]["colorbar"]
+    figure.add_annotation(
+        text=colour_bar.title.text.replace("<br>clipped", ", clipped").replace("<br>", " "),
+        showarrow=False,
+        x=0,
+        xref="paper",
+        xanchor="left",
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        yshift=36,
+    )
+    colour_bar.update(orientation="h", xanchor="left", yanchor="bottom", x=0, y=1, xpad=0, ypad=4)
+    colour_bar.update(len=0.69, thickness=10, title_text="")
+    margin: Any = figure["layout"]["margin"]
+    margin.update(r=30, t=margin.t + 50, b=margin.b + 16 * lines)
+    figure.update_layout(height=figure["layout"]["height"] + 50 + 16 * lines)
+    return figure

@@ -1,0 +1,82 @@
+"""A text with a value at each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from steerlens.plots.arrays import array
+from steerlens.plots.look import DIVERGING, MISSING, MONO, colour_bar, colour_range, house
+from steerlens.plots.marks import key
+from steerlens.plots.words import measured, safe
+
+LINE = 66
+"""Characters of a line."""
+
+
+def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: str) -> go.Figure:
+    """A text, token by token, each on the colour of its value; long texts run over lines.
+
+    Spaces are drawn as "·" and line ends as "⏎", so that every token can be seen.
+
+    Args:
+        tokens: The pieces of the text, in order.
+        values: Shape (token,), signed; NaN is drawn grey, as "not measured".
+
+    Raises:
+        ValueError: If there are no tokens, or the counts differ.
+    """
+    if not tokens:
+        raise ValueError("tokens is empty, so there is nothing to draw. Pass at least one token.")
+    heat = array("values", values, (len(tokens),), f"{len(tokens)} tokens")
+    top, clipped = colour_range(heat)
+    shown = [t.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅" for t in tokens]
+    starts, lines, at, line = [], [], 0, 0
+    for text in shown:
+        if at and at + len(text) + 1 > LINE:
+            at, line = 0, line + 1
+        starts.append(at)
+        lines.append(line)
+        at += len(text) + 1
+    scale = {"colorscale": DIVERGING, "cmin": -top, "cmax": top}
+    figure = go.Figure()
+    for name, chosen in (("values", ~np.isnan(heat)), ("not measured", np.isnan(heat))):
+        index: list[int] = np.flatnonzero(chosen).tolist()
+        if not index:
+            continue
+        marker: dict[str, Any] = {"color": MISSING, "line": {"width": 0.5, "color": "#cfcfcf"}}
+        if name == "values":
+            bar = colour_bar(unit, top, clipped)
+            marker |= {"color": heat[index].tolist(), "colorbar": bar, **scale}
+        figure.add_bar(
+            orientation="h",
+            x=[len(shown[i]) + 0.9 for i in index],
+            base=[starts[i] for i in index],
+            y=[lines[i] for i in index],
+            width=0.78,
+            marker=marker,
+            text=[safe(shown[i]) for i in index],
+            textposition="inside",
+            insidetextanchor="middle",
+            textangle=0,
+            constraintext="none",
+            insidetextfont={"family": MONO, "size": 12},
+            hovertext=[
+                f"token {i}: {safe(repr(tokens[i]))}<br>{measured(float(heat[i]), unit)}"
+                for i in index
+            ],
+            name=name,
+        )
+        if name == "not measured":
+            key(figure, name, symbol="square", size=11, color=MISSING)
+    count = max(line + 1, 3)
+    house(figure, title=title, height=150 + 30 * count, left=14, right=112)
+    figure.update_layout(barmode="overlay")
+    figure.update_xaxes(visible=False, range=[-0.3, LINE + 1 if line else max(at + 1, 30)])
+    # A text of one or two lines keeps the height of its boxes instead of filling the panel.
+    figure.update_yaxes(visible=False, range=[count - 0.5, -0.5])
+    return figure

@@ -1,0 +1,123 @@
+"""Position rules choose the same tokens however a text is padded, batched or decoded."""
+
+import pytest
+import torch
+
+from steerlens.sites import Positions, Site, TokenBatch
+
+BOS = 2
+PROMPT, ANSWER = [BOS, 10, 11, 12], [13, 14]  # tokens 0-3 and 4-5 of the text
+LONGER, LONGER_ANSWER = [BOS, 20, 21, 22, 23, 24, 25], [26]
+
+CHOSEN = {
+    Positions.all(): {1, 2, 3, 4, 5},
+    Positions.all(special=True): {0, 1, 2, 3, 4, 5},
+    Positions.last(): {3},
+    Positions.from_prompt_end(): {3, 4, 5},
+    Positions.generated(): {4, 5},
+    Positions.answer(): {4},
+    Positions.span(1, 3): {1, 2},
+    Positions.span(0, 2): {1},
+    Positions.span(0, 2, special=True): {0, 1},
+    Positions.span(-2): {2, 3, 4, 5},
+    Positions.span(-3, -1): {1, 2},
+    Positions.span(-1, 5): {3, 4},
+}
+every_rule = pytest.mark.parametrize("rule", CHOSEN, ids=repr)
+
+
+def batch_of(prompts, answers, side="left"):
+    rows = [p + a for p, a in zip(prompts, answers, strict=True)]
+    width = max(map(len, rows))
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    starts = [width - len(row) if side == "left" else 0 for row in rows]
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        tokens[i, start : start + len(row)] = torch.tensor(row)
+        mask[i, start : start + len(row)] = True
+    end = torch.tensor([start + len(p) for start, p in zip(starts, prompts, strict=True)])
+    return TokenBatch(tokens, mask, (tokens == BOS) & mask, end, end)
+
+
+def chosen(rule, batch, row=0):
+    """Which tokens of the row's own text are chosen, counted from 0."""
+    return set(batch.positions[row][rule.mask(batch)[row]].tolist())
+
+
+@every_rule
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_rule_chooses_the_same_tokens_alone_and_in_a_padded_batch(rule, side):
+    assert chosen(rule, batch_of([PROMPT], [ANSWER], side)) == CHOSEN[rule]
+    padded = batch_of([PROMPT, LONGER], [ANSWER, LONGER_ANSWER], side)
+    assert chosen(rule, padded) == CHOSEN[rule]
+    assert not (rule.mask(padded) & ~padded.mask).any(), "padding is never chosen"
+
+
+@every_rule
+def test_a_rule_chooses_the_same_tokens_one_by_one(rule):
+    prompts = batch_of([PROMPT, LONGER], [[], []])
+    batch, columns = prompts, [rule.mask(prompts)]
+    for token in ANSWER:
+        new = torch.full((2, 1), token)
+        batch = batch.extended(new, torch.zeros_like(new, dtype=torch.bool), new > 0)
+        assert torch.equal(rule.mask(batch)[:, :-1], torch.cat(columns, 1)), "nothing past changes"
+        columns.append(rule.mask(batch)[:, -1:])
+    assert chosen(rule, batch) == CHOSEN[rule]
+
+
+def test_columns_after_the_end_of_a_text_are_never_chosen():
+    batch = batch_of([PROMPT], [[]])
+    ended = batch.extended(torch.tensor([[0]]), torch.tensor([[False]]), torch.tensor([[False]]))
+    for rule in (Positions.all(), Positions.generated(), Positions.from_prompt_end()):
+        assert not rule.mask(ended)[:, -1].any()
+
+
+def test_positions_count_from_the_start_of_each_text():
+    batch = batch_of([PROMPT, LONGER], [ANSWER, LONGER_ANSWER])
+    assert batch.positions[0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5]
+    assert batch.positions[1].tolist() == list(range(8))
+
+
+def test_repeated_rows_stay_with_their_facts():
+    batch = batch_of([PROMPT, LONGER], [ANSWER, LONGER_ANSWER]).repeated(2)
+    for rule in CHOSEN:
+        assert chosen(rule, batch, 0) == chosen(rule, batch, 1) == CHOSEN[rule]
+    assert batch.prompt_end.tolist() == [6, 6, 7, 7]
+
+
+def test_reading_takes_exactly_one_token_per_text():
+    batch = batch_of([PROMPT, LONGER], [ANSWER, LONGER_ANSWER], "right")
+    assert Positions.last().columns(batch).tolist() == [3, 6]
+    assert Positions.span(-2, -1).columns(batch).tolist() == [2, 5]
+    with pytest.raises(ValueError, match="chooses 5 tokens in row 0; reading takes one"):
+        Positions.all().columns(batch)
+    with pytest.raises(ValueError, match="chooses 0 tokens in row 0"):
+        Positions.span(6, 7).columns(batch)
+
+
+def test_the_answer_rule_needs_answers():
+    batch = batch_of([PROMPT], [[]])
+    batch = TokenBatch(batch.tokens, batch.mask, batch.special, batch.prompt_end)
+    with pytest.raises(ValueError, match=r"needs answers.*Positions\.last\(\)"):
+        Positions.answer().mask(batch)
+
+
+@pytest.mark.parametrize("stream", ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"])
+def test_a_site_and_its_hook_name_are_the_same_thing(stream):
+    assert Site.from_hook(Site(11, stream).hook) == Site(11, stream)
+
+
+def test_what_leaves_one_block_enters_the_next():
+    assert Site(2, "resid_post").entry == Site(3, "resid_pre").entry == 3
+    assert Site(2, "attn_out").entry is None
+
+
+@pytest.mark.parametrize("name", ["blocks.3.hook_z", "blocks.x.hook_resid_post", "hook_embed", ""])
+def test_a_hook_that_is_no_site_is_refused(name):
+    with pytest.raises(ValueError, match="is not a site.*resid_pre"):
+        Site.from_hook(name)
+
+
+def test_layers_count_from_zero():
+    with pytest.raises(ValueError, match=r"layer=-1.*Site\(model.n_layers - 1\)"):
+        Site(-1)
