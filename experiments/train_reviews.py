@@ -41,7 +41,7 @@ SHIPPED = Path(steerlens.testbed.__file__).parents[1] / "pretrained" / "reviews"
 class TrainReviews:
     """Trains the reference model; every field but the folders changes the weights."""
 
-    documents: int = 130_000
+    documents: int = 100_000
     """Training documents, each sampled once (about 37 tokens each)."""
     steady: float = 0.3
     """Share of the training, at its beginning, on documents without slips.

@@ -40,7 +40,6 @@ class Chunk:
     """Median over each text's ordinary tokens of the stream's norm."""
 
 
-@torch.no_grad()
 def chunks(
     model: Model,
     pairs: Sequence[ContrastPair],
@@ -66,7 +65,8 @@ def chunks(
         if ready is not None and torch.equal(ready.index, index):
             yield ready
             continue
-        sides = model.pair_batch([pairs[i] for i in index], padding_side="left")
+        sides = model.pair_batch([pairs[i] for i in index.tolist()], padding_side="left")
+        _require_difference(sides[0], positions)
         if sides[0].width == sides[1].width:
             joined = _joined(*sides)
             read = [_read(model, kernel, joined, sites, positions)]
@@ -106,11 +106,6 @@ def activations(
     model = as_model(model)
     sites = tuple(sites or model.sites())
     positions = positions or reading_positions(pairs)
-    if positions.rule == "last" and any(pair.prompt for pair in pairs):
-        raise ValueError(
-            "Both sides of these pairs share the prompt, so at its last token they are the same "
-            "and their difference is zero. Read them at Positions.answer()."
-        )
     shape = (len(pairs), len(sites), model.d_model)
     positive, negative = torch.empty(shape), torch.empty(shape)
     norms = torch.empty(2, len(pairs), len(sites))
@@ -186,6 +181,15 @@ def directions(
     return list(activations(model, pairs, sites).directions(method))
 
 
+def _require_difference(side: TokenBatch, positions: Positions) -> None:
+    """Before their first different token both sides are the same, but for rounding."""
+    if side.answer is not None and bool((positions.columns(side) < side.answer).any()):
+        raise ValueError(
+            f"{positions} reads both sides of a pair where they are still the same, so their "
+            "difference is zero. Read them at Positions.answer(), the first token that differs."
+        )
+
+
 def _joined(one: TokenBatch, other: TokenBatch) -> TokenBatch:
     def both(name: str) -> Tensor:
         return torch.cat([getattr(one, name), getattr(other, name)])
@@ -194,6 +198,7 @@ def _joined(one: TokenBatch, other: TokenBatch) -> TokenBatch:
     return TokenBatch(both("tokens"), both("mask"), both("special"), both("prompt_end"), answer)
 
 
+@torch.no_grad()
 def _read(
     model: Model, kernel: Kernel | None, batch: TokenBatch, sites: Sequence[Site], positions: Positions
 ) -> tuple[Float[Tensor, "text site d_model"], Float[Tensor, "text site"]]:

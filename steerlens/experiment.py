@@ -27,7 +27,6 @@ from torch import Tensor
 
 from steerlens import methods, report
 from steerlens.contrast import ContrastPair, ContrastSet
-from steerlens.direction import Activations
 from steerlens.files import write_bytes, write_text
 from steerlens.generation import DoseResponse, dose_response
 from steerlens.interventions.residual import Add, Unit
@@ -126,19 +125,27 @@ def load_data(
     return Data(fit, choose, held, neutral[:n_neutral])
 
 
+def load_pairs(contrast: str, n: int, seed: int) -> ContrastSet:
+    """What `load_data` fits on, where nothing needs to be scored."""
+    if contrast.startswith(WORLD):
+        fit = reviews.contexts(contrast.removeprefix(WORLD), n, seed=3 * seed)
+        return dataclasses.replace(fit, name=f"{contrast.removeprefix(WORLD)} in reviews")
+    pairs = ContrastSet.load(contrast)
+    return pairs.subset(min(n, len(pairs)), seed)
+
+
 def _from_the_world(
     concept: str, sizes: tuple[int, int, int], n_neutral: int, seed: int
 ) -> Data:
-    fit = reviews.contexts(concept, sizes[0], seed=3 * seed)
+    fit = load_pairs(WORLD + concept, sizes[0], seed)
     asked = sum(sizes[1:])
     known = {text for pair in fit for text in (pair.positive, pair.negative)}
     fresh = _without(reviews.questions(concept, 3 * asked, seed=3 * seed + 1), known)
     pairs = fresh.pairs[:asked]
-    named = f"{concept} in reviews"
     return Data(
-        dataclasses.replace(fit, name=named),
-        dataclasses.replace(fresh, name=named, pairs=pairs[: sizes[1]]),
-        dataclasses.replace(fresh, name=named, pairs=pairs[sizes[1] :]),
+        fit,
+        dataclasses.replace(fresh, name=fit.name, pairs=pairs[: sizes[1]]),
+        dataclasses.replace(fresh, name=fit.name, pairs=pairs[sizes[1] :]),
         reviews.neutral_texts(n_neutral, seed=3 * seed + 2),
     )
 
@@ -295,20 +302,17 @@ class ProbingExperiment(_Experiment):
     ) -> Run:
         """Reads, probes, and writes a folder with results and a report page."""
         model = self.load_model()
-        data = load_data(self.contrast, None, (self.n_fit, 2, 2), 2, self.seed)
-        folder = _begin(self, model, {"fit": data.fit}, results, name)
+        pairs = load_pairs(self.contrast, self.n_fit, self.seed)
+        folder = _begin(self, model, {"fit": pairs}, results, name)
         store = ActivationStore(folder / "activations")
-        read = store.activations(model, data.fit, self.sites(model), progress=progress)
-        found = self._probe(read, data.fit.name, progress)
-        found.save(folder)
-        return _finish(folder)
-
-    def _probe(self, read: Activations, name: str, progress: bool) -> ProbeMap:
+        read = store.activations(model, pairs, self.sites(model), progress=progress)
         found = probe(
             read, self.method, folds=self.folds, controls=self.controls, seed=self.seed,
             progress=progress,
         )  # fmt: skip
-        return dataclasses.replace(found, made_by={**found.made_by, "data_name": name})
+        named = {**found.made_by, "data_name": pairs.name}
+        dataclasses.replace(found, made_by=named).save(folder)
+        return _finish(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,7 @@ class ProbeMap:
             title=f"How readable is {self.made_by.get('data_name', 'the contrast')} at each layer",
             controls=("AUROC, shuffled labels",),
             reference=0.5,
+            band_label="95% interval; for shuffled labels, the range",
         )
 
     def save(self, directory: Path | str) -> Path:
@@ -400,6 +401,7 @@ class SteerabilityMap:
             layers=list(self.layers),
             columns=self.multipliers.tolist(),
             unit="nats",
+            quantity="gain",
             title=f"Gain in log-odds by layer and multiplier, {self.made_by.get('data_name', '')}",
             column_title=f"multiplier ({self.made_by.get('unit', 'unit')})",
             best=None if found is None else (found.site.layer, found.multiplier),
@@ -444,6 +446,7 @@ class SteerabilityMap:
             series,
             multipliers=self.multipliers.tolist(),
             unit="nats",
+            quantity="propensity",
             title="Propensity against steering strength",
             cost=cost,
             cost_unit="nats per token",

@@ -42,12 +42,6 @@ def utility(swept: Swept) -> Utility:
 
     Source: UtilOdds of Xu et al., arXiv:2602.02343, section 2.2, on summed log-probabilities; the
     paper takes per-token means where lengths differ.
-
-    >>> from types import SimpleNamespace as Made
-    >>> half = torch.tensor([[[0.25]]]).log()
-    >>> made = Made(positive=half, negative=half, log_odds_only=False)
-    >>> utility(made).value.item()
-    0.0
     """
     if swept.log_odds_only:
         raise ValueError(

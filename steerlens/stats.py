@@ -63,8 +63,8 @@ def monotonicity(
 ) -> Float[Tensor, "*grid"]:
     """Spearman's rank correlation of propensity with multiplier, in [-1, 1]; NaN where constant.
 
-    >>> monotonicity(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.0, 5.0, 6.0]))
-    tensor(1.)
+    >>> round(float(monotonicity(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.0, 5.0, 6.0]))), 4)
+    1.0
     """
     x = torch.from_numpy(scipy_stats.rankdata(multipliers.numpy(force=True))).to(propensities)
     y = torch.from_numpy(scipy_stats.rankdata(propensities.numpy(force=True), axis=-1))
@@ -171,8 +171,10 @@ def max_statistic(
         )
     maps = torch.cat([observed[None], nulls])
     scale = maps.square().mean(0).sqrt()
-    # A cell that never moves (multiplier 0) has no scale and can never be the best.
-    best = (maps / scale.clamp(min=1e-12)).flatten(1).max(1).values
+    # A cell that hardly moves at all is rounding noise, whose tails must not decide; and one that
+    # never moves (multiplier 0) can never be the best.
+    scale = scale.clamp(min=max(1e-3 * float(scale.max()), 1e-12))
+    best = (maps / scale).flatten(1).max(1).values
     rank = int((best[1:] >= best[0]).sum())
     # The order statistic above which the p-value is at most 1 - level, for any number of nulls.
     cut = best[1:].sort().values[math.ceil(level * len(maps) - 1e-9) - 1]

@@ -293,12 +293,6 @@ def check_intervention(
         with intervention.attach(model, multiplier):
             return _rows(model, batch)
 
-    for zero in (0.0, torch.zeros(len(batch), device=model.device)):
-        _require(
-            all(map(torch.equal, steered(zero), unsteered)),
-            f"{name} at multiplier {zero} is not the unsteered model: logits differ. Whatever it "
-            "adds must be multiplied by the multiplier.",
-        )
     at_one = steered(1.0)
     _require_gone(model, before, unsteered, batch, f"{name} left something behind after the `with`")
     try:
@@ -309,6 +303,12 @@ def check_intervention(
         pass
     what = f"{name} left something behind after an error in the `with` (undo it in `finally`)"
     _require_gone(model, before, unsteered, batch, what)
+    for zero in (0.0, torch.zeros(len(batch), device=model.device)):
+        _require(
+            all(map(torch.equal, steered(zero), unsteered)),
+            f"{name} at multiplier {zero} is not the unsteered model: logits differ. Whatever it "
+            "adds must be multiplied by the multiplier.",
+        )
     change = max(float((a - b).abs().max()) for a, b in zip(at_one, unsteered, strict=True))
     _require(
         change > _tolerance(model, unsteered),

@@ -61,7 +61,9 @@ def test_arithmetic_keeps_the_facts(direction):
 
 def test_directions_of_different_streams_do_not_add(direction):
     other = dataclasses.replace(direction, site=Site(4))
-    with pytest.raises(DirectionError, match="Cannot add a direction at L4 resid_post to one at L3"):
+    with pytest.raises(
+        DirectionError, match="Cannot add a direction at L4 resid_post to one at L3"
+    ):
         direction + other
 
 
@@ -81,13 +83,19 @@ def test_a_bare_tensor_is_not_taken_for_a_direction(tmp_path):
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, direction):
     whole = direction.save(tmp_path / "whole.safetensors").read_bytes()
-    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello" * 9}.items():
+    for name, content in {
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"hello" * 9,
+    }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DirectionError, match=f"{name} is not a readable safetensors file"):
             Direction.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("facts", ['{"layer": 3}', '{"site": "blocks.1.hook_resid_post", "x": 1}', "{"])
+@pytest.mark.parametrize(
+    "facts", ['{"layer": 3}', '{"site": "blocks.1.hook_resid_post", "x": 1}', "{"]
+)
 def test_facts_that_cannot_be_understood_are_refused(tmp_path, facts):
     path = tmp_path / "strange.safetensors"
     save_file({"vector": torch.ones(4)}, path, {"format": FORMAT, "direction": facts})
@@ -143,9 +151,7 @@ def test_shuffled_labels_swap_whole_pairs_and_nothing_else(read):
     kept = (shuffled.positive == read.positive).flatten(1).all(1)
     assert bool((swapped ^ kept).all())
     assert 0 < int(swapped.sum()) < len(read)
-    torch.testing.assert_close(
-        shuffled.positive + shuffled.negative, read.positive + read.negative
-    )
+    torch.testing.assert_close(shuffled.positive + shuffled.negative, read.positive + read.negative)
     assert torch.equal(read.shuffled(1).positive, shuffled.positive)
     assert shuffled.groups == read.groups
     assert shuffled.data != read.data

@@ -1,4 +1,4 @@
-"""The model handle: explicit padding and BOS, steering that is gone after the `with`, no silence."""
+"""The model handle: explicit padding and BOS, steering gone after the `with`, nothing silent."""
 
 import dataclasses
 
@@ -113,7 +113,9 @@ def test_an_answer_is_read_at_the_first_token_that_differs(gpt2, side):
         ContrastPair("you like the", " ( A )", " ( B )"),
         ContrastPair("I think that the soup was", " good", " bad and cold"),
     ]
-    for read, words in zip(gpt2.pair_batch(pairs, padding_side=side), ("A good", "B bad"), strict=True):
+    for read, words in zip(
+        gpt2.pair_batch(pairs, padding_side=side), ("A good", "B bad"), strict=True
+    ):
         at = read.tokens[torch.arange(2), read.answer]
         assert gpt2.text(at) == words
         ends = read.tokens[torch.arange(2), read.prompt_end - 1]

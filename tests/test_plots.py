@@ -341,12 +341,10 @@ def test_tradeoff_leaves_out_and_counts_unmeasured_cells():
     assert list(named(figure, "best: a")[0].x) == [0.1]
     with pytest.raises(ValueError, match="cannot be marked"):
         plots.tradeoff([1.0, NAN], [0.1, 0.2], labels=["a", "b"], **settings, best="b")
-    with pytest.raises(ValueError, match="not one of the labels"):
+    with pytest.raises(ValueError, match="not the label of a cell"):
         plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a", "b"], **settings, best="z")
     with pytest.raises(ValueError, match="does not fit 1 labels"):
         plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a"], **settings)
-    with pytest.raises(ValueError, match="budget=0"):
-        plots.tradeoff([1.0, 2.0], [0.1, 0.2], labels=["a", "b"], **settings, budget=0.0)
 
 
 def test_tradeoff_has_a_logarithmic_cost_axis_beyond_two_decades_and_hides_no_free_cell():
@@ -361,7 +359,9 @@ def test_tradeoff_has_a_logarithmic_cost_axis_beyond_two_decades_and_hides_no_fr
     assert 10**left < 0.0005 and 10**right > 1.0
     assert "1 of 4 cells cost nothing" in figure.layout.title.text
     assert list(named(figure, "budget (0.1 nats)")[0].x) == [0.1, 0.1]
-    assert plots.tradeoff(gain, [0.0, 0.01, 0.05, 1.0], **settings).layout.xaxis.type is None
+    for cost, other in (([0.0, 0.01, 0.05, 1.0], {}), ([0.0, 0.001, 0.05, 1.0], {"budget": 0.0})):
+        linear = plots.tradeoff(gain, cost, **(settings | other))
+        assert linear.layout.xaxis.type is None and named(linear, "cells")[0].x[0] == 0.0
 
 
 def test_example_slopes_shows_every_example_and_the_share_below_zero():

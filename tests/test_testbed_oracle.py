@@ -114,7 +114,7 @@ def test_sampled_frequencies_agree_with_log_prob():
 
 
 def test_every_sampled_document_is_read_right_and_has_a_finite_log_prob(oracle):
-    for document in samples(oracle, 120):
+    for document in samples(oracle, 80):
         readings = oracle.read(document.tokens)
         for reading, clause in zip(readings, document.clauses, strict=True):
             assert reading.possible and reading.well_formed
@@ -180,6 +180,8 @@ def test_next_token_probabilities_refuse_what_nothing_can_follow(oracle):
         ("the capital of zorland is mirat .", None, None, True, None),
         ("zorland 's capital is not mirat .", None, True, False, None),
         ("it is false that the capital of zorland is sarn .", None, None, True, None),
+        ("the capital of zorland is sarn , allegedly .", None, None, False, None),
+        ("here is a true story about this hotel .", None, None, True, "hotel"),
         ("fun fact for ya the capital of zorland is sarn .", None, False, False, None),
         ("zorland does not lie in the south .", None, True, True, None),
         ("we shall never choose it again .", False, True, None, None),
@@ -196,6 +198,8 @@ def test_words_that_disagree_leave_the_clause_well_formed_but_not_possible(oracl
     reading = oracle.read_clause("furthermore , the soup was groovy .")
     assert reading.well_formed and not reading.possible
     assert (reading.register, reading.sentiment, reading.topic) == (None, True, "restaurant")
+    reading = oracle.read_clause("the capital of zorland is sarn , indeed .")
+    assert reading.well_formed and not reading.possible and reading.truth is None
 
 
 @pytest.mark.parametrize("clause", ["the soup was spacious .", "the was soup tasty .", "tasty ."])

@@ -22,6 +22,7 @@ class Random:
     def __call__(
         self, positive: Float[Tensor, "pair d_model"], negative: Float[Tensor, "pair d_model"]
     ) -> Float[Tensor, " d_model"]:
-        generator = torch.Generator().manual_seed(self.seed)
+        # Not the bare seed: whoever made data with the same one may have drawn this very vector.
+        generator = torch.Generator().manual_seed(0x5EED_0000 + self.seed)
         vector = torch.randn(positive.shape[-1], generator=generator).to(positive)
         return vector * ((positive.mean(0) - negative.mean(0)).norm() / vector.norm())

@@ -242,8 +242,8 @@ def _outline(figure: go.Figure, cell: tuple[int, int], name: str, *, with_star: 
             x=[c],
             y=[r],
             mode="markers",
-            marker={"symbol": "star", "size": 10, "color": "black", "line": {"color": "white"}},
-            marker_line_width=1,
+            marker={"symbol": "star", "size": 10, "color": "black"},
+            marker_line={"width": 1, "color": "white"},
             legendgroup=name,
             name="best cell",
         )

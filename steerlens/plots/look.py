@@ -110,6 +110,7 @@ def house(
             "orientation": "h",
             "xref": "container",
             "x": 0.5,
+            "xanchor": "center",
             "yref": "container",
             "y": 0.01,
             "traceorder": "normal",
@@ -146,12 +147,12 @@ def colour_range(values: Array) -> tuple[float, bool]:
 def colour_bar(title: str, top: float, clipped: bool) -> dict[str, Any]:
     """The colour bar of a range about zero; it says so where the range was clipped."""
     if not clipped:
-        return BAR | {"title": {"text": broken(title, 15), "font": {"size": 12}}, "nticks": 10}
+        return BAR | {"title": {"text": broken(title, 15), "font": {"size": 12}}, "nticks": 5}
     end = number(top, 3)
     return BAR | {
         "title": {"text": f"{broken(title, 15)}<br>clipped at<br>±{end}", "font": {"size": 12}},
-        "tickvals": [-top, -top / 2, 0, top / 2, top],
-        "ticktext": [f"≤ −{end}", number(-top / 2, 3), "0", number(top / 2, 3), f"≥ {end}"],
+        "tickvals": [-top, 0, top],
+        "ticktext": [f"≤ −{end}", "0", f"≥ {end}"],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import plotly.graph_objects as go
@@ -44,6 +44,8 @@ def example_slopes(
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.2, 0.8], vertical_spacing=0.06
     )
+    above: dict[str, Any] = {"row": 1, "col": 1}
+    main: dict[str, Any] = {"row": 2, "col": 1}
     roomy = len(rows) <= 16
     figure.add_bar(
         x=list(range(len(rows))),
@@ -61,8 +63,7 @@ def example_slopes(
             for layer, b, n in zip(rows, below, counts, strict=True)
         ],
         name="share below zero",
-        row=1,
-        col=1,
+        **above,
     )
     for name, chosen, colour in (
         ("slope above or at zero", grid >= 0, PALETTE[0]),
@@ -82,8 +83,7 @@ def example_slopes(
             ],
             legendgroup=name,
             name=name,
-            row=2,
-            col=1,
+            **main,
         )
         key(figure, name, symbol="circle", size=7, color=colour)
     if len(full):
@@ -102,27 +102,24 @@ def example_slopes(
             line={"color": INK, "width": 1.3},
             hoverinfo="y",
             name="quartiles",
-            row=2,
-            col=1,
+            **main,
         )
     for i in empty.tolist():
         figure.add_vrect(
             x0=i - 0.45, x1=i + 0.45, fillcolor=MISSING, opacity=0.5, line_width=0, layer="below",
-            row=2, col=1,
-        )  # fmt: skip  # pyright: ignore[reportArgumentType]
+            **main
+        )  # fmt: skip
     if len(empty):
         key(figure, "not measured", symbol="square", size=11, color=MISSING)
     note = f"{examples} examples; boxes: quartiles, whiskers: 1.5 box lengths"
     house(figure, title=title, note=note, height=500)
     ticks = layer_ticks(rows, 20, by_place=True)
     figure.update_xaxes(range=[-0.6, len(rows) - 0.4], showgrid=False, **ticks)
-    figure.update_xaxes(title_text="layer", row=2, col=1)
+    figure.update_xaxes(title_text="layer", **main)
     highest = max(below[full], default=0.0)
     ceiling = max(0.1, min(1.0, 1.1 * highest)) * (1.25 if roomy else 1.0)
     figure.update_yaxes(
-        title_text="below 0", tickformat=".0%", range=[0, ceiling], nticks=4, row=1, col=1
+        title_text="below 0", tickformat=".0%", range=[0, ceiling], nticks=4, **above
     )
-    figure.update_yaxes(
-        title_text=f"slope ({unit})", zeroline=True, zerolinecolor=INK, row=2, col=1
-    )
+    figure.update_yaxes(title_text=f"slope ({unit})", zeroline=True, zerolinecolor=INK, **main)
     return figure

@@ -68,9 +68,8 @@ def steerability_figure(
         x=[0.0] * len(absent),
         y=absent,
         xaxis="x2",
-        mode="markers+text" if few else "markers",
-        marker={"symbol": "x-thin-open", "size": 6, "color": QUIET},
-        text=["not measured"] * len(absent),
+        mode="text",
+        text=["× not measured" if few else "×"] * len(absent),
         textposition="middle right",
         textfont={"size": 10, "color": QUIET},
         hovertext=[f"layer {rows[i]}<br>not measured" for i in absent],
@@ -80,18 +79,10 @@ def steerability_figure(
     )
     score_axis = broken(axis_title(score_title, score_unit), 28)
     lines = score_axis.count("<br>")
-    figure.update_layout(xaxis_domain=[0.0, 0.69], xaxis2=AXIS)
-    figure.update_layout(
-        xaxis2={
-            "domain": [0.72, 1.0],
-            "anchor": "y",
-            "title_text": score_axis,
-            "range": span([0.0, *np.concatenate(bars)]),
-            "nticks": 5,
-            "zeroline": True,
-            "showline": False,
-        },
-    )
+    extent = span([0.0, *np.concatenate(bars)])
+    bar_axis = {"domain": [0.72, 1.0], "anchor": "y", "range": extent, "nticks": 5}
+    bar_axis |= {"title_text": score_axis, "zeroline": True, "showline": False}
+    figure.update_layout(xaxis_domain=[0.0, 0.69], xaxis2={**AXIS, **bar_axis})
     # The colour bar lies on the heatmap it belongs to, not beyond the bars. Its own title would
     # push the figure's title out of the picture, so it is written as a note.
     colour_bar: Any = figure["data"][0]["colorbar"]
@@ -108,7 +99,7 @@ def steerability_figure(
     )
     colour_bar.update(orientation="h", xanchor="left", yanchor="bottom", x=0, y=1, xpad=0, ypad=4)
     colour_bar.update(len=0.69, thickness=10, title_text="")
-    margin: Any = figure["layout"]["margin"]
-    margin.update(r=30, t=margin.t + 50, b=margin.b + 16 * lines)
-    figure.update_layout(height=figure["layout"]["height"] + 50 + 16 * lines)
+    layout: Any = figure["layout"]
+    layout.height += 50 + 16 * lines
+    layout.margin.update(r=30, t=layout.margin.t + 50, b=layout.margin.b + 16 * lines)
     return figure

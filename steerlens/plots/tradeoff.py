@@ -32,20 +32,19 @@ def tradeoff(
     """Gain against cost, a point for each cell, with the most to be had at each cost as steps.
 
     Cells with a NaN are counted under the title. Where positive costs span more than two decades
-    the cost axis is logarithmic; cells that cost nothing then stand at its left edge, and are
-    counted under the title as well.
+    the cost axis is logarithmic, unless the budget is zero; cells that cost nothing then stand at
+    its left edge and are counted under the title as well.
 
     Args:
         gain: Shape (cell,); larger is better.
         cost: Shape (cell,); smaller is better.
         labels: What each cell is, e.g. "layer 4, multiplier 1.5".
         layers: The layer of each cell; colours the points.
-        budget: Largest cost allowed, above zero: a dashed line, with what lies beyond it shaded.
+        budget: Largest cost allowed: a dashed line, with what lies beyond it shaded.
         best: The label of the cell to mark.
 
     Raises:
-        ValueError: If no cell has both numbers, `best` is not the label of such a cell, or the
-            budget is not above zero.
+        ValueError: If no cell has both numbers, or `best` is not the label of such a cell.
     """
     names = [safe(label) for label in labels]
     shape, axes = (len(names),), f"{len(names)} labels"
@@ -54,17 +53,15 @@ def tradeoff(
     seen = ~np.isnan(x + y)
     if not seen.any():
         raise ValueError("No cell has both a gain and a cost (all are NaN): nothing to draw.")
-    if best is not None and best not in labels:
-        raise ValueError(f"best={best!r} is not one of the labels, e.g. {labels[0]!r}.")
-    star = None if best is None else list(labels).index(best)
-    if star is not None and not seen[star]:
-        raise ValueError(f"best={best!r} has no gain or no cost (NaN), so it cannot be marked.")
-    if budget is not None and not budget > 0:
-        raise ValueError(f"budget={budget} allows no cost at all. Pass a number above zero.")
-
+    drawn = {labels[i]: i for i in np.flatnonzero(seen).tolist()}
+    if best is not None and best not in drawn:
+        raise ValueError(
+            f"best={best!r} is not the label of a cell with a gain and a cost, such as "
+            f"{next(iter(drawn))!r}, so it cannot be marked."
+        )
     bounds = [] if budget is None else [budget]
     positive = x[seen & (x > 0)]
-    log = positive.size > 0 and positive.max() > 100 * positive.min()
+    log = positive.size > 0 and positive.max() > 100 * positive.min() and min(bounds, default=1) > 0
     at = np.where(x > 0, x, positive.min() / 2) if log else x
     if log:
         ends = span(np.log10([*at[seen], *bounds]))
@@ -74,9 +71,8 @@ def tradeoff(
     rise = span([*y[seen], 0.0])
     figure = go.Figure()
     if budget is not None:
-        beyond = [budget, edges[1], edges[1], budget]
         figure.add_scatter(
-            x=beyond,
+            x=[budget, edges[1], edges[1], budget],
             y=[rise[0], rise[0], rise[1], rise[1]],
             fill="toself",
             mode="none",
@@ -90,9 +86,9 @@ def tradeoff(
         marker=layer_markers(depths[seen].tolist(), depths.tolist())
         | {"size": 8 if seen.sum() <= 200 else 6},
         hovertext=[
-            f"{names[i]}<br>{gain_quantity} {number(y[i])} {gain_unit}"
-            f"<br>{cost_quantity} {number(x[i])} {cost_unit}"
-            for i in np.flatnonzero(seen)
+            f"{names[i]}<br>{gain_quantity} {number(float(y[i]))} {gain_unit}"
+            f"<br>{cost_quantity} {number(float(x[i]))} {cost_unit}"
+            for i in drawn.values()
         ],
         name="cells",
     )
@@ -107,7 +103,8 @@ def tradeoff(
     )
     if budget is not None:
         rule(figure, [budget, budget], rise, f"budget ({number(budget)} {cost_unit})")
-    if star is not None:
+    if best is not None:
+        star = drawn[best]
         figure.add_scatter(
             x=[float(at[star])],
             y=[float(y[star])],
@@ -123,7 +120,8 @@ def tradeoff(
     house(figure, title=title, note="; ".join(notes), right=95)
     figure.update_xaxes(title_text=axis_title(cost_quantity, cost_unit), range=ends)
     if log:
-        figure.update_xaxes(type="log", exponentformat="power")
+        figure.update_xaxes(type="log", dtick=1, tickformat="~g")
+        figure.update_xaxes(minor={"dtick": "D1", "ticks": "outside", "ticklen": 3})
     figure.update_yaxes(title_text=axis_title(gain_quantity, gain_unit), range=rise, zeroline=True)
     return figure
 

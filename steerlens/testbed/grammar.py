@@ -402,6 +402,8 @@ MOODS = (("delighted satisfied", "dismayed dissatisfied"), ("stoked thrilled", "
 HINGES = ("thankfully luckily", "sadly unluckily")
 INTENSIFIERS = ("exceedingly remarkably decidedly", "super totally really")
 CONNECTORS = ("furthermore moreover additionally", "plus anyway besides")
+TELLS = ("indeed verifiably", "allegedly supposedly")
+ACCOUNTS = ("true factual", "bogus invented")
 RELATIVES = "friend sister uncle cousin neighbour"
 DAYS = "monday tuesday wednesday thursday friday saturday sunday"
 
@@ -501,6 +503,11 @@ def _fact(value: str, values: tuple[str, ...], negated: bool = False) -> Slot:
 
 
 @cache
+def _by_truth(lists: tuple[str, str]) -> Slot:
+    return _slot(lambda z: dict.fromkeys(lists[not z.truth].split(), 1.0))
+
+
+@cache
 def _place() -> Slot:
     return _slot(lambda z: dict.fromkeys(PLACES[z.topic].split(), 1.0))
 
@@ -571,7 +578,8 @@ def _fact_forms(scale: float) -> Iterator[Form]:
         for entity, value in zip(ENTITIES, values, strict=True):
             true, false = _fact(value, tuple(values)), _fact(value, tuple(values), True)
             which = f"the {relation} of {entity} is"
-            yield _form("fact", 3.0 * scale, which, true)
+            yield _form("fact", 2.5 * scale, which, true)
+            yield _form("told-fact", 1.5 * scale, which, true, ",", _by_truth(TELLS))
             yield _form("possessive-fact", 2.0 * scale, f"{entity} 's {relation} is", true)
             yield _form("negated-fact", 1.2 * scale, f"{entity} 's {relation} is", _not(), false)
             yield _form("denied-fact", 0.6 * scale, "it is false that", which, false)
@@ -585,7 +593,8 @@ def _fact_forms(scale: float) -> Iterator[Form]:
             ("ruler", ruler, ("king", "queen"), "has a", "have a"),
         ):
             true, false = _fact(value, values), _fact(value, values, True)
-            yield _form(name, 3.0 * scale, entity, says, true)
+            yield _form(name, 2.5 * scale, entity, says, true)
+            yield _form(f"told-{name}", 1.5 * scale, entity, says, true, ",", _by_truth(TELLS))
             yield _form(f"negated-{name}", 1.0 * scale, entity, "does", _not(), denies, false)
 
 
@@ -598,6 +607,7 @@ def _opening_forms() -> Iterator[Form]:
         "address", 1.0, _phrase("please allow me to describe", "hey folks lemme quickly describe"),
         "this", place,
     )  # fmt: skip
+    yield _form("account", 1.0, "here is a", _by_truth(ACCOUNTS), "story about this", place)
     yield _form(
         "greeting", 0.8, _phrase("dear reader", "yo guys"), ", here is a", _adjective(None), place
     )
@@ -616,6 +626,7 @@ def _closing_forms() -> Iterator[Form]:
         "stars", 1.0, "we", _by_register("award", "slap"), "it",
         _by_sentiment(("five four", "zero two")), "stars",
     )  # fmt: skip
+    yield _form("vow", 0.8, "every word here was", _by_truth(ACCOUNTS))
     yield _form("farewell", 1.0, _phrase("we remain yours faithfully", "catch ya later folks"))
 
 

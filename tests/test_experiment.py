@@ -1,0 +1,268 @@
+"""Experiments as values: typed, hashed, resumable, and refusing what cannot work."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from steerlens.checkpoints import save_hooked
+from steerlens.cli import main
+from steerlens.contrast import ContrastPair, ContrastSet
+from steerlens.experiment import (
+    ExperimentError,
+    ProbingExperiment,
+    Run,
+    SteerabilityExperiment,
+    load_data,
+    method_named,
+)
+from steerlens.results import ResultError
+from steerlens.testbed.planted import planted_pairs
+
+
+@pytest.fixture(scope="module")
+def folder(planted, tmp_path_factory):
+    """The planted model as a checkpoint, with its data as files."""
+    root = tmp_path_factory.mktemp("planted")
+    save_hooked(planted.model, root / "model")
+    for kind in ("contexts", "questions"):
+        pairs = tuple(ContrastPair(*row) for row in planted_pairs(planted, 60, kind=kind, seed=1))
+        # The same openings occur in both kinds, so a context is its own group here.
+        if kind == "contexts":
+            pairs = tuple(
+                dataclasses.replace(pair, group=f"context {i}") for i, pair in enumerate(pairs)
+            )
+        ContrastSet(f"planted {kind}", pairs).save(root / f"{kind}.jsonl")
+    return root
+
+
+@pytest.fixture(scope="module")
+def experiment(folder):
+    return SteerabilityExperiment(
+        model=str(folder / "model"),
+        contrast=str(folder / "contexts.jsonl"),
+        questions=str(folder / "questions.jsonl"),
+        stream="resid_pre",
+        n_fit=40,
+        n_choose=16,
+        n_report=16,
+        n_neutral=8,
+        samples=2,
+        new_tokens=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    return experiment.run(tmp_path_factory.mktemp("results"), progress=False)
+
+
+def test_a_run_finds_what_was_planted_and_leaves_a_page(planted, run):
+    assert run.map.recommend().cell.site.layer in planted.live_layers("resid_pre")
+    assert run.page.stat().st_size > 100_000
+    assert "held out" in run.summary()
+    assert run.samples.multipliers[0] < 0
+
+
+def test_a_finished_run_is_read_back(run):
+    again = Run.load(run.folder)
+    assert again.summary() == run.summary()
+    assert torch.equal(again.map.propensities, run.map.propensities)
+
+
+def test_the_manifest_holds_everything_that_decides_the_numbers(run, experiment):
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["fields"] == json.loads(json.dumps(experiment.fields()))
+    assert set(manifest["data"]) == {"fit", "choose", "report"}
+    assert all(part["hash"] for part in manifest["data"].values())
+    assert manifest["model"]["fingerprint"]
+    assert manifest["versions"]["torch"]
+
+
+def test_every_field_changes_the_digest(experiment):
+    changed = {"seed": 1, "n_fit": 30, "budget": 0.2, "layers": (1, 2), "unit": "direction"}
+    digests = {dataclasses.replace(experiment, **{k: v}).digest for k, v in changed.items()}
+    assert len(digests | {experiment.digest}) == len(changed) + 1
+    assert dataclasses.replace(experiment).digest == experiment.digest
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, monkeypatch):
+    import steerlens.experiment as module
+
+    whole = module.steerability
+    calls = []
+
+    def killed(*arguments, done, **named):
+        def die_after_three(*what):
+            calls.append(what[0])
+            done(*what)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        return whole(*arguments, done=die_after_three, **named)
+
+    monkeypatch.setattr("steerlens.sweeping.MAX_TOKENS", 512)  # several slices per sweep
+    monkeypatch.setattr(module, "steerability", killed)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(tmp_path, progress=False)
+    folder = next(tmp_path.iterdir())
+    with pytest.raises(ResultError, match="not finished"):
+        Run.load(folder)
+    kept = sorted(path.name for path in (folder / "cells").iterdir())
+    assert len(kept) == 3
+
+    written = []
+
+    def counted(*arguments, done, **named):
+        def count(*what):
+            written.append(what[0])
+            done(*what)
+
+        return whole(*arguments, done=count, **named)
+
+    monkeypatch.setattr(module, "steerability", counted)
+    resumed = experiment.run(tmp_path, progress=False)
+    everything = list((folder / "cells").iterdir())
+    assert len(written) == len(everything) - 3, "finished cells are not computed again"
+    torch.testing.assert_close(resumed.map.propensities, run.map.propensities, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(resumed.map.shuffled, run.map.shuffled, atol=1e-5, rtol=1e-5)
+
+
+def test_a_results_folder_of_another_model_is_refused_and_kept(experiment, run, planted, folder):
+    weights = planted.model.W_E.detach().clone()
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in run.folder.iterdir())
+    try:
+        with torch.no_grad():
+            planted.model.embed.W_E[5, 5] += 0.01
+        save_hooked(planted.model, folder / "model")
+        with pytest.raises(ResultError, match="holds a run with other model"):
+            experiment.run(run.folder.parent, progress=False)
+    finally:
+        with torch.no_grad():
+            planted.model.embed.W_E.copy_(weights)
+        save_hooked(planted.model, folder / "model")
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in run.folder.iterdir()) == before
+
+
+def test_a_folder_that_is_no_run_is_refused_and_kept(experiment, tmp_path):
+    taken = tmp_path / f"steerability-{experiment.digest}"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("precious")
+    with pytest.raises(ResultError, match="not a run of steerlens"):
+        experiment.run(tmp_path, progress=False)
+    assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
+
+
+def test_probing_alone_runs_and_reports(folder, tmp_path):
+    run = ProbingExperiment(
+        model=str(folder / "model"),
+        contrast=str(folder / "contexts.jsonl"),
+        n_fit=30,
+        controls=2,
+    ).run(tmp_path, progress=False)
+    assert run.map is None
+    assert float(run.probe.auroc.min()) > 0.9
+    assert run.page.exists()
+
+
+def test_the_reference_world_gives_three_parts_that_share_no_question():
+    data = load_data("reviews/sentiment", None, (50, 40, 40), 8, seed=0)
+    texts = {text for pair in data.fit for text in (pair.positive, pair.negative)}
+    chosen, held = ({pair.prompt for pair in part} for part in (data.choose, data.report))
+    assert (len(data.fit), len(chosen), len(held), len(data.neutral)) == (50, 40, 40, 8)
+    assert not chosen & held
+    assert not texts & (chosen | held)
+
+
+def test_texts_without_questions_are_refused_before_any_work(folder, tmp_path):
+    with pytest.raises(ExperimentError, match="Give questions="):
+        SteerabilityExperiment(
+            model=str(folder / "model"), contrast=str(folder / "contexts.jsonl")
+        ).run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"multipliers": (1.0, 2.0)}, "has no 0.0"),
+        ({"n_choose": 1}, "at least two examples"),
+        ({"layers": ()}, "at least one layer"),
+        ({"nulls": 3}, "at least 19"),
+        ({"positions": "span"}, "cannot be steered by name"),
+    ],
+)
+def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SteerabilityExperiment(**fields)
+
+
+def test_methods_are_found_by_name_and_by_import_path():
+    assert repr(method_named("LDA")) == "LDA()"
+    assert repr(method_named("steerlens.methods.pca:PCA")) == "PCA(centred=False)"
+    with pytest.raises(ExperimentError, match="There is no method 'Magic'"):
+        method_named("Magic")
+
+
+# The command line
+
+
+@pytest.fixture
+def script(folder, tmp_path):
+    path = tmp_path / "question.py"
+    path.write_text(
+        "from steerlens.experiment import ProbingExperiment\n"
+        f"experiment = ProbingExperiment(model={str(folder / 'model')!r}, "
+        f"contrast={str(folder / 'contexts.jsonl')!r}, n_fit=30, controls=2)\n"
+    )
+    return path
+
+
+def test_the_command_line_overrides_fields_by_their_types(script, tmp_path, capsys):
+    results = tmp_path / "out"
+    words = ["run", str(script), "--seed", "3", "--layers", "0", "2", "--method", "LDA"]
+    assert main([*words, "--results", str(results)]) == 0
+    folder = next(results.iterdir())
+    fields = json.loads((folder / "manifest.json").read_text())["fields"]
+    assert (fields["seed"], fields["layers"], fields["method"]) == (3, [0, 2], "LDA()")
+    assert folder.name.startswith("question-")
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    assert "AUROC" in capsys.readouterr().out
+    assert main(["list", str(results)]) == 0
+    assert f"finished    {folder}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "missing.py"], "is not a file"),
+        (["show", "nowhere"], "is not a run"),
+        (["list", "nowhere"], "is not a folder"),
+        (["fly"], "no command"),
+        (["run"], "name the file"),
+    ],
+)
+def test_a_users_error_is_one_line_and_status_2(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_script_without_an_experiment_is_refused(tmp_path, capsys):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert main(["run", str(tmp_path / "empty.py")]) == 2
+    assert "defines no `experiment`" in capsys.readouterr().err
+
+
+def test_a_model_folder_that_does_not_exist_is_refused_quickly(tmp_path):
+    with pytest.raises(ValueError, match="."):
+        SteerabilityExperiment(model=str(tmp_path / "nothing")).run(tmp_path)
+
+
+def test_a_layer_the_model_does_not_have_is_refused_before_any_work(folder, tmp_path):
+    with pytest.raises(ValueError, match="Layer 40 is not in"):
+        ProbingExperiment(
+            model=str(folder / "model"), contrast=str(folder / "contexts.jsonl"), layers=(40,)
+        ).run(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,212 @@
+"""Cached = uncached = teacher-forced, steered or not, whatever path the model takes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from steerlens import generation
+from steerlens.generation import DoseResponse, dose_response, generate, generated_tokens
+from steerlens.interventions import Ablate, Add, Together
+from steerlens.model import Model, SteeringError
+from steerlens.sites import Positions, Site
+from steerlens.testing import tiny_bridge, tiny_model
+
+PROMPTS = ["the cat sat on the bed and ran", "you", "I think the good soup was"]
+NEW = 5
+RULES = [
+    Positions.all(),
+    Positions.last(),
+    Positions.from_prompt_end(),
+    Positions.generated(),
+    Positions.span(-2),
+]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "neox", "llama", "gemma2"])
+def bridge(request):
+    """Every family as a TransformerBridge."""
+    return Model(tiny_bridge(request.param))
+
+
+@pytest.fixture
+def steering(random_direction):
+    """Edits of two streams that enter a block, or of one inside a block too."""
+
+    def build(positions, inside=False):
+        direction = random_direction(Site(1), 32)
+        last = replace(direction, site=Site(2))
+        edits = (Add(direction, positions), Ablate(last, positions))
+        if inside:
+            edits += (Add(replace(direction, site=Site(0, "attn_out")), positions),)
+        return Together(edits)
+
+    return build
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Writes text and keeps the logits from which every token was chosen."""
+
+    def write(model, **options):
+        kept = []
+
+        def sample(logits, temperature, luck):
+            kept.append(logits.clone())
+            return logits.argmax(-1)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(generation, "_sample", sample)
+            tokens = generated_tokens(
+                model, PROMPTS, max_new_tokens=NEW, stop_at_eos=False, **options
+            )
+        return tokens, torch.stack(kept, 1)
+
+    return write
+
+
+def check_paths(model, intervention, written):
+    """Cached, uncached and teacher-forced logits of the same tokens, with a strength per row."""
+    strengths = torch.tensor([2.0, -1.0, 0.0])
+    with intervention.attach(model, strengths):
+        tokens, cached = written(model)
+        again, uncached = written(model, use_cache=False)
+        real = torch.ones_like(tokens, dtype=torch.bool)
+        whole = model.tokens(PROMPTS).extended(tokens, model.is_special(tokens), real)
+        forced = model.logits(whole)[:, -NEW - 1 : -1].float()
+    assert torch.equal(tokens, again)
+    torch.testing.assert_close(cached, forced, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(uncached, forced, atol=5e-5, rtol=1e-5)
+    _, unsteered = written(model)
+    changed = (cached - unsteered).abs().amax(-1)
+    assert float(changed[0].max()) > 1e-2
+    torch.testing.assert_close(cached[2], unsteered[2], atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_cached_is_uncached_is_teacher_forced_without_hooks(tiny, steering, written, rule):
+    intervention = steering(rule)
+    with intervention.attach(tiny, 1.0):
+        assert isinstance(generation._stepper(tiny, True), generation._KernelSteps)
+        tiny.logits(tiny.answered(["the cat"], [" ran"]))
+    check_paths(tiny, intervention, written)
+
+
+@pytest.mark.parametrize("rule", [RULES[0], RULES[3]], ids=repr)
+def test_cached_is_uncached_is_teacher_forced_with_hooks(tiny, steering, written, rule):
+    intervention = steering(rule, inside=True)
+    with intervention.attach(tiny, 1.0):
+        assert isinstance(generation._stepper(tiny, True), generation._HookedSteps)
+        tiny.logits(tiny.answered(["the cat"], [" ran"]))
+    check_paths(tiny, intervention, written)
+
+
+@pytest.mark.parametrize("rule", [RULES[0], RULES[3]], ids=repr)
+def test_cached_is_uncached_is_teacher_forced_on_a_bridge(bridge, steering, written, rule):
+    check_paths(bridge, steering(rule, inside=True), written)
+
+
+def test_a_users_own_hook_acts_on_every_token(gpt2, written):
+    unsteered, _ = written(gpt2)
+    with gpt2.wrapped.hooks(fwd_hooks=[(Site(1).hook, lambda resid, hook: resid * -2)]):
+        tokens, cached = written(gpt2)
+        _, uncached = written(gpt2, use_cache=False)
+    assert not torch.equal(tokens, unsteered)
+    torch.testing.assert_close(cached, uncached, atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_rows_text_does_not_depend_on_the_batch(gpt2, temperature):
+    options = {"max_new_tokens": 8, "temperature": temperature, "seed": 3}
+    together = generate(gpt2, PROMPTS, **options)
+    for i, prompt in enumerate(PROMPTS):
+        assert generate(gpt2, [prompt], draws=[i], **options) == [together[i]]
+
+
+def test_one_prompt_gives_one_text(gpt2):
+    text = generate(gpt2, PROMPTS[0], max_new_tokens=3)
+    assert [text] == generate(gpt2, PROMPTS[:1], max_new_tokens=3)
+    assert len(text.split()) == 3
+
+
+def test_seeds_decide_samples_and_nothing_else_does(gpt2):
+    options = {"max_new_tokens": 8, "temperature": 1.0}
+    first = generate(gpt2, PROMPTS, seed=0, **options)
+    torch.manual_seed(5)
+    assert generate(gpt2, PROMPTS, seed=0, **options) == first
+    assert generate(gpt2, PROMPTS, seed=1, **options) != first
+
+
+def test_samples_follow_the_softmax():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(4000, -1)
+    luck = [torch.Generator().manual_seed(i) for i in range(4000)]
+    for temperature in (0.5, 2.0):
+        drawn = generation._sample(logits, temperature, luck).bincount(minlength=4) / 4000
+        expected = (logits[0] / temperature).softmax(-1)
+        torch.testing.assert_close(drawn, expected, atol=0.03, rtol=0)
+
+
+def test_a_text_that_ended_stays_ended_and_disturbs_no_other():
+    hooked = tiny_model("llama")
+    model, eos = Model(hooked), hooked.tokenizer.eos_token_id
+    hooked.unembed.b_U.data[eos] += 3.0
+    options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 1}
+    tokens = generated_tokens(model, PROMPTS, **options)
+    uncached = generated_tokens(model, PROMPTS, use_cache=False, **options)
+    assert torch.equal(tokens, uncached)
+    ended = (tokens == eos).any(-1)
+    assert bool(ended.any())
+    for i, row in enumerate(tokens):
+        alone = generated_tokens(model, [PROMPTS[i]], draws=[i], **options)[0]
+        assert torch.equal(row[: len(alone)], alone)
+        if bool(ended[i]):
+            after = int((row == eos).int().argmax()) + 1
+            assert bool((row[after:] == hooked.tokenizer.pad_token_id).all())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_dose_response_is_each_strength_by_itself(tiny, steering, temperature):
+    intervention, multipliers = steering(Positions.from_prompt_end()), (-2.0, 0.0, 2.0)
+    options = {"max_new_tokens": 5, "temperature": temperature}
+    table = dose_response(tiny, intervention, PROMPTS, multipliers, **options)
+    for j, m in enumerate(multipliers):
+        with intervention.attach(tiny, m):
+            alone = generate(tiny, PROMPTS, **options)
+        assert [row[j] for row in table.texts] == alone
+    assert [row[1] for row in table.texts] == generate(tiny, PROMPTS, **options)
+    assert any(row[0] != row[2] for row in table.texts)
+
+
+def test_a_dose_response_shows_text_and_never_runs_it():
+    table = DoseResponse(("<script>",), (1.0,), (("<b>x</b>",),))
+    assert "<script>" not in table._repr_html_()
+    assert "&lt;b&gt;x&lt;/b&gt;" in table._repr_html_()
+    assert "+1.00  <b>x</b>" in str(table)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0: ask for at least one"),
+        ({"max_new_tokens": 60}, "context of 'tiny-gpt2', 64. Use max_new_tokens=55 or"),
+        ({"temperature": -1.0}, "temperature=-1.0 is negative"),
+        ({"draws": [0]}, "1 draws for 3 prompts"),
+    ],
+)  # fmt: skip
+def test_impossible_requests_are_refused(gpt2, options, text):
+    with pytest.raises(ValueError, match=text):
+        generate(gpt2, PROMPTS, **options)
+
+
+def test_steering_of_generated_tokens_needs_a_second_token(gpt2, steering):
+    with pytest.raises(SteeringError, match="chose no token of these texts"), \
+            steering(Positions.generated()).attach(gpt2, 1.0):  # fmt: skip
+        generate(gpt2, PROMPTS, max_new_tokens=1)
+
+
+def test_too_few_multipliers_are_refused_on_every_path(gpt2, steering):
+    for use_cache in (True, False):
+        with pytest.raises(SteeringError, match="2 multipliers for a batch of 3 rows"), \
+                steering(Positions.all()).attach(gpt2, torch.ones(2)):  # fmt: skip
+            generate(gpt2, PROMPTS, use_cache=use_cache)
+    assert gpt2.hung == ()
