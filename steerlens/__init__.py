@@ -37,6 +37,7 @@ _HOME = {
     # measuring
     "sweep": "sweeping",
     "divergence": "sweeping",
+    "screen": "screening",
     "steerability": "mapping",
     "SteerabilityMap": "results",
     "ProbeMap": "results",

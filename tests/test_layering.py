@@ -10,7 +10,7 @@ ORDER = [
     "files", "sites", "stats", "plots", "formats", "contrast", "direction", "protocols",
     "testbed.grammar", "testbed.oracle", "testbed.reviews",
     "methods", "checkpoints", "kernel", "model", "interventions", "capture", "sweeping",
-    "generation", "scores", "store", "results", "probing", "mapping", "report", "experiment",
+    "generation", "scores", "screening", "store", "results", "probing", "mapping", "report", "experiment",
     "testbed.planted", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {"transformer_lens": {"checkpoints", "model", "testing", "testbed.planted"}}

@@ -631,8 +631,12 @@ def _closing_forms() -> Iterator[Form]:
 
 
 @cache
-def review_grammar() -> Grammar:
+def review_grammar(fact_share: float = 0.3) -> Grammar:
     """The language of the reference model.
+
+    Args:
+        fact_share: Share of body clauses that state facts. The reference model's language has the
+            default; its training begins with more.
 
     >>> import numpy as np
     >>> review_grammar().sample(np.random.default_rng(0)).tokens[0]
@@ -641,8 +645,7 @@ def review_grammar() -> Grammar:
     reviews = [form for aspect in ASPECTS for form in _review_forms(aspect)]
     mass = sum(float(form.weights[0]) for form in reviews)
     unit = sum(float(form.weights[0]) for form in _fact_forms(1.0))
-    # A share of 0.3 for facts, so that most documents show the narrator's truthfulness.
-    facts = _fact_forms(0.3 / 0.7 * mass / unit)
+    facts = _fact_forms(fact_share / (1 - fact_share) * mass / unit)
     return Grammar(
         states=STATES,
         groups={
