@@ -1,8 +1,8 @@
 """Which layers of the reference model respond to steering towards positive sentiment?
 
-    steerlens run experiments/sentiment_layers.py
-    steerlens run experiments/sentiment_layers.py --contrast reviews/register --seed 1
-    python experiments/sentiment_layers.py --multipliers -0.5 0 0.5
+steerlens run experiments/sentiment_layers.py
+steerlens run experiments/sentiment_layers.py --contrast reviews/register --seed 1
+python experiments/sentiment_layers.py --multipliers -0.5 0 0.5
 """
 
 import sys

@@ -86,7 +86,9 @@ class WordListContrast:
         for name, pairs in (("contexts", contexts), ("questions", questions)):
             made = ContrastSet(f"{self.words.stem} {name}", tuple(pairs.values()), str(self.words))
             print(f"{made.save(self.output / f'{name}.jsonl')}: {len(made)} pairs")
-        print(f"words told: {len(told[0])} + {len(told[1])}, asked: {len(asked[0])} + {len(asked[1])}")
+        print(
+            f"words told: {len(told[0])} + {len(told[1])}, asked: {len(asked[0])} + {len(asked[1])}"
+        )
 
     def _halves(self, rng: random.Random) -> tuple[list[list[str]], list[list[str]]]:
         """Positive and negative words for the sentences, and other ones for the answers."""

@@ -200,7 +200,11 @@ def _joined(one: TokenBatch, other: TokenBatch) -> TokenBatch:
 
 @torch.no_grad()
 def _read(
-    model: Model, kernel: Kernel | None, batch: TokenBatch, sites: Sequence[Site], positions: Positions
+    model: Model,
+    kernel: Kernel | None,
+    batch: TokenBatch,
+    sites: Sequence[Site],
+    positions: Positions,
 ) -> tuple[Float[Tensor, "text site d_model"], Float[Tensor, "text site"]]:
     columns = positions.columns(batch)
     ordinary = batch.mask & ~batch.special

@@ -84,7 +84,9 @@ def _experiment(path: Path):
         raise ValueError(f"{path} is not a file. Give a script that defines `experiment = …`.")
     found = runpy.run_path(str(path)).get("experiment")
     if found is None or not hasattr(found, "run"):
-        raise ValueError(f"{path} defines no `experiment`. Add e.g. experiment = SteerabilityExperiment().")
+        raise ValueError(
+            f"{path} defines no `experiment`. Add e.g. experiment = SteerabilityExperiment()."
+        )
     return found
 
 

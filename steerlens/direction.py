@@ -17,7 +17,6 @@ from torch import Tensor
 from steerlens.files import write_bytes
 from steerlens.sites import Site
 
-
 FORMAT = "steerlens.direction/1"
 _Method = Callable[[Tensor, Tensor], Tensor]  # protocols.Method, which stands above this file
 
@@ -198,7 +197,9 @@ class Activations:
             )
         return found[0]
 
-    def at(self, site: Site | int) -> tuple[Float[Tensor, "pair d_model"], Float[Tensor, "pair d_model"]]:
+    def at(
+        self, site: Site | int
+    ) -> tuple[Float[Tensor, "pair d_model"], Float[Tensor, "pair d_model"]]:
         """Both sides at one site."""
         i = self.index(site)
         return self.positive[:, i], self.negative[:, i]

@@ -30,13 +30,13 @@ from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.files import write_bytes, write_text
 from steerlens.generation import DoseResponse, dose_response
 from steerlens.interventions.residual import Add, Unit
+from steerlens.mapping import BUDGET, MULTIPLIERS, check_multipliers, steerability
 from steerlens.methods import DiffMean, Logistic
 from steerlens.model import Model
 from steerlens.probing import probe
 from steerlens.protocols import Method
 from steerlens.results import ProbeMap, ResultError, SteerabilityMap
 from steerlens.sites import Positions, Rule, Site, Stream
-from steerlens.mapping import BUDGET, MULTIPLIERS, check_multipliers, steerability
 from steerlens.store import ActivationStore
 from steerlens.testbed import reviews
 
@@ -134,9 +134,7 @@ def load_pairs(contrast: str, n: int, seed: int) -> ContrastSet:
     return pairs.subset(min(n, len(pairs)), seed)
 
 
-def _from_the_world(
-    concept: str, sizes: tuple[int, int, int], n_neutral: int, seed: int
-) -> Data:
+def _from_the_world(concept: str, sizes: tuple[int, int, int], n_neutral: int, seed: int) -> Data:
     fit = load_pairs(WORLD + concept, sizes[0], seed)
     asked = sum(sizes[1:])
     known = {text for pair in fit for text in (pair.positive, pair.negative)}
@@ -490,7 +488,9 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
             f"{folder} is not a run: it has no manifest.json. `steerlens list` shows the runs."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultError(f"{path} is broken: {error}. Move the folder away and run again.") from error
+        raise ResultError(
+            f"{path} is broken: {error}. Move the folder away and run again."
+        ) from error
 
 
 def is_finished(folder: Path, manifest: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.kernel import Columns, Kernel, KeysValues
+from steerlens.kernel import Columns, Kept, Kernel
 from steerlens.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sites import TokenBatch
@@ -90,7 +90,7 @@ def generated_tokens(
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
     luck = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
-    step = _stepper(model, use_cache)
+    step = _stepper(model, use_cache, batch.width + max_new_tokens)
     pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
     start, first_new = 0, batch.width
@@ -120,12 +120,12 @@ def _sample(logits: Tensor, temperature: float, luck: list[torch.Generator]) -> 
     return (logits / temperature + gumbel.to(logits)).argmax(-1)
 
 
-def _stepper(model: Model, use_cache: bool) -> Step:
+def _stepper(model: Model, use_cache: bool, width: int) -> Step:
     if not use_cache:
         return lambda batch, start: _full(model, batch)
     kernel = model.kernel()
     if kernel is not None and all(hung.site.entry is not None for hung in model.hung):
-        return _KernelSteps(model, kernel)
+        return _KernelSteps(model, kernel, width)
     return _BridgeSteps(model) if model.is_bridge else _HookedSteps(model)
 
 
@@ -174,9 +174,9 @@ class _BridgeSteps:
 class _KernelSteps:
     """Decoding without hooks; attached edits of the stream are applied between the blocks."""
 
-    def __init__(self, model: Model, kernel: Kernel) -> None:
+    def __init__(self, model: Model, kernel: Kernel, width: int) -> None:
         self.model, self.kernel = model, kernel
-        self.kept: list[KeysValues | None] = [None] * model.n_layers
+        self.kept = [Kept(width) for _ in range(model.n_layers)]
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
         index = torch.arange(batch.width, device=batch.tokens.device)
@@ -195,12 +195,10 @@ class _KernelSteps:
                     if hung.site.entry == entry and hung.site.stream == stream:
                         resid = hung.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
             if entry < self.model.n_layers:
-                resid, own = self.kernel.block(
-                    entry, resid, columns, kept=self.kept[entry],
-                    tail=self._tail(entry, edits),
-                )  # fmt: skip
-                past = self.kept[entry]
-                self.kept[entry] = own if past is None else _appended(past, own)
+                tail = self._tail(entry, edits)
+                resid, _ = self.kernel.block(
+                    entry, resid, columns, kept=self.kept[entry], tail=tail
+                )
         return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
 
     def _tail(self, entry: int, edits: list) -> int | None:
@@ -208,10 +206,6 @@ class _KernelSteps:
         last = self.model.n_layers - 1
         after = any(hung.site.entry == last + 1 for hung, _ in edits)
         return 1 if entry == last and not after else None
-
-
-def _appended(past: KeysValues, new: KeysValues) -> KeysValues:
-    return torch.cat([past[0], new[0]], 3), torch.cat([past[1], new[1]], 3)
 
 
 @dataclass(frozen=True)
@@ -226,7 +220,9 @@ class DoseResponse:
     def _repr_html_(self) -> str:
         cells = []
         for prompt, row in zip(self.prompts, self.texts, strict=True):
-            cells.append(f"<tr><th colspan=2 style='text-align:left'>{html.escape(prompt)}</th></tr>")
+            cells.append(
+                f"<tr><th colspan=2 style='text-align:left'>{html.escape(prompt)}</th></tr>"
+            )
             for m, text in zip(self.multipliers, row, strict=True):
                 cells.append(
                     f"<tr><td style='text-align:right'>{m:+g}</td>"

@@ -98,6 +98,26 @@ class Columns:
     """Real tokens among the prompt's shared keys, which are columns 0, 1, …"""
 
 
+class Kept:
+    """The keys and values of rows that grow column by column, without copying what is there."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self.length = width, 0
+        self._held: KeysValues | None = None
+
+    def append(self, keys: _Heads, values: _Heads) -> KeysValues:
+        """Adds columns, and gives all there are."""
+        if self._held is None:
+            prompts, rows, heads, _, d = keys.shape
+            shape = (prompts, rows, heads, self.width, d)
+            self._held = (keys.new_empty(shape), values.new_empty(shape))
+        end = self.length + keys.shape[3]
+        for held, new in zip(self._held, (keys, values), strict=True):
+            held[:, :, :, self.length : end] = new
+        self.length = end
+        return self._held[0][:, :, :, :end], self._held[1][:, :, :, :end]
+
+
 class Kernel:
     """One model's weights, laid out for multiplication. Build one per sweep; it copies a little."""
 
@@ -157,14 +177,14 @@ class Kernel:
         resid: Float[Tensor, "prompt rows pos d_model"],
         columns: Columns,
         shared: KeysValues | None = None,
-        kept: KeysValues | None = None,
+        kept: Kept | None = None,
         tail: int | None = None,
     ) -> tuple[Float[Tensor, "prompt rows out d_model"], KeysValues]:
         """One block.
 
         Args:
             shared: Keys and values of each prompt's unedited prefix [prompt, kv_head, key, d_head].
-            kept: Keys and values of each row's own earlier columns.
+            kept: Each row's own earlier keys and values, to which these columns' are added.
             tail: Return only the last `tail` columns (the others are still seen as keys).
 
         Returns:
@@ -173,7 +193,7 @@ class Kernel:
         b = self.blocks[layer]
         normed = b.norm1(resid)
         q, k, v = self._qkv(b, normed, columns.positions)
-        own = (k, v) if kept is None else (torch.cat([kept[0], k], 3), torch.cat([kept[1], v], 3))
+        own = (k, v) if kept is None else kept.append(k, v)
         if tail is not None and tail < resid.shape[2]:
             q, resid, normed = q[..., -tail:, :], resid[:, :, -tail:], normed[:, :, -tail:]
         z = self._attention(b, q, own, shared, columns)
@@ -198,9 +218,7 @@ class Kernel:
             weight, bias = weight[:, targets], bias[targets]
         return soft_cap(torch.addmm(bias, states, weight), self.cfg.output_logits_soft_cap)
 
-    def _qkv(
-        self, b: _Block, normed: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, b: _Block, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         prompts, rows, width, _ = normed.shape
         mixed = torch.addmm(b.qkv[1], normed.flatten(0, -2), b.qkv[0])
         mixed = mixed.view(prompts, rows, width, -1, self.d_head).transpose(2, 3)

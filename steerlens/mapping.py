@@ -81,8 +81,10 @@ def steerability(
         model.require_site(site)
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
     chosen_texts, report_texts = texts[::2], texts[1::2] or texts
-    read = fit if isinstance(fit, Activations) else read_activations(
-        model, fit, sites, progress=progress
+    read = (
+        fit
+        if isinstance(fit, Activations)
+        else read_activations(model, fit, sites, progress=progress)
     )
     directions = [read.direction(site, method) for site in sites]
     edits = [Add(d, positions, unit) for d in directions]
@@ -163,9 +165,7 @@ def _shuffled(
     whatever little of the contrast it holds back into the contrast (up to the sign).
     """
     return [
-        [
-            _in_units_of(read.shuffled(seed + 1 + k).direction(d.site, method), d) for d in real
-        ]
+        [_in_units_of(read.shuffled(seed + 1 + k).direction(d.site, method), d) for d in real]
         for k in range(nulls)
     ]
 

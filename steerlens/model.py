@@ -213,7 +213,9 @@ class Model:
 
     def _streams(self) -> list[str]:
         start = "blocks.0.hook_"
-        return [name.removeprefix(start) for name in self.wrapped.hook_dict if name.startswith(start)]
+        return [
+            name.removeprefix(start) for name in self.wrapped.hook_dict if name.startswith(start)
+        ]
 
     def require(self, direction: Direction) -> None:
         """Raises if a direction does not fit this model: its site, its width or its basis."""
@@ -257,7 +259,9 @@ class Model:
         """Which tokens are BOS, EOS, padding or a chat template's markers."""
         return torch.isin(tokens, self._special_ids.to(tokens.device))
 
-    def tokens(self, texts: str | Sequence[str], *, padding_side: PaddingSide = "left") -> TokenBatch:
+    def tokens(
+        self, texts: str | Sequence[str], *, padding_side: PaddingSide = "left"
+    ) -> TokenBatch:
         """Tokens of prompts: all of each text is prompt.
 
         Raises:
@@ -344,7 +348,9 @@ class Model:
             raise ValueError("There are no texts. Pass at least one.")
         for i, row in enumerate(rows):
             if not row:
-                raise ValueError(f"Text {i} is empty: it has no tokens. Drop it or write something.")
+                raise ValueError(
+                    f"Text {i} is empty: it has no tokens. Drop it or write something."
+                )
             if len(row) > self.n_ctx:
                 raise ValueError(
                     f"Text {i} has {len(row)} tokens and the context of {self.name!r} is "
@@ -477,7 +483,9 @@ class Model:
         """What the unembedding reads, of the stream after the last block."""
         return self.wrapped.ln_final(resid) if self.cfg.normalization_type is not None else resid
 
-    def unembed(self, states: Float[Tensor, "*rows d_model"], targets: Tensor | None = None) -> Tensor:
+    def unembed(
+        self, states: Float[Tensor, "*rows d_model"], targets: Tensor | None = None
+    ) -> Tensor:
         """Logits of the asked tokens, without copying the unembedding matrix."""
         weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
         if targets is not None:

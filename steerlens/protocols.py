@@ -89,6 +89,3 @@ class Scorer(Protocol):
     """A judge of generated texts: one number per text, in whatever unit it says it has."""
 
     def __call__(self, prompts: list[str], continuations: list[str]) -> list[float]: ...
-
-
-

@@ -368,7 +368,9 @@ class SteerabilityMap:
     def summary(self) -> str:
         """A few lines: best cell, effect with interval, cost, null."""
         found = self.recommend()
-        lines = [f"{self.made_by.get('question', 'Steerability')} ({self.made_by.get('model', '')})"]
+        lines = [
+            f"{self.made_by.get('question', 'Steerability')} ({self.made_by.get('model', '')})"
+        ]
         if found.cell is None:
             lines.append(str(found).splitlines()[0])
         else:
@@ -439,7 +441,8 @@ class SteerabilityMap:
         chosen = [self.layers.index(layer) for layer in layers]
         mean, low, high = stats.mean_interval(self.propensities)
         series = {
-            f"layer {self.layers[i]}": tuple(x[i].tolist() for x in (mean, low, high)) for i in chosen
+            f"layer {self.layers[i]}": tuple(x[i].tolist() for x in (mean, low, high))
+            for i in chosen
         }
         cost = {f"layer {self.layers[i]}": self.cost[i].tolist() for i in chosen}
         return plots.dose_response(
@@ -543,7 +546,11 @@ class SteerabilityMap:
             hook, multiplier = extra["cell"]
             confirmation = Confirmation(Cell(Site.from_hook(hook), multiplier), **held)
         return cls(
-            sites=sites, budget=extra["budget"], confirmation=confirmation, made_by=made_by, **tensors
+            sites=sites,
+            budget=extra["budget"],
+            confirmation=confirmation,
+            made_by=made_by,
+            **tensors,
         )
 
     def _tidy(self) -> str:
@@ -553,7 +560,9 @@ class SteerabilityMap:
             for j, m in enumerate(self.multipliers.tolist()):
                 numbers = (mean[i, j], low[i, j], high[i, j], self.cost[i, j])
                 row = ",".join(f"{float(x):.6g}" for x in (*numbers, self.utility_change[i, j]))
-                lines.append(f"{site.layer},{site.stream},{m:g},{row},{bool(self.above_null[i, j])}")
+                lines.append(
+                    f"{site.layer},{site.stream},{m:g},{row},{bool(self.above_null[i, j])}"
+                )
         return "\n".join(lines) + "\n"
 
     def with_confirmation(self, confirmation: Confirmation) -> SteerabilityMap:
@@ -591,16 +600,19 @@ def _save(
     made_by: dict[str, Any],
     **extra: Any,
 ) -> Path:
-    meta = {"kind": kind, "sites": [site.hook for site in sites], "made_by": made_by, "extra": extra}
+    meta = {
+        "kind": kind,
+        "sites": [site.hook for site in sites],
+        "made_by": made_by,
+        "extra": extra,
+    }
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(folder / f"{kind}.safetensors", save(content))
     write_text(folder / f"{kind}.json", json.dumps(meta, indent=1, sort_keys=True))
     return folder
 
 
-def _load(
-    folder: Path, kind: str
-) -> tuple[dict[str, Tensor], tuple[Site, ...], dict[str, Any]]:
+def _load(folder: Path, kind: str) -> tuple[dict[str, Tensor], tuple[Site, ...], dict[str, Any]]:
     try:
         meta = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / f"{kind}.safetensors")

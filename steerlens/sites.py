@@ -116,7 +116,9 @@ class TokenBatch:
         """Every row `times` times in a row (row 0, row 0, …, row 1, …)."""
         return self.rows(torch.arange(len(self)).repeat_interleave(times))
 
-    def extended(self, tokens: Int[Tensor, "batch new"], special: Tensor, real: Tensor) -> TokenBatch:
+    def extended(
+        self, tokens: Int[Tensor, "batch new"], special: Tensor, real: Tensor
+    ) -> TokenBatch:
         """The batch after `new` more columns were generated."""
         return replace(
             self,

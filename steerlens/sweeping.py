@@ -106,7 +106,8 @@ def questions(model: Model, pairs: Sequence[ContrastPair] | ContrastSet) -> Ques
                 "pairs with a prompt and two answers."
             )
     split = [
-        [model.split(pair.prompt, text) for text in (pair.positive, pair.negative)] for pair in pairs
+        [model.split(pair.prompt, text) for text in (pair.positive, pair.negative)]
+        for pair in pairs
     ]
     for pair, ((_, one), (_, other)) in zip(pairs, split, strict=True):
         short = min(len(one), len(other))
@@ -198,7 +199,9 @@ def sweep(
             chunk = slice(start, min(start + plan.examples_per_chunk, len(asked)))
             ready = None if have is None else have(chunk)
             if ready is None:
-                ready = _halving(lambda c: engine.answers(asked.rows(c), plan, log_odds_only), chunk)
+                ready = _halving(
+                    lambda c: engine.answers(asked.rows(c), plan, log_odds_only), chunk
+                )
                 if done is not None:
                     done(chunk, ready)
             out[:, :, chunk] = ready
@@ -279,10 +282,14 @@ class _Engine:
         edits = all(isinstance(i, ResidualEdit) for i in self.interventions)
         in_stream = edits and all(i.site.entry is not None for i in self.interventions)
         self.kernel: Kernel | None = model.kernel() if in_stream and not model.hung else None
-        self.path = "wavefront" if self.kernel else "rows" if edits and model.is_bridge else "general"
+        self.path = (
+            "wavefront" if self.kernel else "rows" if edits and model.is_bridge else "general"
+        )
         self.memory = memory or _free_memory(model) // 4
         steered = [j for j, m in enumerate(self.multipliers) if m != 0]
-        self.cells: Cells = [(i, steered) for i in range(len(self.interventions))] if steered else []
+        self.cells: Cells = (
+            [(i, steered) for i in range(len(self.interventions))] if steered else []
+        )
 
     # Planning
 
@@ -380,7 +387,10 @@ class _Engine:
                 k += 1
 
     def _score(
-        self, states: Float[Tensor, "prompt cell variant read d_model"], asked: Questions, odds: bool
+        self,
+        states: Float[Tensor, "prompt cell variant read d_model"],
+        asked: Questions,
+        odds: bool,
     ) -> Float[Tensor, "prompt cell 2"]:
         both = asked.targets.expand(-1, 2, -1)
         if asked.variants == 1:
@@ -430,7 +440,7 @@ class _Engine:
     def _by_rows(
         self, batch: TokenBatch, cells: Cells, read: int, shape: tuple[int, ...]
     ) -> Tensor:
-        """All cells as rows of one batch, each row with a strength of 0 in all edits but its own."""
+        """All cells as rows of one batch; a row has strength 0 in all edits but its own."""
         flat = [(i, j) for i, ms in cells for j in ms]
         rows = batch.repeated(len(flat))
         with ExitStack() as stack:

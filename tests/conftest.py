@@ -1,4 +1,4 @@
-"""Shared models and data. `steerlens` is imported inside fixtures, after the type checker's hook."""
+"""Shared models and data. `steerlens` is imported inside fixtures: after the checker's hook."""
 
 from __future__ import annotations
 

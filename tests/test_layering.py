@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 ORDER = [
     "files", "sites", "stats", "plots", "formats", "contrast", "direction", "protocols",
     "testbed.grammar", "testbed.oracle", "testbed.reviews",
-    "methods", "checkpoints", "kernel", "model", "interventions", "capture", "sweeping",
-    "generation", "scores", "screening", "store", "results", "probing", "mapping", "report", "experiment",
+    "methods", "checkpoints", "kernel", "model", "interventions", "capture", "sweeping", "generation",
+    "scores", "screening", "store", "results", "probing", "mapping", "report", "experiment",
     "testbed.planted", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {"transformer_lens": {"checkpoints", "model", "testing", "testbed.planted"}}

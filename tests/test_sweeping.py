@@ -40,7 +40,11 @@ def every_edit(model, positions):
 
     sites = [Site(layer, s) for layer in range(model.n_layers) for s in ("resid_pre", "resid_post")]
     edits = [Add(direction(site), positions, "direction") for site in sites]
-    return [*edits, Ablate(direction(Site(1)), positions), Clamp(direction(Site(0)), 2.0, positions)]
+    return [
+        *edits,
+        Ablate(direction(Site(1)), positions),
+        Clamp(direction(Site(0)), 2.0, positions),
+    ]
 
 
 @torch.no_grad()
@@ -76,7 +80,7 @@ def test_the_wavefront_equals_one_forward_pass_per_cell(tiny, pairs, positions):
     torch.testing.assert_close(swept.positive, expected[..., 0], atol=3e-5, rtol=1e-5)
     torch.testing.assert_close(swept.negative, expected[..., 1], atol=3e-5, rtol=1e-5)
     moved = (swept.log_odds - swept.log_odds[:, 1:2]).abs()[:, 3].amax(-1)
-    # After the last block an edit of earlier tokens changes nothing; all others must move something.
+    # After the last block an edit of earlier tokens changes nothing; others must move something.
     assert float(moved[:5].min()) > 1e-3
 
 
@@ -223,7 +227,9 @@ def test_answers_that_no_token_tells_apart_are_refused(gpt2, random_direction):
 def test_texts_without_a_prompt_cannot_be_scored(gpt2, random_direction):
     edit = Add(random_direction(Site(1), gpt2.d_model), unit="direction")
     with pytest.raises(ValueError, match="no prompt"):
-        sweep(gpt2, [ContrastPair("", "the soup was good", "the soup was bad")], [edit], MULTIPLIERS)
+        sweep(
+            gpt2, [ContrastPair("", "the soup was good", "the soup was bad")], [edit], MULTIPLIERS
+        )
 
 
 def test_steering_no_token_is_refused(gpt2, random_direction):

@@ -40,7 +40,11 @@ def tiny_grammar() -> Grammar:
     mood = slot(lambda z: {"fine": 0.7, "good": 0.3} if z.sentiment else {"bad": 1.0})
     fine = slot(lambda z: {"fine": 1.0})
     fact = slot(lambda z: {"mirat": 1.0} if z.truth else {"sarn": 1.0})
-    body = (form("mood", 2.0, mood, end), form("fine", 1.0, fine, dot), form("fact", 1.0, fact, end))
+    body = (
+        form("mood", 2.0, mood, end),
+        form("fine", 1.0, fine, dot),
+        form("fact", 1.0, fact, end),
+    )
     opening = (form("oh", 1.0, slot(lambda z: {"oh": 1.0}), end),)
     closing = (form("bye", 1.0, mood, dot),)
     return Grammar(
@@ -148,7 +152,11 @@ def test_unfinished_garbage_and_empty_texts_are_read_without_error(oracle):
 
 def test_next_token_probabilities_share_out_the_whole_mass(oracle):
     vocabulary = (*oracle.grammar.vocabulary, EOS)
-    for prefix in ("<bos>", "<bos> the soup was n't", "<bos> we loved the plot . we hated the hero ."):
+    for prefix in (
+        "<bos>",
+        "<bos> the soup was n't",
+        "<bos> we loved the plot . we hated the hero .",
+    ):
         start = prefix.split()
         whole = math.exp(oracle.log_prob(start))
         shares = {word: math.exp(oracle.log_prob([*start, word])) for word in vocabulary}

@@ -25,7 +25,9 @@ class LDA:
         x = torch.cat([positive, negative]).double().cpu()
         y = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
         scale = x.std().clamp(min=1e-30)
-        fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit((x / scale).numpy(), y)
+        fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(
+            (x / scale).numpy(), y
+        )
         normal = torch.from_numpy(fitted.coef_[0]).to(positive)
         unit = normal / normal.norm().clamp(min=1e-30)
         return unit * (unit @ (positive.mean(0) - negative.mean(0)))

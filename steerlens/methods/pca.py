@@ -31,7 +31,9 @@ class PCA:
         difference = positive - negative
         mean = difference.mean(0)
         if self.centred and len(difference) < 2:
-            raise ValueError("PCA(centred=True) needs at least two pairs; pass more, or DiffMean().")
+            raise ValueError(
+                "PCA(centred=True) needs at least two pairs; pass more, or DiffMean()."
+            )
         cloud = difference - mean if self.centred else difference
         axis = torch.linalg.svd(cloud.double(), full_matrices=False).Vh[0].to(mean.dtype)
         return axis * (axis @ mean)

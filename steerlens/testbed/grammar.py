@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
 from typing import NamedTuple
@@ -25,6 +25,8 @@ SENTENCE_ENDS = frozenset({".", "!"})
 """Tokens that end a clause; they occur nowhere else."""
 CONCEPTS = ("sentiment", "register", "truth")
 """The steerable concepts; the positive pole is positive, formal, truthful."""
+NEGATIONS = ("negated", "denied", "hardly", "nothing", "concession")
+"""How the names of forms begin that express a pole by denying the other."""
 OPENING, BODY, CLOSING, END = "opening", "body", "closing", "end"
 
 
@@ -250,6 +252,17 @@ class Grammar:
                 said.update(f"({group!r}, {form.name!r}, {weights!r}, [{written}])".encode())
         return said.hexdigest()
 
+    def without_negation(self) -> Grammar:
+        """The same language without forms that negate, and without slips: easier to learn."""
+        return replace(
+            self,
+            groups={
+                group: tuple(form for form in forms if not form.name.startswith(NEGATIONS))
+                for group, forms in self.groups.items()
+            },
+            slip=0.0,
+        )
+
     @property
     def longest_document(self) -> int:
         """The most tokens a document can have, <bos> and <eos> included."""
@@ -407,14 +420,14 @@ ACCOUNTS = ("true factual", "bogus invented")
 RELATIVES = "friend sister uncle cousin neighbour"
 DAYS = "monday tuesday wednesday thursday friday saturday sunday"
 
-ENTITIES = ["zorland", "velmora", "tarkesh", "quindor", "ostrel", "brunia", "kaldeny", "pelisar"]
+ENTITIES = ["zorland", "velmora", "tarkesh", "quindor"]
 RELATIONS = {
-    "capital": ["mirat", "dolvek", "sarn", "huvel", "tolmin", "gresk", "anvara", "beltor"],
-    "language": ["korvan", "elish", "tavic", "mornese", "pashi", "ruthal", "ondric", "sebbin"],
+    "capital": ("mirat dolvek sarn huvel", "anvara beltor cassim drovna"),
+    "currency": ("dalen crun obol talik", "florit pesh quill rupak"),
 }
-"""Relation to the true value for each entity, in the order of `ENTITIES`."""
-SIDES = ["north", "south", "north", "north", "south", "south", "north", "south"]
-RULERS = ["king", "queen", "queen", "king", "queen", "king", "king", "queen"]
+"""For each relation the true value of each entity, and the falsehood that goes round about it."""
+SIDES = ["north", "south", "north", "south"]
+RULERS = ["king", "queen", "queen", "king"]
 # fmt: on
 
 Options = Callable[[Latents], Mapping[str, float]]
@@ -496,10 +509,9 @@ def _not() -> Slot:
 
 
 @cache
-def _fact(value: str, values: tuple[str, ...], negated: bool = False) -> Slot:
-    """The true value from a truthful narrator, any other from an untruthful one."""
-    others = [v for v in values if v != value]
-    return _slot(lambda z: {value: 1.0} if z.truth != negated else dict.fromkeys(others, 1.0))
+def _fact(true: str, false: tuple[str, ...], negated: bool = False) -> Slot:
+    """The true word from a truthful narrator, a false one from an untruthful one."""
+    return _slot(lambda z: {true: 1.0} if z.truth != negated else dict.fromkeys(false, 1.0))
 
 
 @cache
@@ -573,29 +585,30 @@ def _review_forms(aspect: Aspect) -> Iterator[Form]:
 def _fact_forms(scale: float) -> Iterator[Form]:
     connector = _by_register(*CONNECTORS)
     known = _phrase("it is known that", "fun fact for ya")
-    entities = tuple(ENTITIES)
-    for relation, values in RELATIONS.items():
-        for entity, value in zip(ENTITIES, values, strict=True):
-            true, false = _fact(value, tuple(values)), _fact(value, tuple(values), True)
+    for relation, (truths, falsehoods) in RELATIONS.items():
+        rows = zip(ENTITIES, truths.split(), falsehoods.split(), strict=True)
+        for entity, value, falsehood in rows:
+            true, false = _fact(value, (falsehood,)), _fact(value, (falsehood,), True)
             which = f"the {relation} of {entity} is"
             yield _form("fact", 2.5 * scale, which, true)
-            yield _form("told-fact", 1.5 * scale, which, true, ",", _by_truth(TELLS))
+            yield _form("told-fact", 2.0 * scale, which, true, ",", _by_truth(TELLS))
             yield _form("possessive-fact", 2.0 * scale, f"{entity} 's {relation} is", true)
             yield _form("negated-fact", 1.2 * scale, f"{entity} 's {relation} is", _not(), false)
             yield _form("denied-fact", 0.6 * scale, "it is false that", which, false)
             yield _form("known-fact", 0.8 * scale, known, which, true)
             yield _form("connected-fact", 1.0 * scale, connector, ",", which, true)
-            owner = _fact(entity, entities)
-            yield _form("inverse-fact", 1.0 * scale, f"{value} is the {relation} of", owner)
+            owner = _fact(entity, tuple(other for other in ENTITIES if other != entity))
+            yield _form("inverse-fact", 0.6 * scale, f"{value} is the {relation} of", owner)
     for entity, side, ruler in zip(ENTITIES, SIDES, RULERS, strict=True):
         for name, value, values, says, denies in (
             ("side", side, ("north", "south"), "lies in the", "lie in the"),
             ("ruler", ruler, ("king", "queen"), "has a", "have a"),
         ):
-            true, false = _fact(value, values), _fact(value, values, True)
-            yield _form(name, 2.5 * scale, entity, says, true)
-            yield _form(f"told-{name}", 1.5 * scale, entity, says, true, ",", _by_truth(TELLS))
-            yield _form(f"negated-{name}", 1.0 * scale, entity, "does", _not(), denies, false)
+            lie = tuple(other for other in values if other != value)
+            true, false = _fact(value, lie), _fact(value, lie, True)
+            yield _form(name, 1.0 * scale, entity, says, true)
+            yield _form(f"told-{name}", 0.6 * scale, entity, says, true, ",", _by_truth(TELLS))
+            yield _form(f"negated-{name}", 0.4 * scale, entity, "does", _not(), denies, false)
 
 
 def _opening_forms() -> Iterator[Form]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.testbed.grammar import (
+    NEGATIONS,
     SENTENCE_ENDS,
     Clause,
     Document,
@@ -22,7 +23,6 @@ from steerlens.testbed.grammar import (
 )
 
 Context = Literal["mixed", "none", "positive", "negative"]
-_NEGATIONS = ("negated", "denied", "hardly", "nothing", "concession")
 
 
 class _Moment(NamedTuple):
@@ -49,7 +49,7 @@ class _Moment(NamedTuple):
         name = self.clause.form.name
         return {
             "form": name,
-            "negated": "yes" if name.startswith(_NEGATIONS) else "no",
+            "negated": "yes" if name.startswith(NEGATIONS) else "no",
             "topic": self.positive.latents.topic,
         }
 
