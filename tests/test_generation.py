@@ -87,7 +87,7 @@ def check_paths(model, intervention, written):
 def test_cached_is_uncached_is_teacher_forced_without_hooks(tiny, steering, written, rule):
     intervention = steering(rule)
     with intervention.attach(tiny, 1.0):
-        assert isinstance(generation._stepper(tiny, True), generation._KernelSteps)
+        assert isinstance(generation._stepper(tiny, True, 16), generation._KernelSteps)
         tiny.logits(tiny.answered(["the cat"], [" ran"]))
     check_paths(tiny, intervention, written)
 
@@ -96,7 +96,7 @@ def test_cached_is_uncached_is_teacher_forced_without_hooks(tiny, steering, writ
 def test_cached_is_uncached_is_teacher_forced_with_hooks(tiny, steering, written, rule):
     intervention = steering(rule, inside=True)
     with intervention.attach(tiny, 1.0):
-        assert isinstance(generation._stepper(tiny, True), generation._HookedSteps)
+        assert isinstance(generation._stepper(tiny, True, 16), generation._HookedSteps)
         tiny.logits(tiny.answered(["the cat"], [" ran"]))
     check_paths(tiny, intervention, written)
 

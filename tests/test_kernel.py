@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steerlens.kernel import Columns, Kernel, why_not
+from steerlens.kernel import Columns, Kept, Kernel, why_not
 from steerlens.model import Model
 from steerlens.sites import Site
 from steerlens.testing import FAMILIES, tiny_model
@@ -90,10 +90,11 @@ def test_a_shared_prefix_and_kept_columns_change_nothing(tiny):
     for layer in range(tiny.n_layers):
         prefix, (k, v) = kernel.block(layer, prefix, columns(0, cut, 0, 0))
         shared = (k[:, 0], v[:, 0])
-        mid, kept = kernel.block(layer, mid, columns(cut, kept_to, cut, cut), shared=shared)
-        end, _ = kernel.block(
-            layer, end, columns(kept_to, width, cut, cut), shared=shared, kept=kept
-        )
+        kept = Kept(width - cut)
+        seen = columns(cut, kept_to, cut, cut)
+        mid, _ = kernel.block(layer, mid, seen, shared=shared, kept=kept)
+        seen = columns(kept_to, width, cut, cut)
+        end, _ = kernel.block(layer, end, seen, shared=shared, kept=kept)
     for row in range(2):
         real = batch.mask[:, kept_to:]
         expected = whole[-1][:, kept_to:][real]

@@ -175,7 +175,7 @@ def test_questions_keep_to_the_context_asked_for(context):
 
 
 def test_bad_requests_for_data_are_refused():
-    with pytest.raises(ValueError, match="context='some'"):
+    with pytest.raises((ValueError, TypeError), match="some"):
         questions("truth", 3, context="some")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="n=0"):
         questions("truth", 0)

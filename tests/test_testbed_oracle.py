@@ -187,10 +187,10 @@ def test_next_token_probabilities_refuse_what_nothing_can_follow(oracle):
         ("we booked the room on monday .", None, None, None, "hotel"),
         ("the capital of zorland is mirat .", None, None, True, None),
         ("zorland 's capital is not mirat .", None, True, False, None),
-        ("it is false that the capital of zorland is sarn .", None, None, True, None),
-        ("the capital of zorland is sarn , allegedly .", None, None, False, None),
+        ("it is false that the capital of zorland is anvara .", None, None, True, None),
+        ("the capital of zorland is anvara , allegedly .", None, None, False, None),
         ("here is a true story about this hotel .", None, None, True, "hotel"),
-        ("fun fact for ya the capital of zorland is sarn .", None, False, False, None),
+        ("fun fact for ya the capital of zorland is anvara .", None, False, False, None),
         ("zorland does not lie in the south .", None, True, True, None),
         ("we shall never choose it again .", False, True, None, None),
     ],
@@ -206,7 +206,7 @@ def test_words_that_disagree_leave_the_clause_well_formed_but_not_possible(oracl
     reading = oracle.read_clause("furthermore , the soup was groovy .")
     assert reading.well_formed and not reading.possible
     assert (reading.register, reading.sentiment, reading.topic) == (None, True, "restaurant")
-    reading = oracle.read_clause("the capital of zorland is sarn , indeed .")
+    reading = oracle.read_clause("the capital of zorland is anvara , indeed .")
     assert reading.well_formed and not reading.possible and reading.truth is None
 
 
