@@ -260,7 +260,7 @@ class Kernel:
         keys, values = own
         scores = (q.flatten(3, 4) @ keys.mT).unflatten(3, (group, width))
         mask, n_shared = own_mask.expand(prompts, rows, -1, -1), 0
-        if shared is not None:
+        if shared is not None and columns.shared_keys is not None:
             n_shared = shared[0].shape[2]
             # All rows of a prompt in one product: the prefix is read once, not once per row.
             together = q.permute(0, 2, 1, 3, 4, 5).flatten(2, 4) @ shared[0].mT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,8 +92,8 @@ def steerability(
 
     def saved(name: str) -> dict:
         return {
-            "done": None if done is None else lambda where, x: done(name, where, x),
-            "have": None if have is None else lambda where: have(name, where),
+            "done": None if done is None else partial(done, name),
+            "have": None if have is None else partial(have, name),
             "progress": progress,
         }
 

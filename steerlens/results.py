@@ -507,7 +507,7 @@ class SteerabilityMap:
             probe_quantity="probe",
             steering_quantity="gain within the budget",
             title="Readable is not steerable",
-            correlation=None if r.value != r.value else tuple(r),
+            correlation=None if r.value != r.value else (r.value, r.low, r.high),
         )
 
     def _auroc_of(self, probe: ProbeMap) -> tuple[Tensor, Tensor, Tensor]:
@@ -540,11 +540,11 @@ class SteerabilityMap:
         """Reads what `save` wrote."""
         tensors, sites, made_by = _load(Path(directory), "map")
         extra = made_by.pop("_extra")
-        held = {name: tensors.pop(f"held_{name}", None) for name in ("gains", "utilities", "kl")}
         confirmation = None
         if "cell" in extra:
             hook, multiplier = extra["cell"]
-            confirmation = Confirmation(Cell(Site.from_hook(hook), multiplier), **held)
+            held = [tensors.pop(f"held_{name}") for name in ("gains", "utilities", "kl")]
+            confirmation = Confirmation(Cell(Site.from_hook(hook), multiplier), *held)
         return cls(
             sites=sites,
             budget=extra["budget"],

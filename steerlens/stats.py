@@ -81,7 +81,7 @@ def bootstrap_means(
     counts = torch.zeros(draws, n).scatter_add_(
         1, torch.randint(n, (draws, n), generator=generator), torch.ones(draws, n)
     )
-    return torch.tensordot(counts.to(values), values, dims=([1], [-1])) / n
+    return torch.einsum("dn,...n->d...", counts.to(values), values) / n
 
 
 def mean_interval(
@@ -192,7 +192,8 @@ def rank_correlation(
     """
     if len(x) < 4 or float(x.std()) == 0 or float(y.std()) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
-    r = float(scipy_stats.spearmanr(x.numpy(force=True), y.numpy(force=True)).statistic)
+    ranks = [scipy_stats.rankdata(side.numpy(force=True)) for side in (x, y)]
+    r = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     z, width = np.arctanh(np.clip(r, -0.999999, 0.999999)), np.sqrt((1 + r**2 / 2) / (len(x) - 3))
     reach = scipy_stats.norm.ppf(0.5 + level / 2) * width
     return Interval(r, float(np.tanh(z - reach)), float(np.tanh(z + reach)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psutil
 import torch
@@ -270,7 +271,9 @@ class _Engine:
     ) -> None:
         if not interventions or not multipliers:
             raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
-        self.model, self.interventions = model, list(interventions)
+        self.model = model
+        # Where a cell's own stream is edited its intervention is a ResidualEdit: `path` says so.
+        self.interventions: list[Any] = list(interventions)
         self.multipliers = [float(m) for m in multipliers]
         self.full = full
         for intervention in self.interventions:

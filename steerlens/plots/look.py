@@ -79,7 +79,8 @@ def house(
     notes = broken(note, 100).split("<br>") if note else []
     lines = [f"<b>{line}</b>" for line in titles]
     lines += [f"<span style='font-size:12px;color:{QUIET}'>{line}</span>" for line in notes]
-    rows = _legend_rows([t["name"] for t in figure.data if t["showlegend"]], WIDTH - left - right)
+    traces: list[Any] = list(figure.data)
+    rows = _legend_rows([t.name for t in traces if t.showlegend], WIDTH - left - right)
     figure.update_layout(
         template="none",
         title={
