@@ -559,33 +559,38 @@ class ContrastSet:
                 f"fractions={fractions} must be three positive shares that sum to 1, for fit, "
                 "choose and report; e.g. (0.5, 0.25, 0.25)."
             )
+        return Split(*self._parts(seed, dict(zip(Split._fields, fractions, strict=True))))
+
+    def halved(self, seed: int = 0) -> tuple[ContrastSet, ContrastSet]:
+        """Questions to choose on and to report on, where another set is fitted on; see `split`."""
+        choose, report = self._parts(seed, {"choose": 0.5, "report": 0.5})
+        return choose, report
+
+    def _parts(self, seed: int, shares: Mapping[str, float]) -> list[ContrastSet]:
         sizes = Counter(self.groups)
-        if len(sizes) < 3:
+        if len(sizes) < len(shares):
             raise ContrastError(
-                f"{self.name!r} has {len(self)} pairs in only {len(sizes)} group(s), and three "
-                "parts need at least three groups that share no question. Add data, or set "
-                "ContrastPair.group if pairs that share a prompt may be separated."
+                f"{self.name!r} has {len(self)} pairs in only {len(sizes)} group(s), and "
+                f"{len(shares)} parts need at least {len(shares)} groups that share no question. "
+                "Add data, or set ContrastPair.group if pairs that share a prompt may be separated."
             )
         order = sorted(sizes, key=lambda name: (-sizes[name], digest("split", seed, name)))
-        filled = [0, 0, 0]
-        part_of: dict[str, int] = {}
+        filled = dict.fromkeys(shares, 0)
+        part_of: dict[str, str] = {}
         for i, name in enumerate(order):
-            empty = [part for part in range(3) if filled[part] == 0]
+            empty = [part for part in shares if filled[part] == 0]
             # The last groups are kept for parts that would otherwise stay empty.
-            allowed = empty if len(order) - i <= len(empty) else range(3)
-            part = max(allowed, key=lambda k: (fractions[k] * len(self) - filled[k], -k))
+            allowed = empty if len(order) - i <= len(empty) else list(shares)
+            part = max(allowed, key=lambda part: shares[part] * len(self) - filled[part])
             part_of[name] = part
             filled[part] += sizes[name]
-        names = ("fit", "choose", "report")
-        return Split(
-            *(
-                self._with(
-                    [p for p, g in zip(self.pairs, self.groups, strict=True) if part_of[g] == k],
-                    note=f"{names[k]} part of a split with seed={seed}, fractions={fractions}",
-                )
-                for k in range(3)
+        return [
+            self._with(
+                [p for p, g in zip(self.pairs, self.groups, strict=True) if part_of[g] == part],
+                note=f"{part} part of a split with seed={seed}, shares {dict(shares)}",
             )
-        )
+            for part in shares
+        ]
 
     def flipped(self) -> ContrastSet:
         """The set with positive and negative exchanged in every pair."""

@@ -116,8 +116,7 @@ def load_data(
         asked = ContrastSet.load(questions)
         known = set(pairs.groups) | {text for p in pairs for text in (p.positive, p.negative)}
         fresh = _without(asked, known)
-        _, choose, held = fresh.split(seed, (0.02, 0.49, 0.49))
-        parts = (pairs, choose, held)
+        parts = (pairs, *fresh.halved(seed))
     fit, choose, held = (
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
     )

@@ -9,6 +9,7 @@ Both give the numbers of a full forward pass per cell; callers never choose.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from steerlens.kernel import Columns, Kernel, KeysValues, soft_cap
 from steerlens.model import Model, SteeringError, as_model
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.sites import TokenBatch
+
+_log = logging.getLogger("steerlens.sweep")
 
 MAX_TOKENS = 8192
 """Columns computed at once on a CPU; more does not get faster, only larger."""
@@ -159,6 +162,22 @@ class Swept:
         return self.positive - self.negative
 
 
+def plan(
+    model: Model,
+    pairs: Sequence[ContrastPair] | ContrastSet,
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+    *,
+    log_odds_only: bool = False,
+    memory: int | None = None,
+) -> Plan:
+    """What `sweep` would do with these arguments, and what memory it would need."""
+    model = as_model(model)
+    asked = questions(model, pairs)
+    engine = _Engine(model, interventions, multipliers, memory, full=not log_odds_only)
+    return engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
+
+
 @torch.no_grad()
 def sweep(
     model: Model,
@@ -193,21 +212,24 @@ def sweep(
     model = as_model(model)
     asked = questions(model, pairs)
     engine = _Engine(model, interventions, multipliers, memory, full=not log_odds_only)
-    plan = engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
+    planned = engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
+    _log.info("%s: %s", label, planned)
     out = torch.full((len(interventions), len(multipliers), len(asked), 2), torch.nan)
-    with tqdm(total=len(asked) * plan.cells, desc=label, unit="cell", disable=not progress) as bar:
-        for start in range(0, len(asked), plan.examples_per_chunk):
-            chunk = slice(start, min(start + plan.examples_per_chunk, len(asked)))
+    with tqdm(
+        total=len(asked) * planned.cells, desc=label, unit="cell", disable=not progress
+    ) as bar:
+        for start in range(0, len(asked), planned.examples_per_chunk):
+            chunk = slice(start, min(start + planned.examples_per_chunk, len(asked)))
             ready = None if have is None else have(chunk)
             if ready is None:
                 ready = _halving(
-                    lambda c: engine.answers(asked.rows(c), plan, log_odds_only), chunk
+                    lambda c: engine.answers(asked.rows(c), planned, log_odds_only), chunk
                 )
                 if done is not None:
                     done(chunk, ready)
             out[:, :, chunk] = ready
-            bar.update((chunk.stop - chunk.start) * plan.cells)
-    return Swept(out[..., 0], out[..., 1], tuple(multipliers), log_odds_only, plan)
+            bar.update((chunk.stop - chunk.start) * planned.cells)
+    return Swept(out[..., 0], out[..., 1], tuple(multipliers), log_odds_only, planned)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from steerlens.direction import Direction
 from steerlens.interventions import Ablate, Add, Clamp, Together
 from steerlens.model import SteeringError
 from steerlens.sites import Positions, Site
-from steerlens.sweeping import divergence, questions, sweep
+from steerlens.sweeping import divergence, plan, questions, sweep
 
 ONE_TOKEN = [
     ContrastPair("the cat sat on the", " bed", " table"),
@@ -244,3 +244,11 @@ def test_a_prompt_longer_than_the_context_is_refused(gpt2, random_direction):
     long = " ".join(["cat"] * gpt2.n_ctx)
     with pytest.raises(ValueError, match="the context of"):
         sweep(gpt2, [ContrastPair(long, " good", " bad")], [edit], MULTIPLIERS, progress=False)
+
+
+def test_the_plan_is_what_the_sweep_does(gpt2):
+    edits = every_edit(gpt2, Positions.from_prompt_end())
+    planned = plan(gpt2, ONE_TOKEN, edits, MULTIPLIERS)
+    assert sweep(gpt2, ONE_TOKEN, edits, MULTIPLIERS, progress=False).plan == planned
+    assert planned.cells == len(edits) * 3, "multiplier 0 costs nothing"
+    assert "wavefront" in str(planned)

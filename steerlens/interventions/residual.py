@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from steerlens.sites import Positions, Site
 Unit = Literal["resid_norm", "direction", "projection_std"]
 
 
-class _AlongDirection:
+class _AlongDirection(ABC):
     """What add, ablate and clamp share: where they act, and how they are hung on a model."""
 
     direction: Direction
@@ -26,10 +27,10 @@ class _AlongDirection:
     def site(self) -> Site:
         return self.direction.site
 
+    @abstractmethod
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
-    ) -> Float[Tensor, "batch pos d_model"]:
-        raise NotImplementedError
+    ) -> Float[Tensor, "batch pos d_model"]: ...
 
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
         """Steers the model until the `with` ends.
@@ -68,7 +69,7 @@ class Add(_AlongDirection):
         if self.unit != "direction" and getattr(self.direction, self.unit) is None:
             raise DirectionError(
                 f"unit={self.unit!r} needs {self.unit}, which this direction does not state. "
-                "Fit it with model.activations(…), or use unit='direction'."
+                "Fit it with steerlens.activations(model, …), or use unit='direction'."
             )
 
     @property
