@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if words else 2
+    if words[0] in ("show", "list") and set(words[1:]) & {"-h", "--help"}:
+        print(USAGE, end="")
+        return 0
     if words[0] not in commands:
         print(f"steerlens: there is no command {words[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
@@ -104,10 +107,14 @@ def _list(words: list[str]) -> int:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
     from steerlens.experiment import is_finished, read_manifest
+    from steerlens.results import ResultError
 
     for folder in sorted(path.parent for path in root.glob("*/manifest.json")):
-        done = is_finished(folder, read_manifest(folder))
-        print(f"{'finished  ' if done else 'unfinished'}  {folder}")
+        try:
+            state = "finished" if is_finished(folder, read_manifest(folder)) else "unfinished"
+        except ResultError:
+            state = "broken"  # and the other runs are listed all the same
+        print(f"{state:<10}  {folder}")
     return 0
 
 

@@ -11,23 +11,23 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 import tyro
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from steerlens import methods, report
 from steerlens.contrast import ContrastPair, ContrastSet
-from steerlens.files import write_bytes, write_text
+from steerlens.files import write_text
 from steerlens.generation import DoseResponse, dose_response
 from steerlens.interventions.residual import Add, Unit
 from steerlens.mapping import BUDGET, MULTIPLIERS, check_multipliers, steerability
@@ -38,10 +38,15 @@ from steerlens.protocols import Method
 from steerlens.results import ProbeMap, ResultError, SteerabilityMap
 from steerlens.sites import Positions, Rule, Site, Stream
 from steerlens.store import ActivationStore
+from steerlens.tensors import DamagedFile, read_tensors, write_tensors
 from steerlens.testbed import reviews
 
 WORLD = "reviews/"
 """Contrasts of the reference world are named "reviews/sentiment", "reviews/register", …"""
+
+
+LAST = {"ProbingExperiment": ("probe",), "SteerabilityExperiment": ("probe", "map")}
+"""What a finished run of each kind has written."""
 
 
 class ExperimentError(ValueError):
@@ -114,7 +119,7 @@ def load_data(
         parts = pairs.split(seed)
     else:
         asked = ContrastSet.load(questions)
-        known = set(pairs.groups) | {text for p in pairs for text in (p.positive, p.negative)}
+        known = {text for p in pairs for text in (*p.keys, p.prompt, p.positive, p.negative)}
         fresh = _without(asked, known)
         parts = (pairs, *fresh.halved(seed))
     fit, choose, held = (
@@ -182,7 +187,17 @@ class _Experiment:
     kind: ClassVar[str] = "experiment"
 
     def __post_init__(self) -> None:
-        for name in ("n_fit", "n_choose", "n_report", "n_neutral"):
+        least = {"seed": 0, "samples": 0, "new_tokens": 2, "budget": 0}
+        for name, bound in least.items():
+            if getattr(self, name, bound) < bound:
+                raise ExperimentError(
+                    f"{name}={getattr(self, name)} is below the least that makes sense, {bound}."
+                )
+        if getattr(self, "n_neutral", 4) < 4:
+            raise ExperimentError(
+                "n_neutral: at least 4 ordinary texts are needed, half of them to report on."
+            )
+        for name in ("n_fit", "n_choose", "n_report"):
             if getattr(self, name, 2) < 2:
                 raise ExperimentError(
                     f"{name}={getattr(self, name)}: an interval needs at least two examples."
@@ -364,7 +379,7 @@ class SteerabilityExperiment(_Experiment):
         )  # fmt: skip
         parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
         folder = _begin(self, model, parts, results, name)
-        if not (folder / "map.json").exists():
+        if not is_finished(folder, read_manifest(folder)):
             self._measure(model, data, folder, progress)
         return _finish(folder)
 
@@ -385,18 +400,25 @@ class SteerabilityExperiment(_Experiment):
         cell = made.recommend().cell
         if self.samples and cell is not None:
             edit = Add(read.direction(cell.site, self.method), rule, self.unit)
-            prompts = [pair.prompt for pair in data.report.pairs[: self.samples]]
-            strengths = sorted({0.0, cell.multiplier, -cell.multiplier, 2 * cell.multiplier})
-            _save_samples(
-                folder,
-                dose_response(
-                    model, edit, prompts, strengths, max_new_tokens=self._room(model, prompts)
-                ),
-            )
+            self._write_samples(model, edit, cell.multiplier, data.report, folder)
         made.save(folder)
 
-    def _room(self, model: Model, prompts: Sequence[str]) -> int:
-        return max(1, min(self.new_tokens, model.n_ctx - model.tokens(prompts).width))
+    def _write_samples(
+        self, model: Model, edit: Add, multiplier: float, asked: ContrastSet, folder: Path
+    ) -> None:
+        """Continues the first few prompts that leave room for it, at several strengths."""
+        fitting = (p.prompt for p in asked if len(model.ids(p.prompt)) + 2 <= model.n_ctx)
+        prompts = list(itertools.islice(fitting, self.samples))
+        if not prompts:
+            return
+        room = model.n_ctx - model.tokens(prompts).width
+        strengths = sorted({0.0, multiplier, -multiplier, 2 * multiplier})
+        written = dose_response(
+            model, edit, prompts, strengths, max_new_tokens=max(2, min(self.new_tokens, room)),
+            # A text that ends at once has no generated token to steer.
+            stop_at_eos=self.positions != "generated",
+        )  # fmt: skip
+        _save_samples(folder, written)
 
 
 def _begin(
@@ -464,11 +486,18 @@ def _cells(
         return folder / f"{name}-{where.start:06d}-{where.stop:06d}.safetensors"
 
     def done(name: str, where: slice, values: Tensor) -> None:
-        write_bytes(path(name, where), save({"values": values.contiguous()}))
+        write_tensors(path(name, where), {"values": values})
 
     def have(name: str, where: slice) -> Tensor | None:
         file = path(name, where)
-        return load_file(file)["values"] if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return read_tensors(file)["values"]
+        except DamagedFile as error:
+            raise ResultError(
+                f"{error} Delete this file; only its cells are computed again."
+            ) from error
 
     return done, have
 
@@ -481,21 +510,25 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / "manifest.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["fields"]["experiment"] not in LAST:
+            raise ValueError("it names no experiment of steerlens")
     except FileNotFoundError:
         raise ResultError(
             f"{folder} is not a run: it has no manifest.json. `steerlens list` shows the runs."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ResultError(
-            f"{path} is broken: {error}. Move the folder away and run again."
+            f"{path} is broken ({error}). Move the folder away and run again."
         ) from error
+    return manifest
 
 
 def is_finished(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether the last file that this kind of run writes is there."""
-    last = {"ProbingExperiment": "probe", "SteerabilityExperiment": "map"}
-    return (folder / f"{last[manifest['fields']['experiment']]}.json").exists()
+    """Whether the files that this kind of run writes are all there."""
+    kinds = LAST[manifest["fields"]["experiment"]]
+    names = [f"{kind}.{ending}" for kind in kinds for ending in ("json", "safetensors")]
+    return all((folder / name).exists() for name in names)
 
 
 def _save_samples(folder: Path, samples: DoseResponse) -> None:
@@ -503,10 +536,15 @@ def _save_samples(folder: Path, samples: DoseResponse) -> None:
 
 
 def _load_samples(folder: Path) -> DoseResponse:
-    raw = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    return DoseResponse(
-        tuple(raw["prompts"]), tuple(raw["multipliers"]), tuple(map(tuple, raw["texts"]))
-    )
+    path = folder / "samples.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(map(tuple, raw["texts"]))
+        return DoseResponse(tuple(raw["prompts"]), tuple(raw["multipliers"]), rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            f"{path} is broken ({error}). Delete it; the numbers are whole."
+        ) from error
 
 
 def versions() -> dict[str, str]:

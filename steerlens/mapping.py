@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from steerlens.model import Model, as_model
 from steerlens.protocols import Method
 from steerlens.results import Cell, Confirmation, SteerabilityMap
 from steerlens.sites import Positions, Site
-from steerlens.sweeping import divergence, sweep
+from steerlens.sweeping import divergence, halved, questions, sweep
 
 MULTIPLIERS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 BUDGET = 0.1
@@ -81,7 +82,16 @@ def steerability(
     for site in sites:
         model.require_site(site)
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
-    chosen_texts, report_texts = texts[::2], texts[1::2] or texts
+    if len(texts) < 4 or len(choose) < 2 or nulls < 19:
+        raise ValueError(
+            f"{len(texts)} neutral texts, {len(choose)} choosing questions and {nulls} nulls are too "
+            "few: at least 4 texts (half of them to report on), 2 questions and 19 nulls are needed."
+        )
+    for part in (choose, report):
+        if part is not None:  # what cannot be scored is refused before the sweep starts
+            questions(model, part)
+    halved(model, texts)
+    chosen_texts, report_texts = texts[::2], texts[1::2]
     read = (
         fit
         if isinstance(fit, Activations)
@@ -133,6 +143,7 @@ def steerability(
             "report": None if report is None else report.hash,
             "seed": seed,
             "plan": str(swept.plan),
+            "utilities_clamped": float(scores.utility(swept).clamped.float().mean()),
         },
     )  # fmt: skip
     cell = made.recommend().cell
@@ -198,6 +209,8 @@ def _in_units_of(direction: Direction, real: Direction) -> Direction:
 def check_multipliers(multipliers: Sequence[float]) -> None:
     """Raises ValueError unless the strengths hold 0 once, and something else."""
     values = list(multipliers)
+    if not all(math.isfinite(m) for m in values):
+        raise ValueError(f"multipliers={tuple(values)} are not all finite numbers.")
     if 0.0 not in values:
         raise ValueError(
             f"multipliers={tuple(values)} has no 0.0, so nothing is unsteered to compare against. "
@@ -210,12 +223,19 @@ def check_multipliers(multipliers: Sequence[float]) -> None:
         )
 
 
+def _keys(part: ContrastSet | Activations) -> set[str]:
+    """Everything by which a question of this part is known."""
+    if isinstance(part, Activations):
+        return set(part.groups)
+    return set(part.groups) | {key for pair in part for key in pair.keys}
+
+
 def _require_disjoint(
     fit: ContrastSet | Activations, choose: ContrastSet, report: ContrastSet | None
 ) -> None:
-    parts = {"fit": set(fit.groups), "choose": set(choose.groups)}
+    parts = {"fit": _keys(fit), "choose": _keys(choose)}
     if report is not None:
-        parts["report"] = set(report.groups)
+        parts["report"] = _keys(report)
     names = list(parts)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:

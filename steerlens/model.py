@@ -33,7 +33,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 PaddingSide = Literal["left", "right"]
 
 
-class SteeringError(RuntimeError):
+class SteeringError(ValueError):
     """Steering that did nothing, or could not be applied to what was run."""
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from steerlens import plots, stats
-from steerlens.files import write_bytes, write_text
+from steerlens.files import write_text
 from steerlens.sites import Site
 from steerlens.stats import Interval
+from steerlens.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,8 +48,8 @@ class ProbeMap:
 
     @cached_property
     def accuracy_interval(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Accuracy with a 95% bootstrap interval over pairs."""
-        return _clipped(stats.mean_interval(_right(self.scores)))
+        """Accuracy with Wilson's 95% interval, as if the two texts of a pair were one."""
+        return stats.share_interval(self.accuracy, self.scores.shape[1])
 
     @cached_property
     def auroc(self) -> Float[Tensor, " site"]:
@@ -59,7 +58,10 @@ class ProbeMap:
 
     @cached_property
     def auroc_interval(self) -> tuple[Tensor, Tensor, Tensor]:
-        """AUROC with a 95% interval, by resampling pairs."""
+        """AUROC with a 95% interval, by resampling pairs.
+
+        Where every resample is perfect, resampling sees no doubt: there it is Wilson's interval.
+        """
         wins = _wins(self.scores)
         n = wins.shape[-1]
         generator = torch.Generator().manual_seed(0)
@@ -67,7 +69,9 @@ class ProbeMap:
         counts = torch.zeros(500, n).scatter_add_(1, draws, torch.ones(500, n)) / n
         resampled = torch.einsum("di,sij,dj->ds", counts, wins, counts)
         low, high = (torch.quantile(resampled, q, dim=0) for q in (0.025, 0.975))
-        return self.auroc, low, high
+        _, least, most = stats.share_interval(self.auroc, n)
+        certain = low == high
+        return self.auroc, torch.where(certain, least, low), torch.where(certain, most, high)
 
     @property
     def control_auroc(self) -> Float[Tensor, "control site"]:
@@ -175,8 +179,8 @@ class Confirmation:
 
     @cached_property
     def cost(self) -> Interval:
-        """Mean KL with its 95% interval, in nats per token."""
-        return stats.interval_of_mean(self.kl)
+        """Mean KL with its 95% interval (percentiles of resampled means: KL cannot be negative)."""
+        return stats.percentile_interval(self.kl)
 
     @cached_property
     def wrong_way(self) -> Interval:
@@ -587,11 +591,6 @@ def _wins(scores: Float[Tensor, "*grid pair 2"]) -> Float[Tensor, "*grid pair pa
     return (gap > 0).float() + 0.5 * (gap == 0).float()
 
 
-def _clipped(band: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    mean, low, high = (x.clamp(0, 1) for x in band)
-    return mean, low, high
-
-
 def _save(
     folder: Path,
     kind: str,
@@ -606,8 +605,7 @@ def _save(
         "made_by": made_by,
         "extra": extra,
     }
-    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_bytes(folder / f"{kind}.safetensors", save(content))
+    write_tensors(folder / f"{kind}.safetensors", tensors)
     write_text(folder / f"{kind}.json", json.dumps(meta, indent=1, sort_keys=True))
     return folder
 
@@ -615,18 +613,19 @@ def _save(
 def _load(folder: Path, kind: str) -> tuple[dict[str, Tensor], tuple[Site, ...], dict[str, Any]]:
     try:
         meta = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / f"{kind}.safetensors")
+        tensors = read_tensors(folder / f"{kind}.safetensors")
+        made_by, extra = dict(meta["made_by"]), meta["extra"]
+        sites = tuple(Site.from_hook(hook) for hook in meta["sites"])
     except FileNotFoundError as error:
         raise ResultError(
             f"{folder} holds no finished {kind} ({error.filename} is missing). "
             "Run the experiment again: it goes on where it stopped."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # not JSON, not ours, or damaged
         raise ResultError(
             f"The {kind} in {folder} is broken ({error}). Delete {kind}.json and "
             f"{kind}.safetensors there and run the experiment again."
         ) from error
-    made_by = dict(meta["made_by"])
-    if meta["extra"]:
-        made_by["_extra"] = meta["extra"]
-    return tensors, tuple(Site.from_hook(hook) for hook in meta["sites"]), made_by
+    if extra:
+        made_by["_extra"] = extra
+    return tensors, sites, made_by

@@ -105,18 +105,31 @@ def mean_interval(
     means = bootstrap_means(centred, draws=draws, seed=seed)
     squares = bootstrap_means(centred.square(), draws=draws, seed=seed)
     spread = ((squares - means.square()).clamp(min=0) / (n - 1)).sqrt()
-    # Where a resample has no spread its ratio says nothing; the floor keeps it finite.
-    floor = 1e-3 * error.clamp(min=1e-12)
-    ratio = means / torch.maximum(spread, floor)
-    tail = (1 - level) / 2
-    high, low = (torch.quantile(ratio.float(), q, dim=0).to(mean) for q in (tail, 1 - tail))
-    return mean, mean - low * error, mean - high * error
+    # A resample without spread has no ratio. Where they are many (nearly all examples agree), the
+    # ratios say nothing at all, and the percentiles of the means are the better interval.
+    flat = spread <= 1e-3 * error
+    ratio = (means / spread).masked_fill(flat, torch.nan)
+    cuts = torch.tensor([1 - (1 - level) / 2, (1 - level) / 2], dtype=torch.float64)
+    studentised = mean - torch.nanquantile(ratio.double(), cuts, dim=0).to(mean) * error
+    percentiles = mean + torch.quantile(means.double(), cuts.flip(0), dim=0).to(mean)
+    low, high = torch.where(flat.float().mean(0) > 0.01, percentiles, studentised)
+    return mean, low, high
 
 
 def interval_of_mean(values: Float[Tensor, " example"], **options) -> Interval:
     """`mean_interval` of one row of numbers."""
     mean, low, high = mean_interval(values, **options)
     return Interval(float(mean), float(low), float(high))
+
+
+def percentile_interval(
+    values: Float[Tensor, " example"], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean with the percentiles of resampled means: never outside the values, but narrow for few."""
+    means = bootstrap_means(values, draws=draws, seed=seed).double()
+    cuts = torch.tensor([(1 - level) / 2, 1 - (1 - level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, cuts).tolist()
+    return Interval(float(values.mean()), low, high)
 
 
 def proportion_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:
@@ -139,6 +152,16 @@ class NullThreshold(NamedTuple):
     """Chance that a map of nothing has a best cell as outstanding as this map's; never 0."""
     outstanding: Float[Tensor, " null"]
     """How outstanding the best cell of each null map is, in units of its cell's null spread."""
+
+
+def share_interval(
+    share: Float[Tensor, "*grid"], n: int, *, level: float = 0.95
+) -> tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"], Float[Tensor, "*grid"]]:
+    """A share of n examples with Wilson's interval, which is not empty at 0 or 1."""
+    z2 = float(scipy_stats.norm.ppf(0.5 + level / 2)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = (z2 * (share * (1 - share) / n + z2 / (4 * n**2))).sqrt() / (1 + z2 / n)
+    return share, (centre - reach).clamp(min=0), (centre + reach).clamp(max=1)
 
 
 def max_statistic(
@@ -170,6 +193,11 @@ def max_statistic(
             f"at least {needed} are needed."
         )
     maps = torch.cat([observed[None], nulls])
+    if not bool(torch.isfinite(maps).all()):
+        raise ValueError(
+            "Some cells are NaN or infinite, so nothing can be said of the best one. "
+            "Use float32 or bfloat16, and smaller multipliers."
+        )
     scale = maps.square().mean(0).sqrt()
     # A cell that hardly moves at all is rounding noise, whose tails must not decide; and one that
     # never moves (multiplier 0) can never be the best.

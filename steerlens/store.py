@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
 from steerlens.capture import Chunk, activations, reading_positions
 from steerlens.contrast import ContrastSet
 from steerlens.direction import Activations
-from steerlens.files import write_bytes, write_text
+from steerlens.files import write_text
 from steerlens.model import Model, as_model
 from steerlens.sites import Positions, Site
+from steerlens.tensors import DamagedFile, read_tensors, write_tensors
 
 FORMAT = "steerlens.activations/1"
 
@@ -94,33 +91,13 @@ def _token_hash(model: Model, pairs: ContrastSet) -> str:
 
 
 def _write(path: Path, chunk: Chunk) -> None:
-    tensors = {f.name: getattr(chunk, f.name).contiguous() for f in fields(chunk)}
-    write_bytes(path, save(tensors, metadata={"sha256": _checksum(tensors)}))
+    write_tensors(path, {f.name: getattr(chunk, f.name) for f in fields(chunk)})
 
 
 def _read(path: Path) -> Chunk | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {f.name: file.get_tensor(f.name) for f in fields(Chunk)}
-            # safetensors checks its header, not its numbers; a flipped bit must not pass for data.
-            sound = (file.metadata() or {}).get("sha256") == _checksum(tensors)
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
-    if not sound:
-        raise _damaged(path, "its checksum does not match its content")
-    return Chunk(**tensors)
-
-
-def _damaged(path: Path, why: str) -> StoreError:
-    return StoreError(
-        f"{path} is damaged ({why}). Delete this file; only its texts are read again."
-    )
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(tensors[name].numpy().tobytes())
-    return found.hexdigest()
+        return Chunk(**read_tensors(path))
+    except DamagedFile as error:
+        raise StoreError(f"{error} Delete this file; only its texts are read again.") from error

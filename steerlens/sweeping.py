@@ -225,6 +225,12 @@ def sweep(
                 ready = _halving(
                     lambda c: engine.answers(asked.rows(c), planned, log_odds_only), chunk
                 )
+                if not bool(torch.isfinite(ready).all()):
+                    raise ValueError(
+                        f"{label}: some log-probabilities of examples {chunk.start} to "
+                        f"{chunk.stop - 1} are NaN or infinite. Use float32 or bfloat16, and "
+                        "smaller multipliers."
+                    )
                 if done is not None:
                     done(chunk, ready)
             out[:, :, chunk] = ready
@@ -253,7 +259,7 @@ def divergence(
         prompt_share: How much of each text is prompt.
     """
     model = as_model(model)
-    batch = _halved(model.tokens(list(texts), padding_side="left"), prompt_share)
+    batch = halved(model, texts, prompt_share)
     engine = _Engine(model, interventions, multipliers, memory, full=True)
     read = int((batch.width - batch.prompt_end + 1).max())
     plan = engine.plan(batch, 1, batch.width - read + 1, read)
@@ -267,7 +273,13 @@ def divergence(
     return out
 
 
-def _halved(batch: TokenBatch, share: float) -> TokenBatch:
+def halved(model: Model, texts: Sequence[str], share: float = 0.5) -> TokenBatch:
+    """Texts whose first part is the prompt and whose rest continues it.
+
+    Raises:
+        ValueError: If a text has fewer than 4 tokens, or more than the context.
+    """
+    batch = model.tokens(list(texts), padding_side="left")
     lengths = batch.mask.sum(-1)
     if int(lengths.min()) < 4:
         raise ValueError("A text for measuring cost has fewer than 4 tokens. Use longer texts.")
@@ -319,7 +331,10 @@ class _Engine:
     # Planning
 
     def plan(self, batch: TokenBatch, variants: int, prompt_width: int, read: int) -> Plan:
-        """States what will be computed and what it needs."""
+        """States what will be computed and what it needs; refuses what would steer nothing."""
+        for i, intervention in enumerate(self.interventions):
+            if isinstance(intervention, ResidualEdit):
+                self._chosen(i, batch)
         cells = sum(len(ms) for _, ms in self.cells)
         columns = batch.width - self._shared(batch, prompt_width)
         per_example = self._bytes(max(1, cells) * variants, columns, batch.width, read)
@@ -420,7 +435,9 @@ class _Engine:
         both = asked.targets.expand(-1, 2, -1)
         if asked.variants == 1:
             states = states.expand(-1, -1, 2, -1, -1)
-        weight = self.model.wrapped.unembed.W_U.T[both]  # [prompt, 2, read, d_model]
+        # In float32: a difference of two large half-precision logits is mostly rounding.
+        states = states.float()
+        weight = self.model.wrapped.unembed.W_U.T[both].float()  # [prompt, 2, read, d_model]
         cap = self.model.cfg.output_logits_soft_cap
         bias = self.model.wrapped.unembed.b_U[both]
         logits = torch.einsum("pcvrd,pvrd->pcvr", states, weight) + bias[:, None]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -143,6 +144,24 @@ def test_a_results_folder_of_another_model_is_refused_and_kept(experiment, run, 
             planted.model.embed.W_E.copy_(weights)
         save_hooked(planted.model, folder / "model")
     assert sorted((p.name, p.stat().st_mtime_ns) for p in run.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("lost", ["map.safetensors", "probe.json", "cells"])
+def test_what_was_lost_or_damaged_is_repaired_as_the_message_says(experiment, run, tmp_path, lost):
+    folder = tmp_path / run.folder.name
+    shutil.copytree(run.folder, folder)
+    if lost == "cells":
+        (folder / "map.json").unlink()
+        damaged = next((folder / "cells").iterdir())
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:-8] + bytes(8))
+        with pytest.raises(ResultError, match="is damaged.*Delete this file"):
+            experiment.run(tmp_path, progress=False)
+        damaged.unlink()
+    else:
+        (folder / lost).unlink()
+    again = experiment.run(tmp_path, progress=False)
+    assert torch.equal(again.map.propensities, run.map.propensities)
 
 
 def test_a_folder_that_is_no_run_is_refused_and_kept(experiment, tmp_path):

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 
 # From the ground up. A package stands for all its files; within one, `_inside` is checked as well.
 ORDER = [
-    "files", "sites", "stats", "plots", "formats", "contrast", "direction", "protocols",
+    "files", "tensors", "sites", "stats", "plots", "formats", "contrast", "direction", "protocols",
     "testbed.grammar", "testbed.oracle", "testbed.reviews",
     "methods", "checkpoints", "kernel", "model", "interventions", "capture", "sweeping", "generation",
     "scores", "screening", "store", "results", "probing", "mapping", "report", "experiment",

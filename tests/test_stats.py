@@ -171,3 +171,17 @@ def test_rank_correlation_is_scipys_with_an_interval_that_holds_the_truth():
 @pytest.mark.parametrize("y", [torch.ones(6), torch.arange(3.0)], ids=["constant", "three cells"])
 def test_a_rank_correlation_of_too_little_is_unknown(y):
     assert np.isnan(rank_correlation(torch.arange(float(len(y))), y)).all()
+
+
+@pytest.mark.parametrize("odd", [1, 2, 3, 5])
+def test_an_interval_of_nearly_constant_data_stays_near_it(odd):
+    values = torch.ones(200)
+    values[:odd] = 0.5
+    mean, low, high = mean_interval(values)
+    assert 0.95 < float(low) <= float(mean) <= float(high) <= 1.01
+
+
+def test_cells_that_are_not_numbers_are_refused():
+    nulls = torch.randn(19, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        max_statistic(torch.tensor([0.1, float("nan"), 0.2]), nulls)
