@@ -172,10 +172,22 @@ def plan(
     memory: int | None = None,
 ) -> Plan:
     """What `sweep` would do with these arguments, and what memory it would need."""
+    return _prepared(model, pairs, interventions, multipliers, log_odds_only, memory)[2]
+
+
+def _prepared(
+    model: Model,
+    pairs: Sequence[ContrastPair] | ContrastSet,
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+    log_odds_only: bool,
+    memory: int | None,
+) -> tuple[Questions, _Engine, Plan]:
+    """Everything that can be refused, before any work."""
     model = as_model(model)
     asked = questions(model, pairs)
     engine = _Engine(model, interventions, multipliers, memory, full=not log_odds_only)
-    return engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
+    return asked, engine, engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
 
 
 @torch.no_grad()
@@ -209,10 +221,9 @@ def sweep(
         ValueError: For questions that cannot be scored, or a site the model does not have.
         SteeringError: If an intervention would edit no token of some prompt.
     """
-    model = as_model(model)
-    asked = questions(model, pairs)
-    engine = _Engine(model, interventions, multipliers, memory, full=not log_odds_only)
-    planned = engine.plan(asked.batch, asked.variants, asked.prompt_width, asked.read)
+    asked, engine, planned = _prepared(
+        model, pairs, interventions, multipliers, log_odds_only, memory
+    )
     _log.info("%s: %s", label, planned)
     out = torch.full((len(interventions), len(multipliers), len(asked), 2), torch.nan)
     with tqdm(
