@@ -582,10 +582,10 @@ class _Engine:
         for entry in range(self.model.n_layers + 1):
             last = entry == self.model.n_layers - 1
             starting = [(i, ms) for i, ms in cells if self.interventions[i].site.entry == entry]
-            tail = resid.shape[2]
-            for i, ms in starting:
-                mask = chosen[i][:, -tail:]
-                resid = torch.cat([resid, self._edited(i, ms, resid[:, :variants], mask)], 1)
+            if starting:
+                bare, tail = resid[:, :variants], resid.shape[2]
+                joining = [self._edited(i, ms, bare, chosen[i][:, -tail:]) for i, ms in starting]
+                resid = torch.cat([resid, *joining], 1)  # once: each copy is of all rows
             order += starting
             if entry < self.model.n_layers:
                 wide = _per_row(columns, resid.shape[1] // variants)

@@ -44,10 +44,10 @@ def load_hub(
         UnreachableHub: If the hub does not answer within seconds and the files are not cached.
         CheckpointError: If there is no such model, or it cannot be loaded.
     """
-    known_to_lens, repo = _official_name(name)
+    known_to_lens, repo = official_name(name)
     cached = _cached_snapshot(repo, revision)
     if cached is None:
-        _require_hub(name)
+        require_hub(name)
     # Whole in the cache, it is loaded without asking the hub, which may not be there to answer.
     with contextlib.nullcontext() if cached is None else no_network():
         config = read_config(cached or _download(repo, revision, [CONFIG_FILE], None))
@@ -68,7 +68,7 @@ def load_hub(
             )
 
 
-def _official_name(name: str) -> tuple[bool, str]:
+def official_name(name: str) -> tuple[bool, str]:
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
     try:
@@ -103,7 +103,7 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
     return folder if tokenizer and all((folder / s).exists() for s in shards) else None
 
 
-def _require_hub(name: str, seconds: float = 4.0) -> None:
+def require_hub(name: str, seconds: float = 4.0) -> None:
     """Fails within seconds where the hub's own client would retry for minutes."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session

@@ -14,6 +14,7 @@ from steerlens.mapping import BUDGET
 from steerlens.methods import DiffMean
 from steerlens.model import Model
 from steerlens.probing import probe
+from steerlens.results.feature_comparison import FeatureComparison
 from steerlens.saes.comparing import UTILITY_DROP, compare_features
 from steerlens.saes.dictionary import Dictionary
 from steerlens.sites import Positions, Rule
@@ -121,10 +122,20 @@ class SAEExperiment(Experiment):
         found = probe(read, seed=self.seed, progress=progress)
         named = {**found.made_by, "data_name": data.fit.name}
         dataclasses.replace(found, made_by=named).save(folder)
+        cells = folder / "cells"
         compare_features(
             model, dictionaries, read, data.choose, data.report, k=self.k, neutral=data.neutral,
             budget=self.budget, utility_drop=self.utility_drop,
             positions=getattr(Positions, self.positions)(), nulls=self.nulls,
             targeted=self.targeted, seed=self.seed, progress=progress,
+            have=lambda site: _finished(cells / site.hook),
+            done=lambda site, part: part.save(cells / site.hook),
         ).save(folder)  # fmt: skip
         return finish(folder)
+
+
+def _finished(cell: Path) -> FeatureComparison | None:
+    """What an earlier, killed run found at a site."""
+    if not (cell / "comparison.json").exists():
+        return None
+    return FeatureComparison.load(cell)

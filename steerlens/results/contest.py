@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -110,6 +111,17 @@ class Contest:
         if site is not None:
             return torch.full((len(at),), site)
         return at.nan_to_num(nan=-torch.inf).argmax(-1)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Contest]) -> Contest:
+        """Contests of the same arms on the same questions at different sites, as one."""
+        first = parts[0]
+
+        def both(name: str) -> Tensor:
+            axis = 2 if name.startswith("control_") else 1
+            return torch.cat([getattr(part, name) for part in parts], axis)
+
+        return cls(first.arms, first.controls, **{name: both(name) for name in first.tensors("")})
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """All numbers, for a file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Cost = Literal["kl", "utility"]
+DIFFMEAN, SEARCHED = "DiffMean", "random direction by effect"
+"""The arms that the others are held against."""
 
 
 class Row(NamedTuple):
@@ -40,6 +43,8 @@ class Row(NamedTuple):
     """Paired difference of the gain; NaN for DiffMean itself."""
     over_random_feature: Interval
     """Paired difference from the mean over random features."""
+    over_searched: Interval
+    """Paired difference from the best of as many random directions as there are features."""
     p_random_feature: float
     p_random_direction: float
 
@@ -68,6 +73,42 @@ class FeatureComparison:
     def layers(self) -> tuple[int, ...]:
         return tuple(site.layer for site in self.sites)
 
+    @classmethod
+    def joined(cls, parts: Sequence[FeatureComparison]) -> FeatureComparison:
+        """Comparisons of the same arms on the same questions at different sites, as one.
+
+        Raises:
+            ValueError: If they are not of the same arms, questions and costs.
+        """
+        first = parts[0]
+        for part in parts:
+            for name in ("model", "fingerprint", "data_name", "choose", "report", "k", "nulls"):
+                if part.made_by.get(name) != first.made_by.get(name):
+                    raise ValueError(
+                        f"Comparisons at {first.sites[0]} and {part.sites[0]} differ in {name} "
+                        f"({first.made_by.get(name)}, {part.made_by.get(name)}), so they cannot be "
+                        "joined. Make them with the same settings."
+                    )
+        made_by = dict(first.made_by)
+        for name in ("dictionaries", "d_sae", "effects_explained"):
+            made_by[name] = [one for part in parts for one in part.made_by.get(name, [])]
+
+        def together(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        return cls(
+            sites=tuple(site for part in parts for site in part.sites),
+            norms=together("norms"),
+            at_equal_kl=Contest.joined([part.at_equal_kl for part in parts]),
+            at_equal_utility=Contest.joined([part.at_equal_utility for part in parts]),
+            candidates=together("candidates"),
+            candidate_gains=together("candidate_gains"),
+            found_p=together("found_p"),
+            budget=first.budget,
+            utility_drop=first.utility_drop,
+            made_by=made_by,
+        )
+
     def contest(self, cost: Cost = "kl") -> Contest:
         """The numbers at equal KL, or at equal loss of utility."""
         if cost not in ("kl", "utility"):
@@ -91,9 +132,12 @@ class FeatureComparison:
                     kl=contest.cost(arm, at),
                     utility=contest.utility(arm, at),
                     over_diffmean=(
-                        NOTHING if arm == "DiffMean" else contest.difference(arm, "DiffMean", site)
+                        NOTHING if arm == DIFFMEAN else contest.difference(arm, DIFFMEAN, site)
                     ),
                     over_random_feature=contest.difference(arm, "random feature", site),
+                    over_searched=(
+                        NOTHING if arm == SEARCHED else contest.difference(arm, SEARCHED, site)
+                    ),
                     p_random_feature=contest.p_value(arm, "random feature", site),
                     p_random_direction=contest.p_value(arm, "random direction", site),
                 )
@@ -121,6 +165,7 @@ class FeatureComparison:
             for name, other in (
                 ("DiffMean", row.over_diffmean),
                 ("random features", row.over_random_feature),
+                ("searched random directions", row.over_searched),
             ):
                 if not math.isnan(other.value):
                     words.append(f"over {name} {other}")
@@ -135,12 +180,16 @@ class FeatureComparison:
             )
         return "\n".join(lines)
 
-    def table(self, cost: Cost = "kl", site: int | None = None) -> str:
-        """The rows as CSV; every interval in three columns."""
+    def table(self, cost: Cost = "kl", *, by_layer: bool = False) -> str:
+        """Every arm where it did best when choosing, or at every layer, as CSV.
+
+        Every interval has three columns.
+        """
+        sites = range(len(self.sites)) if by_layer else [None]
         names = [name for name in Row._fields if name not in _INTERVALS]
         head = [*names, *(f"{n}{end}" for n in _INTERVALS for end in ("", "_low", "_high"))]
         lines = [",".join(head)]
-        for row in self.rows(cost, site):
+        for row in (row for site in sites for row in self.rows(cost, site)):
             plain = [getattr(row, name) for name in names]
             ends = [x for name in _INTERVALS for x in getattr(row, name)]
             lines.append(",".join(_cell(value) for value in (*plain, *ends)))
@@ -152,7 +201,8 @@ class FeatureComparison:
     def _html(self, cost: Cost) -> str:
         columns = (
             "arm", "site", "feature", "length", "gain", "KL", "utility", "over DiffMean",
-            "over random feature", "p (random feature)", "p (random direction)",
+            "over random feature", "over searched directions", "p (random feature)",
+            "p (random direction)",
         )  # fmt: skip
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in columns)
         body = ""
@@ -171,7 +221,9 @@ class FeatureComparison:
         return (
             f"<b>{title}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             "<p>Gains and utility in nats with 95% intervals over questions; length in median "
-            "norms of the stream; p against the same search among random features or "
+            "norms of the stream. Searched directions: as many random directions as there are "
+            "features, the best by effect when choosing, which is what a feature found by effect "
+            "must beat. p: against repeated choices of the best of a few random features or "
             "directions.</p>"
         )
 
@@ -229,7 +281,7 @@ class FeatureComparison:
     # Files
 
     def save(self, directory: Path | str) -> Path:
-        """Writes comparison.safetensors, comparison.json and two CSV tables into a folder."""
+        """Writes comparison.safetensors, comparison.json and CSV tables into a folder."""
         names = ("norms", "candidates", "candidate_gains", "found_p")
         tensors = {name: getattr(self, name) for name in names}
         tensors |= self.at_equal_kl.tensors("kl.") | self.at_equal_utility.tensors("utility.")
@@ -239,7 +291,9 @@ class FeatureComparison:
             controls=list(self.at_equal_kl.controls),
         )  # fmt: skip
         for cost in ("kl", "utility"):
-            write_text(out / f"comparison_at_equal_{cost}.csv", self.table(cost))
+            name = f"comparison_at_equal_{cost}"
+            write_text(out / f"{name}.csv", self.table(cost))
+            write_text(out / f"{name}_by_layer.csv", self.table(cost, by_layer=True))
         return out
 
     @classmethod
@@ -270,7 +324,7 @@ class FeatureComparison:
         return self.summary()
 
 
-_INTERVALS = ("gain", "kl", "utility", "over_diffmean", "over_random_feature")
+_INTERVALS = ("gain", "kl", "utility", "over_diffmean", "over_random_feature", "over_searched")
 
 
 def _shown(value: Any) -> str:

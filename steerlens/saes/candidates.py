@@ -11,6 +11,7 @@ from steerlens.contrast import ContrastSet
 from steerlens.direction import Activations, Direction
 from steerlens.methods import DiffMean
 from steerlens.model import Model
+from steerlens.results.feature_comparison import DIFFMEAN, SEARCHED
 from steerlens.results.features import FeatureContrast
 from steerlens.saes.dictionary import Dictionary
 from steerlens.saes.effects import EffectMap
@@ -19,19 +20,18 @@ from steerlens.saes.ranking import alive, by_effect, gradients
 from steerlens.sites import Positions
 
 BY_CONTRAST, TOGETHER, BY_EFFECT = "feature by contrast", "features together", "feature by effect"
-TARGETED, DIFFMEAN, SEARCHED = "SAE-TS", "DiffMean", "random direction by effect"
+TARGETED = "SAE-TS"
 FEATURE, DIRECTION = "random feature", "random direction"
 CONTROLS = (FEATURE, DIRECTION)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One direction in one sense that may stand for an arm at a site."""
+    """One direction in one sense that may stand for an arm."""
 
     arm: str
     draw: int
     """Which repetition of a control; 0 for the others."""
-    site: int
     direction: Direction
     sense: int
     feature: int = -1
@@ -49,40 +49,37 @@ def real_candidates(
     read: Activations,
     contrast: FeatureContrast,
     choose: ContrastSet,
-    s: int,
     k: int,
     positions: Positions,
     effects: EffectMap | None,
     seed: int,
     progress: bool,
 ) -> list[Candidate]:
-    """The candidates of all arms but the controls, at one site."""
+    """The candidates of all arms but the controls."""
     living = alive(dictionary)
     known = set(living)
     top = [f for f in contrast.order if f in known][:k]
-    found = list(_both(BY_CONTRAST, s, [(f, dictionary.direction(f)) for f in top]))
-    found += _both(TOGETHER, s, [(-1, _together(dictionary, contrast, top))])
+    found = list(_both(BY_CONTRAST, [(f, dictionary.direction(f)) for f in top]))
+    found += _both(TOGETHER, [(-1, _together(dictionary, contrast, top))])
     moving = by_effect(model, dictionary, choose, positions=positions, progress=progress).order[:k]
-    found += _both(BY_EFFECT, s, [(f, dictionary.direction(f)) for f in moving])
-    drawn = random_directions(dictionary, len(living), seed=1009 * seed + 2 * s + 1)
+    found += _both(BY_EFFECT, [(f, dictionary.direction(f)) for f in moving])
+    drawn = random_directions(dictionary, len(living), seed=2 * seed + 1)
     gradient = gradients(model, dictionary.site, dictionary.d_model, choose, positions, progress)
     slopes = torch.stack([d.vector for d in drawn]) @ gradient
     luckiest = slopes.abs().topk(min(k, len(drawn))).indices.tolist()
-    found += _both(SEARCHED, s, [(-1, drawn[i]) for i in luckiest])
-    found += _both(DIFFMEAN, s, [(-1, read.direction(dictionary.site, DiffMean()))])
+    found += _both(SEARCHED, [(-1, drawn[i]) for i in luckiest])
+    found += _both(DIFFMEAN, [(-1, read.direction(dictionary.site, DiffMean()))])
     if effects is None:
         return found
     # A feature that no steered text moved cannot be aimed at.
     aims = [f for f in top if bool(effects.weights[:, f].any())]
-    return found + list(_both(TARGETED, s, [(f, effects.direction(f)) for f in aims]))
+    return found + list(_both(TARGETED, [(f, effects.direction(f)) for f in aims]))
 
 
-def _both(
-    arm: str, site: int, offered: list[tuple[int, Direction]], draw: int = 0
-) -> Iterator[Candidate]:
+def _both(arm: str, offered: list[tuple[int, Direction]], draw: int = 0) -> Iterator[Candidate]:
     for rank, (feature, direction) in enumerate(offered):
         for sense in (1, -1):
-            yield Candidate(arm, draw, site, direction, sense, feature, rank)
+            yield Candidate(arm, draw, direction, sense, feature, rank)
 
 
 def _together(dictionary: Dictionary, contrast: FeatureContrast, top: list[int]) -> Direction:
@@ -96,14 +93,14 @@ def _together(dictionary: Dictionary, contrast: FeatureContrast, top: list[int])
 
 
 def control_candidates(
-    dictionary: Dictionary, s: int, k: int, nulls: int, seed: int
+    dictionary: Dictionary, k: int, nulls: int, seed: int
 ) -> Iterator[Candidate]:
     """k random features and k random directions, `nulls` times over."""
     living = alive(dictionary)
-    generator = torch.Generator().manual_seed(0xFEA7 + seed * 1009 + s)
-    vectors = random_directions(dictionary, nulls * k, seed=1009 * seed + 2 * s)
+    generator = torch.Generator().manual_seed(0xFEA7 + seed)
+    vectors = random_directions(dictionary, nulls * k, seed=2 * seed)
     for draw in range(nulls):
         some = torch.randperm(len(living), generator=generator)[:k].tolist()
         features = [(living[i], dictionary.direction(living[i])) for i in some]
-        yield from _both(FEATURE, s, features, draw)
-        yield from _both(DIRECTION, s, [(-1, v) for v in vectors[draw * k : draw * k + k]], draw)
+        yield from _both(FEATURE, features, draw)
+        yield from _both(DIRECTION, [(-1, v) for v in vectors[draw * k : draw * k + k]], draw)

@@ -8,7 +8,8 @@ random directions reach by the very same search stands beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,6 @@ from steerlens.mapping import BUDGET, _require_disjoint
 from steerlens.model import Model, as_model
 from steerlens.results.contest import Contest
 from steerlens.results.feature_comparison import FeatureComparison
-from steerlens.results.features import FeatureContrast
 from steerlens.saes.candidates import (
     BY_CONTRAST,
     CONTROLS,
@@ -65,6 +65,8 @@ def compare_features(
     targeted: int = 128,
     seed: int = 0,
     progress: bool = True,
+    have: Callable[[Site], FeatureComparison | None] | None = None,
+    done: Callable[[Site, FeatureComparison], None] | None = None,
 ) -> FeatureComparison:
     """SAE features against DiffMean and against chance, per layer, at equal cost.
 
@@ -93,6 +95,9 @@ def compare_features(
         effects: What SAE-TS learnt at each site (`fit_effects`), which knows nothing of the
             contrast; by default it is learnt here.
         targeted: Decoder rows from which it is learnt; 0 leaves SAE-TS out.
+        have: Gives what was found at a site before, if anything.
+        done: Called with what was found at each site, as soon as it is; sites do not depend on
+            each other.
 
     Raises:
         ValueError: For questions that splits share or that cannot be scored, two dictionaries at
@@ -103,34 +108,73 @@ def compare_features(
     positions = positions or Positions.from_prompt_end()
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
     _check(model, dictionaries, fit, choose, report, texts, nulls, k)
+    learnt = _learnt(dictionaries, effects)
+    if isinstance(fit, Activations):
+        read = fit
+    else:
+        read = read_activations(model, fit, [d.site for d in dictionaries], progress=progress)
+    made_by = {
+        "question": f"Do SAE features steer towards {choose.name} better than DiffMean?",
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "data_name": choose.name,
+        "fit": read.data,
+        "choose": choose.hash,
+        "report": report.hash,
+        "k": k,
+        "nulls": nulls,
+        "positions": repr(positions),
+        "targeted": targeted,
+        "seed": seed,
+    }
+    parts = []
+    for dictionary, effect in tqdm(
+        list(zip(dictionaries, learnt, strict=True)), desc="layers", disable=not progress
+    ):
+        part = None if have is None else have(dictionary.site)
+        if part is None:
+            part = _at_one_site(
+                model, _with_norm(dictionary, read), read, choose, report, texts, effect, k=k,
+                budget=budget, utility_drop=utility_drop, positions=positions, nulls=nulls,
+                targeted=targeted, seed=seed, made_by=made_by, progress=progress,
+            )  # fmt: skip
+            if done is not None:
+                done(dictionary.site, part)
+        parts.append(part)
+    return FeatureComparison.joined(parts)
+
+
+def _at_one_site(
+    model: Model,
+    dictionary: Dictionary,
+    read: Activations,
+    choose: ContrastSet,
+    report: ContrastSet,
+    texts: Sequence[str],
+    effects: EffectMap | None,
+    *,
+    k: int,
+    budget: float,
+    utility_drop: float,
+    positions: Positions,
+    nulls: int,
+    targeted: int,
+    seed: int,
+    made_by: dict[str, Any],
+    progress: bool,
+) -> FeatureComparison:
+    """The comparison of one SAE, which knows of no other."""
     chosen_texts, report_texts = texts[::2], texts[1::2]
-    sites = [dictionary.site for dictionary in dictionaries]
-    read = (
-        fit
-        if isinstance(fit, Activations)
-        else read_activations(model, fit, sites, progress=progress)
-    )
-    dictionaries = [_with_norm(dictionary, read) for dictionary in dictionaries]
-    contrasts = [by_contrast(dictionary, read, seed=seed) for dictionary in dictionaries]
-    learnt = _learnt(
-        model, dictionaries, effects, targeted, chosen_texts, positions, seed, progress
-    )
-    candidates: list[Candidate] = []
-    for s, dictionary in enumerate(tqdm(dictionaries, desc="features", disable=not progress)):
-        candidates += real_candidates(
-            model,
-            dictionary,
-            read,
-            contrasts[s],
-            choose,
-            s,
-            k,
-            positions,
-            learnt[s],
-            seed,
-            progress,
-        )
-        candidates += control_candidates(dictionary, s, k, nulls, seed)
+    seed = seed * 1009 + zlib.crc32(str(dictionary.site).encode()) % 1009
+    contrast = by_contrast(dictionary, read, seed=seed)
+    if effects is None and targeted:
+        effects = _fit(model, dictionary, targeted, chosen_texts, positions, seed, progress)
+    candidates = [
+        *real_candidates(
+            model, dictionary, read, contrast, choose, k, positions, effects, seed, progress
+        ),
+        *control_candidates(dictionary, k, nulls, seed),
+    ]
     lengths = lengths_of_equal_kl(
         model, [c.turned for c in candidates], chosen_texts, kl=budget, positions=positions,
         progress=progress,
@@ -145,87 +189,69 @@ def compare_features(
 
     def measured(chosen_lengths: Tensor) -> Contest:
         return _contest(
-            model, report, report_texts, picked, candidates, chosen_lengths, gains, len(sites),
-            nulls, positions, progress,
+            model, report, report_texts, picked, candidates, chosen_lengths, gains, nulls,
+            positions, progress,
         )  # fmt: skip
 
-    top, offered = _offered(candidates, gains, len(sites), k)
+    top, offered = _offered(candidates, gains, k)
+    explained = None
+    if effects is not None:
+        explained = float(effects.explained[contrast.order[:k]].mean())
     return FeatureComparison(
-        sites=tuple(sites),
-        norms=torch.tensor([float(d.resid_norm or 0) for d in dictionaries]),
+        sites=(dictionary.site,),
+        norms=torch.tensor([float(dictionary.resid_norm or 0)]),
         at_equal_kl=measured(lengths[list(picked.values())]),
         at_equal_utility=measured(by_utility),
         candidates=top,
         candidate_gains=offered,
-        found_p=torch.tensor([c.p_value(c.order[0]) for c in contrasts]),
+        found_p=torch.tensor([contrast.p_value(contrast.order[0])]),
         budget=budget,
         utility_drop=utility_drop,
         made_by={
-            "question": f"Do SAE features steer towards {choose.name} better than DiffMean?",
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "dictionaries": [dictionary.name for dictionary in dictionaries],
-            "d_sae": [dictionary.d_sae for dictionary in dictionaries],
-            "data_name": choose.name,
-            "fit": read.data,
-            "choose": choose.hash,
-            "report": report.hash,
-            "k": k,
-            "nulls": nulls,
-            "positions": repr(positions),
-            "targeted": targeted,
-            "effects_explained": _explained(learnt, contrasts, k),
-            "seed": seed,
+            **made_by,
+            "dictionaries": [dictionary.name],
+            "d_sae": [dictionary.d_sae],
+            "effects_explained": [explained],
         },
-    )  # fmt: skip
+    )
 
 
 def _learnt(
+    dictionaries: Sequence[Dictionary], effects: Sequence[EffectMap] | None
+) -> list[EffectMap | None]:
+    """What SAE-TS was given to know at each site."""
+    if effects is None:
+        return [None] * len(dictionaries)
+    known: dict[Site, EffectMap | None] = {e.dictionary.site: e for e in effects}
+    if missing := [str(d.site) for d in dictionaries if d.site not in known]:
+        raise ValueError(
+            f"There is no effect map for {', '.join(missing)}. Give one for each dictionary, "
+            "or none, and they are fitted here."
+        )
+    return [known[dictionary.site] for dictionary in dictionaries]
+
+
+def _fit(
     model: Model,
-    dictionaries: Sequence[Dictionary],
-    effects: Sequence[EffectMap] | None,
+    dictionary: Dictionary,
     targeted: int,
     texts: Sequence[str],
     positions: Positions,
     seed: int,
     progress: bool,
-) -> list[EffectMap | None]:
-    """What SAE-TS knows at each site."""
-    if effects is not None:
-        known: dict[Site, EffectMap | None] = {e.dictionary.site: e for e in effects}
-        if missing := [str(d.site) for d in dictionaries if d.site not in known]:
-            raise ValueError(
-                f"There is no effect map for {', '.join(missing)}. Give one for each dictionary, "
-                "or none, and they are fitted here."
-            )
-        return [known[dictionary.site] for dictionary in dictionaries]
-    if not targeted:
-        return [None] * len(dictionaries)
+) -> EffectMap:
     prompts = openings(model, texts, OPENINGS)
     new_tokens = min(NEW_TOKENS, model.n_ctx - max(len(model.ids(p)) for p in prompts))
-    return [
-        fit_effects(
-            model, dictionary, prompts, vectors=targeted, new_tokens=new_tokens,
-            positions=positions, seed=seed, progress=progress,
-        )
-        for dictionary in dictionaries
-    ]  # fmt: skip
-
-
-def _explained(
-    learnt: Sequence[EffectMap | None], contrasts: Sequence[FeatureContrast], k: int
-) -> list[float | None]:
-    """How well effects on the features that are aimed at are guessed, mean over them."""
-    return [
-        None if e is None else float(e.explained[c.order[:k]].mean())
-        for e, c in zip(learnt, contrasts, strict=True)
-    ]
+    return fit_effects(
+        model, dictionary, prompts, vectors=targeted, new_tokens=new_tokens, positions=positions,
+        seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 # The contest
 
-_Key = tuple[str, int, int]
-"""Arm, draw, site."""
+_Key = tuple[str, int]
+"""Arm and draw."""
 
 
 def _gains_on(
@@ -250,10 +276,10 @@ def _gains_on(
 
 
 def _picked(candidates: Sequence[Candidate], gains: Tensor) -> dict[_Key, int]:
-    """The candidate of each arm, draw and site with the largest gain."""
+    """The candidate of each arm and draw with the largest gain."""
     best: dict[_Key, int] = {}
     for i, (candidate, gain) in enumerate(zip(candidates, gains.tolist(), strict=True)):
-        key = candidate.arm, candidate.draw, candidate.site
+        key = candidate.arm, candidate.draw
         gain = -math.inf if math.isnan(gain) else gain
         if key not in best or gain > _or_least(float(gains[best[key]])):
             best[key] = i
@@ -272,7 +298,6 @@ def _contest(
     candidates: Sequence[Candidate],
     lengths: Float[Tensor, " pick"],
     choosing: Float[Tensor, " candidate"],
-    sites: int,
     nulls: int,
     positions: Positions,
     progress: bool,
@@ -294,10 +319,10 @@ def _contest(
     arms = tuple(dict.fromkeys(c.arm for c in candidates if c.arm not in CONTROLS))
 
     def arranged(values: Tensor, names: Sequence[str], draws: int) -> Tensor:
-        out = torch.full((len(names), draws, sites, *values.shape[1:]), math.nan)
-        for i, (arm, draw, site) in enumerate(keys):
+        out = torch.full((len(names), draws, 1, *values.shape[1:]), math.nan)
+        for i, (arm, draw) in enumerate(keys):
             if arm in names:
-                out[names.index(arm), draw, site] = values[i].to(out)
+                out[names.index(arm), draw, 0] = values[i].to(out)
         return out
 
     pick = list(picked.values())
@@ -323,16 +348,14 @@ def _contest(
     )
 
 
-def _offered(
-    candidates: Sequence[Candidate], gains: Tensor, sites: int, k: int
-) -> tuple[Tensor, Tensor]:
-    """The features by contrast of each site, by rank, and the gain of each in its better sense."""
-    features = torch.full((sites, k), -1)
-    best = torch.full((sites, k), math.nan)
+def _offered(candidates: Sequence[Candidate], gains: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The features by contrast, by rank, and the gain of each in its better sense."""
+    features = torch.full((1, k), -1)
+    best = torch.full((1, k), math.nan)
     for candidate, gain in zip(candidates, gains.tolist(), strict=True):
         if candidate.arm != BY_CONTRAST:
             continue
-        cell = candidate.site, candidate.rank
+        cell = 0, candidate.rank
         features[cell] = candidate.feature
         if not math.isnan(gain) and not float(best[cell]) > gain:
             best[cell] = gain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlens.checkpoints.hub import _official_name as official_name
+from steerlens.checkpoints.hub import official_name
 from steerlens.direction import DirectionError
 from steerlens.direction.basis import CENTRED, is_centred
 from steerlens.model import Model

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from steerlens.checkpoints.hub import _require_hub as require_hub
+from steerlens.checkpoints.hub import require_hub
 from steerlens.checkpoints.quiet import no_network
 from steerlens.saes.errors import DictionaryError
 from steerlens.saes.lens import sae_lens

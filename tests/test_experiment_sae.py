@@ -1,0 +1,167 @@
+"""SAE experiments: from two files and a folder of SAEs to a page, resumable, refusing what is wrong."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from steerlens.checkpoints import save_hooked
+from steerlens.contrast import ContrastPair, ContrastSet
+from steerlens.experiment import ExperimentError, Run, SAEExperiment
+from steerlens.methods import PCA
+from steerlens.model import Model
+from steerlens.saes.dictionary import DictionaryError
+from steerlens.sites import Site
+from steerlens.testbed.planted import planted_pairs
+from tests.handmade import handmade, planted_rows
+
+LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")
+
+
+@pytest.fixture(scope="module")
+def folder(planted, tmp_path_factory):
+    """The planted model, its data, and SAEs where it can and where it cannot be steered."""
+    root = tmp_path_factory.mktemp("planted")
+    save_hooked(planted.model, root / "model")
+    model = Model.load(root / "model")
+    for kind in ("contexts", "questions"):
+        pairs = tuple(ContrastPair(*row) for row in planted_pairs(planted, 60, kind=kind, seed=1))
+        if kind == "contexts":  # the same openings occur in both kinds
+            pairs = tuple(
+                dataclasses.replace(pair, group=f"context {i}") for i, pair in enumerate(pairs)
+            )
+        ContrastSet(f"planted {kind}", pairs).save(root / f"{kind}.jsonl")
+    for site in (LIVE, DEAD):
+        made = handmade(planted_rows(planted), site)
+        stated = {"fingerprint": model.fingerprint, "processing": model.processing}
+        dataclasses.replace(made, **stated).save(root / "saes" / site.hook)
+    return root
+
+
+@pytest.fixture(scope="module")
+def experiment(folder):
+    return SAEExperiment(
+        model=str(folder / "model"),
+        contrast=str(folder / "contexts.jsonl"),
+        questions=str(folder / "questions.jsonl"),
+        dictionaries=str(folder / "saes"),
+        n_fit=40,
+        n_choose=12,
+        n_report=12,
+        n_neutral=8,
+        k=2,
+        nulls=19,
+        targeted=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    return experiment.run(tmp_path_factory.mktemp("results"), progress=False)
+
+
+def test_a_run_finds_the_feature_that_was_planted(run):
+    contest = run.comparison.at_equal_kl
+    arm = contest.arms.index("feature by contrast")
+    assert run.comparison.sites == (LIVE, DEAD)
+    assert contest.site("feature by contrast") == 0
+    assert (int(contest.features[arm, 0]), int(contest.senses[arm, 0])) == (0, 1)
+    assert contest.gain("feature by contrast").low > 0
+    assert contest.p_value("feature by contrast", "random direction") == 0.05
+
+
+def test_a_run_says_what_it_found_and_leaves_a_page(run):
+    assert "feature by contrast (L2 resid_pre, +0)" in run.summary()
+    page = run.page.read_text()
+    assert 'id="features"' in page and "random direction by effect" in page
+    rows = (run.folder / "comparison_at_equal_kl_by_layer.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * len(run.comparison.at_equal_kl.arms)
+
+
+def test_a_finished_run_is_read_back(experiment, run):
+    again = Run.load(run.folder)
+    assert again.summary() == run.summary()
+    assert experiment.run(run.folder.parent, progress=False).folder == run.folder
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, monkeypatch):
+    import steerlens.saes.comparing as module
+
+    whole, asked = module._at_one_site, []
+
+    def killed(model, dictionary, *arguments, **named):
+        asked.append(dictionary.site)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return whole(model, dictionary, *arguments, **named)
+
+    monkeypatch.setattr(module, "_at_one_site", killed)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(tmp_path, progress=False)
+    resumed = experiment.run(tmp_path, progress=False)
+    assert asked == [LIVE, DEAD, DEAD], "what was found is not searched for again"
+    for name, values in run.comparison.at_equal_kl.tensors("").items():
+        found = resumed.comparison.at_equal_kl.tensors("")[name]
+        torch.testing.assert_close(found, values, equal_nan=True, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_alone_gives_the_numbers_of_all(experiment, run, tmp_path):
+    alone = dataclasses.replace(experiment, layers=(2,)).run(tmp_path, progress=False)
+    for name, values in alone.comparison.at_equal_kl.tensors("").items():
+        axis = 2 if name.startswith("control_") else 1
+        together = run.comparison.at_equal_kl.tensors("")[name].narrow(axis, 0, 1)
+        torch.testing.assert_close(values, together, equal_nan=True, atol=1e-4, rtol=1e-4)
+
+
+def test_comparisons_of_other_questions_are_not_joined(run):
+    other = dataclasses.replace(
+        run.comparison, made_by={**run.comparison.made_by, "report": "another"}
+    )
+    with pytest.raises(ValueError, match="differ in report"):
+        type(run.comparison).joined([run.comparison, other])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": PCA()}, "held against DiffMean"),
+        ({"nulls": 5}, "at least 19"),
+        ({"k": 0}, "at least 19 searches of nothing and one feature"),
+        ({"positions": "span"}, "cannot be steered by name"),
+    ],
+)
+def test_fields_that_cannot_work_are_refused_at_once(experiment, change, said):
+    with pytest.raises(ExperimentError, match=said):
+        dataclasses.replace(experiment, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"dictionaries": "nowhere"}, ExperimentError, "neither 'reviews' nor a folder"),
+        ({"layers": (1,)}, ExperimentError, "no SAE at layers"),
+        ({"dictionaries": "reviews", "layers": (0,)}, DictionaryError, "reviews"),
+    ],
+)
+def test_saes_that_do_not_fit_are_refused_before_anything_is_written(
+    experiment, tmp_path, change, error, said
+):
+    with pytest.raises(error, match=said):
+        dataclasses.replace(experiment, **change).run(tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_sae_whose_model_was_trained_on_is_refused(experiment, folder, planted, tmp_path):
+    changed = tmp_path / "model"
+    shutil.copytree(folder / "model", changed)
+    weights = planted.model.W_E.detach().clone()
+    try:
+        with torch.no_grad():
+            planted.model.embed.W_E[5, 5] += 0.01
+        save_hooked(planted.model, changed)
+    finally:
+        with torch.no_grad():
+            planted.model.embed.W_E.copy_(weights)
+    with pytest.raises(DictionaryError, match="other weights"):
+        dataclasses.replace(experiment, model=str(changed)).run(tmp_path / "r", progress=False)
