@@ -14,7 +14,7 @@ from markupsafe import Markup
 from steerlens import methods, plots
 from steerlens.generation import DoseResponse
 from steerlens.results import ProbeMap, SteerabilityMap
-from steerlens.results.feature_comparison import FeatureComparison
+from steerlens.results.feature_comparison import DIFFMEAN, SEARCHED, FeatureComparison
 from steerlens.results.shift import ShiftedMap
 from steerlens.results.spillover import SpilloverMap
 from steerlens.results.writing import Quantity, WritingMap
@@ -88,6 +88,7 @@ def page(
         cell=cell,
         answer=None if map is None else _answer(map),
         reading=None if probe is None else _reading(probe, map),
+        compared=None if comparison is None else _compared(comparison),
         figures=_figures(map, probe, writing, decay, shift, spillover, comparison),
         rows=_layer_rows(map, probe),
         rerun=rerun_source(manifest["fields"]),
@@ -276,6 +277,28 @@ def _reading(probe: ProbeMap, map: SteerabilityMap | None) -> dict[str, Any]:
         "correlation": None
         if correlation is None or math.isnan(correlation.value)
         else _interval(correlation, signed),
+    }
+
+
+def _compared(comparison: FeatureComparison) -> dict[str, Any]:
+    """What a feature does that was found by effect, and what else does as much."""
+    rows = {row.arm: row for row in comparison.rows("kl")}
+    feature, diffmean, searched = (rows[name] for name in ("feature by effect", DIFFMEAN, SEARCHED))
+    over = feature.over_diffmean
+    return {
+        "measured": not math.isnan(feature.gain.value),
+        "feature": feature.feature,
+        "layer": feature.site.layer,
+        "gain": _interval(feature.gain),
+        "diffmean": _interval(diffmean.gain),
+        "diffmean_layer": diffmean.site.layer,
+        "over": _interval(over, signed),
+        "verdict": (
+            "more than" if over.low > 0 else "less than" if over.high < 0 else "not distinguishable from"
+        ),
+        "random": _interval(comparison.at_equal_kl.gain("random feature")),
+        "searched": _interval(searched.gain),
+        "n": comparison.at_equal_kl.gains.shape[-1],
     }
 
 

@@ -42,6 +42,7 @@ def layer_heatmap(
     below_null: ArrayLike | None = None,
     over_budget: ArrayLike | None = None,
     hover: Sequence[Sequence[str]] | None = None,
+    cell_names: Sequence[Sequence[str]] | None = None,
     room: int = 480,
 ) -> go.Figure:
     """Layer x column heatmap with diverging colours centred on zero, layer 0 at the bottom.
@@ -60,6 +61,7 @@ def layer_heatmap(
         below_null: True where a cell is no larger than chance allows; stippled.
         over_budget: True where a cell costs too much; hatched.
         hover: One more line of hover text for each cell; may hold `<br>`.
+        cell_names: What stands in each cell before its value, where there is room.
         room: Pixels that the columns share at the narrowest width.
 
     Raises:
@@ -101,6 +103,9 @@ def layer_heatmap(
 
     top, clipped = colour_range(grid)
     cells = _written(grid, top)
+    if cell_names is not None:
+        called = fit("cell_names", np.asarray(cell_names, dtype=object), shape, axes)[pick]
+        cells = {cell: f"{called[cell]}: {value}" for cell, value in cells.items()}
     longest = max(len(text) for text in cells.values())
     written = shape[0] <= 14 and shape[1] * (6.4 * longest + 6) <= room
     tall = 300 / shape[0] * shape[1] / room  # height of a cell over its width

@@ -255,13 +255,7 @@ class FeatureComparison:
 
     def plot_candidates(self) -> go.Figure:
         """Layers x best features by contrast: gain of each at equal KL, when choosing."""
-        hover = [
-            [
-                f"feature {int(feature)}" if feature >= 0 else "no feature"
-                for feature in row
-            ]
-            for row in self.candidates.tolist()
-        ]  # fmt: skip
+        named = [[str(f) if f >= 0 else "none" for f in row] for row in self.candidates.tolist()]
         return plots.layer_heatmap(
             self.candidate_gains.tolist(),
             layers=list(self.layers),
@@ -269,9 +263,10 @@ class FeatureComparison:
             column_title="rank by contrast",
             unit="nats",
             quantity="gain",
-            title=f"Gain of the best features of each layer at {self.budget:g} nats of KL, "
+            title=f"Features and their gains, the best of each layer at {self.budget:g} nats of KL, "
             f"{self.made_by.get('data_name', '')}",
-            hover=hover,
+            hover=[[f"feature {name}" for name in row] for row in named],
+            cell_names=named,
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:

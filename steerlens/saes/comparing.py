@@ -66,7 +66,7 @@ def compare_features(
     seed: int = 0,
     progress: bool = True,
     have: Callable[[Site], FeatureComparison | None] | None = None,
-    done: Callable[[Site, FeatureComparison], None] | None = None,
+    done: Callable[[Site, FeatureComparison], object] | None = None,
 ) -> FeatureComparison:
     """SAE features against DiffMean and against chance, per layer, at equal cost.
 
