@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from alone import Alone, time_alone
 from contest import (
     CONTESTANTS,
     REFERENCES,
@@ -69,6 +70,8 @@ class Benchmark:
     """Texts per batch in A."""
     check_pairs: int = 4
     """Pairs on which all directions are compared, before the timing."""
+    alone: bool = True
+    """Also time steerlens against itself: steered against unsteered generation, and the screen."""
     growth: bool = True
     """Also time steerlens against pairs, prompts, multipliers and lengths."""
 
@@ -139,11 +142,24 @@ def main(settings: Benchmark) -> None:
             )
         )
         write(settings, results, work, rates, grown)
+    alone = None
+    if settings.alone and "steerlens" in workers:
+        alone = time_alone(
+            workers["steerlens"],
+            scratch,
+            repeats=settings.repeats,
+            prompts=settings.batched_prompts,
+            generate_prompts=settings.generate_prompts,
+            batch_size=settings.batched_prompts,
+            multipliers=settings.multipliers,
+            say=say,
+        )
+        write(settings, results, work, rates, grown, alone)
     if settings.growth and "steerlens" in workers:
         grown = time_growth(settings, model_dir, scratch / "growth", workers["steerlens"])
     for worker in workers.values():
         worker.stop()
-    say("\n" + write(settings, results, work, rates, grown))
+    say("\n" + write(settings, results, work, rates, grown, alone))
 
 
 def time_task(
@@ -327,6 +343,7 @@ def write(
     work: Work,
     rates: Rates,
     grown: list[dict[str, Any]],
+    alone: Alone | None = None,
 ) -> str:
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
@@ -343,12 +360,15 @@ def write(
         ],
     }
     text = markdown(results, work, told)
+    if alone is not None:
+        text += "\n" + alone.markdown()
     if grown:
         text += "\n" + growth_markdown(grown)
     record = {
         "settings": asdict(settings),
         "rates": vars(rates),
         "tasks": [result.to_json() for result in results],
+        "alone": None if alone is None else alone.to_json(),
         "growth": grown,
     }
     (folder / f"{settings.name}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -12,6 +12,8 @@ Positions = Literal["all", "last"]
 
 TaskName = Literal["directions", "sweep_all", "sweep_last", "generate"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
+AloneName = Literal["unsteered", "screen"]
+"""What only steerlens is timed at, against itself."""
 LETTERS: dict[TaskName, str] = {
     "directions": "A",
     "sweep_all": "B1",
@@ -69,7 +71,7 @@ class Request:
     """One thing for a worker to do: the first `count` pairs or prompts of a piece of work."""
 
     work: str
-    task: TaskName
+    task: TaskName | AloneName
     count: int
     batch_size: int
     out: str

@@ -1,7 +1,8 @@
 """Runs one contestant in its own process: a request per line on stdin, a reply per line on stdout.
 
 Run as `python benchmarks/worker.py CONTESTANT`. Nothing here knows any library; a contestant is a
-module with `load`, `directions`, `sweep` and `generate`.
+module with `load`, `directions`, `sweep` and `generate`; steerlens's also has what it is timed at
+against itself.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ def handle(contestant: ModuleType, request: Request) -> Reply:
     wall, cpu = time.perf_counter(), time.process_time()
     if request.task == "directions":
         result = contestant.directions(work.model_dir, pairs, batch_size=batch_size)
+    elif request.task == "unsteered":
+        result = contestant.unsteered(work.model_dir, prompts, n_new)
+    elif request.task == "screen":
+        result = contestant.screened(work.model_dir, prompts, answers, vectors)
     elif request.task == "generate":
         result = contestant.generate(
             work.model_dir,

@@ -294,7 +294,11 @@ def _compared(comparison: FeatureComparison) -> dict[str, Any]:
         "diffmean_layer": diffmean.site.layer,
         "over": _interval(over, signed),
         "verdict": (
-            "more than" if over.low > 0 else "less than" if over.high < 0 else "not distinguishable from"
+            "more than"
+            if over.low > 0
+            else "less than"
+            if over.high < 0
+            else "not distinguishable from"
         ),
         "random": _interval(comparison.at_equal_kl.gain("random feature")),
         "searched": _interval(searched.gain),

@@ -197,6 +197,18 @@ def test_diffmean_pays_for_the_distractors_it_holds(compared):
     assert compared.at_equal_kl.gain("DiffMean").low > 0
 
 
+def test_what_was_found_among_features_is_held_against_as_many_random_directions(compared):
+    rows = {row.arm: row for row in compared.rows("kl", 0)}
+    contest = compared.at_equal_kl
+    a, b = (
+        contest.arms.index(name) for name in ("feature by effect", "random direction by effect")
+    )
+    expected = float((contest.gains[a, 0] - contest.gains[b, 0]).mean())
+    assert rows["feature by effect"].over_searched.value == pytest.approx(expected, abs=1e-5)
+    assert rows["feature by effect"].over_searched.low > 0, "only one direction steers"
+    assert math.isnan(rows["random direction by effect"].over_searched.value)
+
+
 def test_every_arm_costs_the_same(compared):
     contest = compared.at_equal_kl
     cost = contest.kl[:, 0].mean(-1)
@@ -252,7 +264,10 @@ def test_the_comparison_is_saved_and_drawn(compared, tmp_path):
         assert again.summary(cost) == compared.summary(cost)
     curves = {trace.name for trace in compared.plot().data}
     assert {"feature by contrast", "DiffMean", "random feature"} <= curves
-    assert compared.plot_candidates().layout.xaxis.title.text == "rank by contrast"
+    drawn = compared.plot_candidates()
+    assert drawn.layout.xaxis.title.text == "rank by contrast"
+    written = next(trace.text for trace in drawn.data if trace.name == "written values")
+    assert written[0].startswith(f"{int(compared.candidates[0, 0])}: "), "features are named"
     assert "DiffMean" in compared._repr_html_()
 
 

@@ -15,6 +15,7 @@ from steerlens.direction import Direction
 from steerlens.generation import generated_tokens
 from steerlens.interventions import Add
 from steerlens.model import Model
+from steerlens.screening import screen
 from steerlens.sites import Positions as Rule
 from steerlens.sites import Site
 from steerlens.sweeping import sweep as swept
@@ -50,14 +51,7 @@ def sweep(
 
     `vectors[l]` is added, as it is, times the multiplier, to `resid_post` of layer l.
     """
-    pairs = [
-        ContrastPair(prompt, f" {one}", f" {other}")
-        for prompt, (one, other) in zip(prompts, answers, strict=True)
-    ]
-    edits = [
-        Add(Direction(vector, Site(layer)), RULES[positions], "direction")
-        for layer, vector in enumerate(vectors)
-    ]
+    pairs, edits = _asked(prompts, answers), _edits(vectors, positions)
     model = load(model_dir)
     return swept(model, pairs, edits, multipliers, log_odds_only=True, progress=False).log_odds
 
@@ -77,3 +71,30 @@ def generate(
     edit = Add(Direction(vector, Site(layer)), RULES["all"], "direction")
     with edit.attach(model, multiplier):
         return generated_tokens(model, prompts, max_new_tokens=n_new, stop_at_eos=False)
+
+
+def unsteered(model_dir: str, prompts: Sequence[str], n_new: int) -> Tensor:
+    """`generate` without any steering."""
+    return generated_tokens(load(model_dir), prompts, max_new_tokens=n_new, stop_at_eos=False)
+
+
+def screened(
+    model_dir: str, prompts: Sequence[str], answers: Sequence[tuple[str, str]], vectors: Tensor
+) -> Tensor:
+    """First-order slopes of the same edits as in `sweep` at all positions: [layer, prompt]."""
+    edits = _edits(vectors, "all")
+    return screen(load(model_dir), _asked(prompts, answers), edits, progress=False).slopes
+
+
+def _asked(prompts: Sequence[str], answers: Sequence[tuple[str, str]]) -> list[ContrastPair]:
+    return [
+        ContrastPair(prompt, f" {one}", f" {other}")
+        for prompt, (one, other) in zip(prompts, answers, strict=True)
+    ]
+
+
+def _edits(vectors: Tensor, positions: Positions) -> list[Add]:
+    return [
+        Add(Direction(vector, Site(layer)), RULES[positions], "direction")
+        for layer, vector in enumerate(vectors)
+    ]
