@@ -125,6 +125,7 @@ class Kernel:
         reason = why_not(hooked, known_hooks)
         if reason is not None:
             raise ValueError(f"This model cannot run without its hooks: {reason}.")
+        _keep_freed_memory()
         self.cfg = cfg = hooked.cfg
         self.heads = cfg.n_heads
         self.kv_heads = cfg.n_key_value_heads or cfg.n_heads
@@ -284,6 +285,15 @@ class Kernel:
             seen = seen & (key > query - b.window)
         # A column always sees itself, so that a padding row has something to attend to.
         return (seen & real[:, :, None, :]) | (key == query)
+
+
+def _keep_freed_memory() -> None:
+    """Has the C library reuse blocks of up to 31 MB instead of mapping fresh pages each time.
+
+    Touching fresh pages can take a tenth of all time. glibc's limit follows the largest block that
+    was freed, to a little over this (mallopt(3), M_MMAP_THRESHOLD); elsewhere this does nothing.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def soft_cap(x: Tensor, cap: float | None) -> Tensor:
