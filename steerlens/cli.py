@@ -109,7 +109,11 @@ def _list(words: list[str]) -> int:
     from steerlens.experiment import is_finished, read_manifest
     from steerlens.results import ResultError
 
-    for folder in sorted(path.parent for path in root.glob("*/manifest.json")):
+    found = sorted(path.parent for path in root.glob("*/manifest.json"))
+    if not found:
+        hint = " It is a run itself: steerlens show." if (root / "manifest.json").exists() else ""
+        print(f"{root} holds no runs.{hint}", file=sys.stderr)
+    for folder in found:
         try:
             state = "finished" if is_finished(folder, read_manifest(folder)) else "unfinished"
         except ResultError:

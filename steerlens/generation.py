@@ -98,7 +98,7 @@ def generated_tokens(
         for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
             model.computing(batch, start)
             logits = step(batch, start).float()
-            if not bool(torch.isfinite(logits.amax(-1)).all()):  # NaN is passed on by the maximum
+            if not bool(torch.isfinite(logits.sum(-1)).all()):  # any NaN or infinity is in the sum
                 raise ValueError(
                     "The logits of the next token are NaN or infinite, so any text would be made "
                     "up. Use float32 or bfloat16, and smaller multipliers."

@@ -293,7 +293,7 @@ def _keep_freed_memory() -> None:
     Touching fresh pages can take a tenth of all time. glibc's limit follows the largest block that
     was freed, to a little over this (mallopt(3), M_MMAP_THRESHOLD); elsewhere this does nothing.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def soft_cap(x: Tensor, cap: float | None) -> Tensor:

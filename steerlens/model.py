@@ -131,11 +131,13 @@ class Model:
             options: `device`, `dtype`, and for the hub `revision`.
 
         Raises:
-            CheckpointError: If the folder or name cannot be loaded; without a network a hub name
-                fails within seconds.
+            CheckpointError: If the folder or name cannot be loaded, or the device is not there;
+                without a network a hub name fails within seconds.
         """
         if isinstance(source, Model):
             return source
+        if "device" in options:
+            _require_device(options["device"])
         if not isinstance(source, (str, Path)):
             return cls(source, **options)
         path = PRETRAINED / source if (PRETRAINED / str(source)).is_dir() else Path(source)
@@ -611,6 +613,19 @@ class Model:
 
 _measured: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 """What `checkpoints.measure_hooks` found of each wrapped model: it is asked once."""
+
+
+def _require_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            there.append("mps")
+        raise checkpoints.CheckpointError(
+            f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}). "
+            f"There is: {', '.join(there)}."
+        ) from error
 
 
 def _untrusted_streams(wrapped: Any) -> dict[str, str]:

@@ -14,7 +14,13 @@ from markupsafe import Markup
 from steerlens import methods, plots
 from steerlens.generation import DoseResponse
 from steerlens.results import ProbeMap, SteerabilityMap
-from steerlens.results.feature_comparison import DIFFMEAN, SEARCHED, FeatureComparison
+from steerlens.results.feature_comparison import (
+    BY_EFFECT,
+    DIFFMEAN,
+    FEATURE,
+    SEARCHED,
+    FeatureComparison,
+)
 from steerlens.results.shift import ShiftedMap
 from steerlens.results.spillover import SpilloverMap
 from steerlens.results.writing import Quantity, WritingMap
@@ -280,27 +286,33 @@ def _reading(probe: ProbeMap, map: SteerabilityMap | None) -> dict[str, Any]:
     }
 
 
-def _compared(comparison: FeatureComparison) -> dict[str, Any]:
+def _compared(comparison: FeatureComparison) -> dict[str, Any] | None:
     """What a feature does that was found by effect, and what else does as much."""
     rows = {row.arm: row for row in comparison.rows("kl")}
-    feature, diffmean, searched = (rows[name] for name in ("feature by effect", DIFFMEAN, SEARCHED))
+    feature, diffmean, searched = (rows[name] for name in (BY_EFFECT, DIFFMEAN, SEARCHED))
     over = feature.over_diffmean
+    if math.isnan(feature.gain.value):
+        return None
+    verdict = None
+    if not math.isnan(over.value):
+        verdict = (
+            "more than DiffMean"
+            if over.low > 0
+            else "less than DiffMean"
+            if over.high < 0
+            else "not distinguishable from DiffMean"
+        )
     return {
-        "measured": not math.isnan(feature.gain.value),
         "feature": feature.feature,
         "layer": feature.site.layer,
         "gain": _interval(feature.gain),
+        "kl": _interval(feature.kl),
         "diffmean": _interval(diffmean.gain),
+        "diffmean_kl": _interval(diffmean.kl),
         "diffmean_layer": diffmean.site.layer,
         "over": _interval(over, signed),
-        "verdict": (
-            "more than"
-            if over.low > 0
-            else "less than"
-            if over.high < 0
-            else "not distinguishable from"
-        ),
-        "random": _interval(comparison.at_equal_kl.gain("random feature")),
+        "verdict": verdict,
+        "random": _interval(comparison.at_equal_kl.gain(FEATURE)),
         "searched": _interval(searched.gain),
         "n": comparison.at_equal_kl.gains.shape[-1],
     }

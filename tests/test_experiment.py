@@ -133,6 +133,18 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
     torch.testing.assert_close(resumed.map.shuffled, run.map.shuffled, atol=1e-5, rtol=1e-5)
 
 
+def test_a_run_that_goes_on_under_other_code_says_so(experiment, run, tmp_path):
+    folder = tmp_path / run.folder.name
+    shutil.copytree(run.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["versions"]["torch"] = "0.4"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert experiment.run(tmp_path, progress=False).folder == folder, "finished: nothing to say"
+    (folder / "map.json").unlink()
+    with pytest.warns(UserWarning, match="versions.torch was '0.4'"):
+        experiment.run(tmp_path, progress=False)
+
+
 def test_a_results_folder_of_another_model_is_refused_and_kept(experiment, run, planted, folder):
     weights = planted.model.W_E.detach().clone()
     before = sorted((p.name, p.stat().st_mtime_ns) for p in run.folder.iterdir())
@@ -140,7 +152,7 @@ def test_a_results_folder_of_another_model_is_refused_and_kept(experiment, run, 
         with torch.no_grad():
             planted.model.embed.W_E[5, 5] += 0.01
         save_hooked(planted.model, folder / "model")
-        with pytest.raises(ResultError, match="holds a run with other model"):
+        with pytest.raises(ResultError, match="other model: fingerprint was '\\w+' and is"):
             experiment.run(run.folder.parent, progress=False)
     finally:
         with torch.no_grad():
@@ -323,6 +335,8 @@ def test_the_command_line_overrides_fields_by_their_types(script, tmp_path, caps
     assert "AUROC" in capsys.readouterr().out
     assert main(["list", str(results)]) == 0
     assert f"finished    {folder}" in capsys.readouterr().out
+    assert main(["list", str(folder)]) == 0
+    assert "It is a run itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.experiment import ExperimentError, Run, SAEExperiment
 from steerlens.methods import PCA
 from steerlens.model import Model
-from steerlens.saes.dictionary import DictionaryError
+from steerlens.results import ResultError
+from steerlens.saes.dictionary import Dictionary, DictionaryError
 from steerlens.sites import Site
 from steerlens.testbed.planted import planted_pairs
 from tests.handmade import handmade, planted_rows
@@ -76,7 +77,10 @@ def test_a_run_says_what_it_found_and_leaves_a_page(run):
     page = run.page.read_text()
     assert 'id="features"' in page and "random direction by effect" in page
     rows = (run.folder / "comparison_at_equal_kl_by_layer.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * len(run.comparison.at_equal_kl.arms)
+    contest = run.comparison.at_equal_kl
+    assert len(rows) == 1 + 2 * (len(contest.arms) + len(contest.controls))
+    at_live = next(row for row in rows if row.startswith("random direction,L2"))
+    assert f",{contest.gain('random direction', 0).value:.6g}," in at_live
 
 
 def test_a_finished_run_is_read_back(experiment, run):
@@ -106,6 +110,22 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
         torch.testing.assert_close(found, values, equal_nan=True, atol=1e-4, rtol=1e-4)
 
 
+def test_saes_that_changed_since_the_run_began_are_refused(experiment, folder, run, tmp_path):
+    shutil.copytree(run.folder.parent, tmp_path / "results")
+    saes = tmp_path / "saes"
+    shutil.copytree(folder / "saes", saes)
+    one = Dictionary.load(folder / "saes" / LIVE.hook)
+    with torch.no_grad():
+        one.sae.b_enc += 0.01
+    try:
+        one.save(folder / "saes" / LIVE.hook)
+        with pytest.raises(ResultError, match="other dictionaries: blocks.2.hook_resid_pre.hash"):
+            experiment.run(tmp_path / "results", progress=False)
+    finally:
+        shutil.rmtree(folder / "saes")
+        shutil.copytree(saes, folder / "saes")
+
+
 def test_a_layer_alone_gives_the_numbers_of_all(experiment, run, tmp_path):
     alone = dataclasses.replace(experiment, layers=(2,)).run(tmp_path, progress=False)
     for name, values in alone.comparison.at_equal_kl.tensors("").items():
@@ -129,6 +149,9 @@ def test_comparisons_of_other_questions_are_not_joined(run):
         ({"nulls": 5}, "at least 19"),
         ({"k": 0}, "at least 19 searches of nothing and one feature"),
         ({"positions": "span"}, "cannot be steered by name"),
+        ({"budget": 0.0}, "budget=0.0 is no cost"),
+        ({"utility_drop": -1.0}, "utility_drop=-1.0 is no cost"),
+        ({"targeted": 3}, "too few to learn effects from"),
     ],
 )
 def test_fields_that_cannot_work_are_refused_at_once(experiment, change, said):

@@ -293,3 +293,12 @@ def test_direction_files_go_from_one_run_to_another(gpt2, random_direction, tmp_
         expected = gpt2.logits(TEXTS)
     with read.attach(gpt2, 2.0):
         assert torch.equal(gpt2.logits(TEXTS), expected)
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are():
+    from steerlens.checkpoints import CheckpointError
+    from steerlens.model import Model
+
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(CheckpointError, match=rf"{device}.*There is: cpu"):
+            Model.load("reviews", device=device)

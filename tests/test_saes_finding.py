@@ -16,7 +16,7 @@ from steerlens.results.features import Excerpt, FeatureRanking
 from steerlens.saes.dictionary import DictionaryError
 from steerlens.saes.feature_card import feature_card
 from steerlens.saes.finding import find_features
-from steerlens.saes.ranking import alive, by_contrast, by_effect, first_order
+from steerlens.saes.ranking import alive, by_contrast, by_effect, first_order, strongest
 from steerlens.saes.reading import excerpts, read_texts
 from steerlens.saes.writing import AddRows, output_scores, written_tokens
 from steerlens.sites import Positions, Site
@@ -150,6 +150,14 @@ def test_screening_keeps_the_features_with_the_largest_slopes(world, planted_dat
     effects = by_effect(model, dictionary, planted_data[1], screened=3, progress=False)
     assert len(effects.features) == 3 and 0 in effects.features
     assert effects.screened == len(alive(dictionary)) == dictionary.d_sae
+
+
+def test_random_directions_are_searched_in_the_same_way_as_features(world, planted_data):
+    model, dictionary, _ = world
+    same = [dictionary.direction(f) for f in alive(dictionary)]
+    found = strongest(model, same, planted_data[1], 3, screened=5, progress=False)
+    order = by_effect(model, dictionary, planted_data[1], screened=5, progress=False).order[:3]
+    assert [d.method for d in found] == [dictionary.direction(f).method for f in order]
 
 
 def test_dead_features_are_not_alive(made):

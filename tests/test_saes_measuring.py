@@ -17,6 +17,7 @@ from steerlens.results.contest import Contest
 from steerlens.results.feature_comparison import FeatureComparison
 from steerlens.results.feature_map import FeatureMap
 from steerlens.saes.comparing import compare_features
+from steerlens.saes.effects import fit_effects
 from steerlens.saes.measuring import (
     feature_map,
     lengths_of_equal_kl,
@@ -249,6 +250,33 @@ def test_targeted_steering_competes_where_it_is_asked_for(model, live, planted_d
     made = compare_features(model, [live], *planted_data, **{**settings, "k": 1, "targeted": 12})
     assert "SAE-TS" in made.at_equal_kl.arms
     assert made.made_by["effects_explained"][0] is not None
+
+
+def test_what_was_found_with_other_settings_is_not_taken_for_this(
+    model, live, planted_data, settings, compared
+):
+    part = replace(compared, made_by={**compared.made_by, "hashes": [live.hash]})
+    asked = {**settings, "have": lambda site: part}
+    with pytest.raises(ValueError, match="another k, seed, budget"):
+        compare_features(
+            model, [live], *planted_data, **{**asked, "k": 1, "seed": 7, "budget": 0.2}
+        )
+
+
+def test_an_arm_without_candidates_at_a_site_is_a_hole_there(
+    model, planted, planted_data, settings
+):
+    """An effect map that knows of no feature gives SAE-TS nothing to aim at."""
+    dictionaries = [handmade(planted_rows(planted), site) for site in (LIVE, DEAD)]
+    prompts = [pair.prompt for pair in planted_data[1]][:4]
+    fitted = fit_effects(model, dictionaries[0], prompts, vectors=12, new_tokens=3, progress=False)
+    blind = replace(fitted, dictionary=dictionaries[1], weights=torch.zeros_like(fitted.weights))
+    found = compare_features(
+        model, dictionaries, *planted_data, **{**settings, "effects": [fitted, blind], "k": 1}
+    )
+    arm = found.at_equal_kl.arms.index("SAE-TS")
+    assert found.at_equal_kl.gains[arm, 1].isnan().all()
+    assert int(found.at_equal_kl.features[arm, 1]) == -1
 
 
 def test_the_comparison_is_saved_and_drawn(compared, tmp_path):

@@ -59,7 +59,8 @@ def load_data(
     fit, choose, held = (
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
     )
-    neutral = [pair.prompt + pair.positive for pair in (*choose, *held)]
+    # Not of the reporting questions, which must have no part in any length or choice.
+    neutral = [pair.prompt + pair.positive for pair in choose]
     return Data(fit, choose, held, neutral[:n_neutral])
 
 

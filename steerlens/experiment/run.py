@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -176,8 +177,13 @@ def begin(
     data: dict[str, ContrastSet],
     results: Path | str,
     name: str | None,
+    **more: dict[str, Any],
 ) -> Path:
-    """The run's folder, with its manifest written or found to be the same."""
+    """The run's folder, with its manifest written or found to be the same.
+
+    Args:
+        more: Whatever else decides the numbers.
+    """
     folder = Path(results) / f"{name or experiment.kind}-{experiment.digest}"
     inputs = {
         "fields": experiment.fields(),
@@ -192,15 +198,17 @@ def begin(
             part: {"name": s.name, "source": s.source, "hash": s.hash, "pairs": len(s)}
             for part, s in data.items()
         },
+        **more,
     }
     if (folder / "manifest.json").exists():
         before = read_manifest(folder)
-        for key, value in inputs.items():
-            if before.get(key) != json.loads(json.dumps(value)):
+        for key, value in json.loads(json.dumps(inputs)).items():
+            if differing := _differing(before.get(key), value):
                 raise ResultError(
-                    f"{folder} holds a run with other {key}: {before.get(key)} there, {value} now. "
+                    f"{folder} holds a run with other {key}: {differing}. "
                     "Its numbers are kept. Give the new run another name or results folder."
                 )
+        _warn_of_other_code(folder, before)
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ResultError(
@@ -217,6 +225,27 @@ def begin(
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
     return folder
+
+
+def _warn_of_other_code(folder: Path, before: dict[str, Any]) -> None:
+    """A run that goes on under other code keeps what is there, which may not be what it would be."""
+    now = {"versions": versions(), "commit": _commit()}
+    changed = _differing({name: before.get(name) for name in now}, now)
+    if changed and not is_finished(folder, before):
+        warnings.warn(
+            f"The unfinished run in {folder} was begun by other code: {changed}. What it has "
+            "computed is kept; for numbers of one code, give it another results folder.",
+            stacklevel=3,
+        )
+
+
+def _differing(before: Any, now: Any, of: str = "") -> str:
+    """Where two parts of a manifest differ, and how; "" where they do not."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return "" if before == now else f"{of or 'it'} was {before!r} and is {now!r}"
+    names = list(dict.fromkeys([*before, *now]))
+    each = [_differing(before.get(n), now.get(n), f"{of}.{n}".lstrip(".")) for n in names]
+    return ", ".join(part for part in each if part)
 
 
 def finish(folder: Path) -> Run:

@@ -15,7 +15,7 @@ from steerlens.methods import DiffMean
 from steerlens.model import Model
 from steerlens.probing import probe
 from steerlens.results.feature_comparison import FeatureComparison
-from steerlens.saes.comparing import UTILITY_DROP, compare_features
+from steerlens.saes.comparing import UTILITY_DROP, compare_features, require_costs
 from steerlens.saes.dictionary import Dictionary
 from steerlens.sites import Positions, Rule
 from steerlens.store import ActivationStore
@@ -48,8 +48,8 @@ class SAEExperiment(Experiment):
     """Most questions to choose on."""
     n_report: int = 64
     """Most questions to report on."""
-    n_neutral: int = 32
-    """Most ordinary texts for the cost; half choose and half report."""
+    n_neutral: int = 64
+    """Most ordinary texts for the cost; half set the lengths and half report."""
 
     kind: ClassVar[str] = "sae"
 
@@ -65,6 +65,10 @@ class SAEExperiment(Experiment):
                 f"method={self.method!r}: features are held against DiffMean. Compare other methods "
                 "with SteerabilityExperiment."
             )
+        try:
+            require_costs(self.budget, self.utility_drop, self.targeted)
+        except ValueError as error:
+            raise ExperimentError(str(error)) from error
         if self.nulls < 19 or self.k < 1:
             raise ExperimentError(
                 f"nulls={self.nulls}, k={self.k}: at least 19 searches of nothing and one feature "
@@ -113,7 +117,8 @@ class SAEExperiment(Experiment):
         for asked in (data.choose, data.report):
             scorable(model, asked)
         parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
-        folder = begin(self, model, parts, results, name)
+        used = {d.site.hook: {"name": d.name, "hash": d.hash} for d in dictionaries}
+        folder = begin(self, model, parts, results, name, dictionaries=used)
         if is_finished(folder, read_manifest(folder)):
             return finish(folder)
         store = ActivationStore(folder / "activations")

@@ -89,7 +89,7 @@ class Contest:
         return _interval(self.examples(name, site) - self.examples(other, site))
 
     def p_value(self, name: str, control: str, site: int | None = None) -> float:
-        """Chance that a control, searched in the same way, gains as much on held-out questions.
+        """Chance that a control, the best of a few random ones, gains as much on held-out questions.
 
         Never 0; NaN where the arm has no number. Without a site, the control's repetitions each
         choose their best one too, so that the search over layers counts.
@@ -117,11 +117,11 @@ class Contest:
         """Contests of the same arms on the same questions at different sites, as one."""
         first = parts[0]
 
-        def both(name: str) -> Tensor:
+        def joined(name: str) -> Tensor:
             axis = 2 if name.startswith("control_") else 1
             return torch.cat([getattr(part, name) for part in parts], axis)
 
-        return cls(first.arms, first.controls, **{name: both(name) for name in first.tensors("")})
+        return cls(first.arms, first.controls, **{name: joined(name) for name in first.tensors("")})
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """All numbers, for a file."""

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Cost = Literal["kl", "utility"]
-DIFFMEAN, SEARCHED = "DiffMean", "random direction by effect"
-"""The arms that the others are held against."""
+BY_CONTRAST, TOGETHER, BY_EFFECT = "feature by contrast", "features together", "feature by effect"
+SEARCHED, DIFFMEAN, TARGETED = "random direction by effect", "DiffMean", "SAE-TS"
+ARMS = (BY_CONTRAST, TOGETHER, BY_EFFECT, SEARCHED, DIFFMEAN, TARGETED)
+FEATURE, DIRECTION = "random feature", "random direction"
+CONTROLS = (FEATURE, DIRECTION)
+OF_SITES = ("dictionaries", "hashes", "d_sae", "effects_explained")
+"""What `made_by` tells of each site; the rest is the same for all that can be joined."""
 
 
 class Row(NamedTuple):
@@ -82,15 +87,13 @@ class FeatureComparison:
         """
         first = parts[0]
         for part in parts:
-            for name in ("model", "fingerprint", "data_name", "choose", "report", "k", "nulls"):
-                if part.made_by.get(name) != first.made_by.get(name):
-                    raise ValueError(
-                        f"Comparisons at {first.sites[0]} and {part.sites[0]} differ in {name} "
-                        f"({first.made_by.get(name)}, {part.made_by.get(name)}), so they cannot be "
-                        "joined. Make them with the same settings."
-                    )
+            if differing := first.differs_from(part):
+                raise ValueError(
+                    f"Comparisons at {first.sites[0]} and {part.sites[0]} differ in {differing}, "
+                    "so they cannot be joined. Make them with the same settings."
+                )
         made_by = dict(first.made_by)
-        for name in ("dictionaries", "d_sae", "effects_explained"):
+        for name in OF_SITES:
             made_by[name] = [one for part in parts for one in part.made_by.get(name, [])]
 
         def together(name: str) -> Tensor:
@@ -108,6 +111,20 @@ class FeatureComparison:
             utility_drop=first.utility_drop,
             made_by=made_by,
         )
+
+    def differs_from(self, other: FeatureComparison) -> str:
+        """What keeps another site's comparison from being joined to this one; "" if nothing."""
+        names = ("budget", "utility_drop")
+        found = [n for n in names if getattr(self, n) != getattr(other, n)]
+        if self.at_equal_kl.arms != other.at_equal_kl.arms:
+            found.append("arms")
+        asked = dict.fromkeys([*self.made_by, *other.made_by])
+        found += [
+            name
+            for name in asked
+            if name not in OF_SITES and self.made_by.get(name) != other.made_by.get(name)
+        ]
+        return ", ".join(found)
 
     def contest(self, cost: Cost = "kl") -> Contest:
         """The numbers at equal KL, or at equal loss of utility."""
@@ -134,21 +151,42 @@ class FeatureComparison:
                     over_diffmean=(
                         NOTHING if arm == DIFFMEAN else contest.difference(arm, DIFFMEAN, site)
                     ),
-                    over_random_feature=contest.difference(arm, "random feature", site),
+                    over_random_feature=contest.difference(arm, FEATURE, site),
                     over_searched=(
                         NOTHING if arm == SEARCHED else contest.difference(arm, SEARCHED, site)
                     ),
-                    p_random_feature=contest.p_value(arm, "random feature", site),
-                    p_random_direction=contest.p_value(arm, "random direction", site),
+                    p_random_feature=contest.p_value(arm, FEATURE, site),
+                    p_random_direction=contest.p_value(arm, DIRECTION, site),
                 )
             )
         return out
+
+    def control_rows(self, cost: Cost, site: int) -> list[Row]:
+        """The controls at a site, each the mean over its repetitions that have a length."""
+        contest, no_p = self.contest(cost), float("nan")
+        return [
+            Row(
+                arm=control,
+                site=self.sites[site],
+                feature="",
+                length=float(contest.control_lengths[c, :, site].nanmean() / self.norms[site]),
+                gain=contest.gain(control, site),
+                kl=contest.cost(control, site),
+                utility=contest.utility(control, site),
+                over_diffmean=contest.difference(control, DIFFMEAN, site),
+                over_random_feature=NOTHING,
+                over_searched=contest.difference(control, SEARCHED, site),
+                p_random_feature=no_p,
+                p_random_direction=no_p,
+            )
+            for c, control in enumerate(contest.controls)
+        ]
 
     # Words
 
     def summary(self, cost: Cost = "kl") -> str:
         """A few lines: every arm at its best layer, against DiffMean and against chance."""
-        contest, nulls = self.contest(cost), self.at_equal_kl.control_gains.shape[1]
+        contest = self.contest(cost)
         head = self.made_by.get("question", "SAE features against DiffMean at equal cost")
         asked = (
             f"{self.budget:g} nats of KL per token"
@@ -159,7 +197,7 @@ class FeatureComparison:
         for row in self.rows(cost):
             words = [f"{row.arm} ({row.site}{row.feature and ', ' + row.feature})"]
             if math.isnan(row.length):
-                lines.append(f"  {words[0]}: never costs that within 4 median norms")
+                lines.append(f"  {words[0]}: no length that was tried costs that")
                 continue
             words += [f"gain {row.gain}", f"KL {row.kl}", f"utility {row.utility}"]
             for name, other in (
@@ -176,20 +214,23 @@ class FeatureComparison:
             found = found[torch.isfinite(found)]
             most = f", at most {float(found.max()):.3g}" if len(found) else ""
             lines.append(
-                f"  {control}: gain {contest.gain(control)} (mean of {nulls} searches{most})"
+                f"  {control}: gain {contest.gain(control)} (mean of {len(found)} searches{most})"
             )
         return "\n".join(lines)
 
     def table(self, cost: Cost = "kl", *, by_layer: bool = False) -> str:
-        """Every arm where it did best when choosing, or at every layer, as CSV.
+        """Every arm where it did best when choosing, or all and the controls at every layer, as CSV.
 
         Every interval has three columns.
         """
-        sites = range(len(self.sites)) if by_layer else [None]
+        rows = self.rows(cost)
+        if by_layer:
+            sites = range(len(self.sites))
+            rows = [r for s in sites for r in (*self.rows(cost, s), *self.control_rows(cost, s))]
         names = [name for name in Row._fields if name not in _INTERVALS]
         head = [*names, *(f"{n}{end}" for n in _INTERVALS for end in ("", "_low", "_high"))]
         lines = [",".join(head)]
-        for row in (row for site in sites for row in self.rows(cost, site)):
+        for row in rows:
             plain = [getattr(row, name) for name in names]
             ends = [x for name in _INTERVALS for x in getattr(row, name)]
             lines.append(",".join(_cell(value) for value in (*plain, *ends)))
@@ -249,8 +290,8 @@ class FeatureComparison:
             title=f"SAE features against DiffMean at equal cost ({asked}), "
             f"{self.made_by.get('data_name', '')}",
             controls=contest.controls,
-            band_label="95% interval over questions; controls: mean over "
-            f"{contest.control_gains.shape[1]} random searches",
+            band_label="95% interval over questions; controls: mean over the random searches "
+            "that have a length",
         )
 
     def plot_candidates(self) -> go.Figure:

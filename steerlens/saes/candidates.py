@@ -11,18 +11,22 @@ from steerlens.contrast import ContrastSet
 from steerlens.direction import Activations, Direction
 from steerlens.methods import DiffMean
 from steerlens.model import Model
-from steerlens.results.feature_comparison import DIFFMEAN, SEARCHED
+from steerlens.results.feature_comparison import (
+    BY_CONTRAST,
+    BY_EFFECT,
+    DIFFMEAN,
+    DIRECTION,
+    FEATURE,
+    SEARCHED,
+    TARGETED,
+    TOGETHER,
+)
 from steerlens.results.features import FeatureContrast
 from steerlens.saes.dictionary import Dictionary
 from steerlens.saes.effects import EffectMap
 from steerlens.saes.measuring import random_directions
-from steerlens.saes.ranking import alive, by_effect, gradients
+from steerlens.saes.ranking import alive, by_effect, strongest
 from steerlens.sites import Positions
-
-BY_CONTRAST, TOGETHER, BY_EFFECT = "feature by contrast", "features together", "feature by effect"
-TARGETED = "SAE-TS"
-FEATURE, DIRECTION = "random feature", "random direction"
-CONTROLS = (FEATURE, DIRECTION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +68,8 @@ def real_candidates(
     moving = by_effect(model, dictionary, choose, positions=positions, progress=progress).order[:k]
     found += _both(BY_EFFECT, [(f, dictionary.direction(f)) for f in moving])
     drawn = random_directions(dictionary, len(living), seed=2 * seed + 1)
-    gradient = gradients(model, dictionary.site, dictionary.d_model, choose, positions, progress)
-    slopes = torch.stack([d.vector for d in drawn]) @ gradient
-    luckiest = slopes.abs().topk(min(k, len(drawn))).indices.tolist()
-    found += _both(SEARCHED, [(-1, drawn[i]) for i in luckiest])
+    luckiest = strongest(model, drawn, choose, k, positions=positions, progress=progress)
+    found += _both(SEARCHED, [(-1, direction) for direction in luckiest])
     found += _both(DIFFMEAN, [(-1, read.direction(dictionary.site, DiffMean()))])
     if effects is None:
         return found

@@ -1,8 +1,9 @@
 """Do SAE features steer better than the difference of means, at equal cost, beyond chance?
 
 Features are found on one split, senses and candidates are chosen on a second, and what was chosen
-is measured on a third, every direction made as long as costs the same. What random features and
-random directions reach by the very same search stands beside it.
+is measured on a third, every direction made as long as costs the same. Beside it stands what the best
+of a few random features or directions reaches, and the best of as many random directions as there
+are features.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -26,18 +28,18 @@ from steerlens.interventions.residual import Add
 from steerlens.mapping import BUDGET, _require_disjoint
 from steerlens.model import Model, as_model
 from steerlens.results.contest import Contest
-from steerlens.results.feature_comparison import FeatureComparison
-from steerlens.saes.candidates import (
+from steerlens.results.feature_comparison import (
+    ARMS,
     BY_CONTRAST,
     CONTROLS,
-    Candidate,
-    control_candidates,
-    real_candidates,
+    TARGETED,
+    FeatureComparison,
 )
-from steerlens.saes.dictionary import Dictionary
-from steerlens.saes.effects import EffectMap, fit_effects
+from steerlens.saes.candidates import Candidate, control_candidates, real_candidates
+from steerlens.saes.dictionary import Dictionary, DictionaryError
+from steerlens.saes.effects import LEAST, EffectMap, fit_effects
 from steerlens.saes.measuring import lengths_of_equal_kl, lengths_of_equal_utility
-from steerlens.saes.ranking import by_contrast
+from steerlens.saes.ranking import alive, by_contrast, require_same_model
 from steerlens.saes.texts import openings
 from steerlens.sites import Positions, Site
 from steerlens.sweeping import divergence, questions, sweep
@@ -77,7 +79,8 @@ def compare_features(
     - feature by effect: the k features with the largest effect on `choose`, of all;
     - SAE-TS: for each of the first k, the vector that should raise it and leave the others;
     - DiffMean: the difference of the means of `fit`;
-    - random direction by effect: as "feature by effect", of as many random directions;
+    - random direction by effect: searched for in the same two steps, among as many random
+      directions as there are living features: what "feature by effect" must beat;
 
     and as controls, repeated `nulls` times, k random living features, and k random directions.
 
@@ -107,7 +110,10 @@ def compare_features(
     model = as_model(model)
     positions = positions or Positions.from_prompt_end()
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
+    require_costs(budget, utility_drop, targeted)
     _check(model, dictionaries, fit, choose, report, texts, nulls, k)
+    for dictionary in dictionaries:
+        _require_candidates(dictionary, fit, targeted if effects is None else 0)
     learnt = _learnt(dictionaries, effects)
     if isinstance(fit, Activations):
         read = fit
@@ -121,17 +127,21 @@ def compare_features(
         "fit": read.data,
         "choose": choose.hash,
         "report": report.hash,
+        "neutral": sha256("\n".join(texts).encode()).hexdigest()[:32],
         "k": k,
         "nulls": nulls,
         "positions": repr(positions),
         "targeted": targeted,
         "seed": seed,
     }
+    known = {d.site: None if have is None else have(d.site) for d in dictionaries}
+    for dictionary in dictionaries:
+        _require_same_work(known[dictionary.site], dictionary, made_by, budget, utility_drop)
     parts = []
     for dictionary, effect in tqdm(
         list(zip(dictionaries, learnt, strict=True)), desc="layers", disable=not progress
     ):
-        part = None if have is None else have(dictionary.site)
+        part = known[dictionary.site]
         if part is None:
             part = _at_one_site(
                 model, _with_norm(dictionary, read), read, choose, report, texts, effect, k=k,
@@ -142,6 +152,26 @@ def compare_features(
                 done(dictionary.site, part)
         parts.append(part)
     return FeatureComparison.joined(parts)
+
+
+def _require_same_work(
+    part: FeatureComparison | None,
+    dictionary: Dictionary,
+    made_by: dict[str, Any],
+    budget: float,
+    utility_drop: float,
+) -> None:
+    """Raises ValueError if what was found before is not what would be found now."""
+    if part is None:
+        return
+    now = {**made_by, "hashes": [dictionary.hash], "budget": budget, "utility_drop": utility_drop}
+    costs = {"budget": part.budget, "utility_drop": part.utility_drop}
+    before = {**part.made_by, **costs}
+    if differing := [name for name, value in now.items() if before.get(name) != value]:
+        raise ValueError(
+            f"What was found before at {dictionary.site} was found with another "
+            f"{', '.join(differing)}. Begin anew in another folder."
+        )
 
 
 def _at_one_site(
@@ -165,7 +195,8 @@ def _at_one_site(
 ) -> FeatureComparison:
     """The comparison of one SAE, which knows of no other."""
     chosen_texts, report_texts = texts[::2], texts[1::2]
-    seed = seed * 1009 + zlib.crc32(str(dictionary.site).encode()) % 1009
+    # Another for each site, or random directions would be the same at all.
+    seed = zlib.crc32(f"{seed} {dictionary.site}".encode())
     contrast = by_contrast(dictionary, read, seed=seed)
     if effects is None and targeted:
         effects = _fit(model, dictionary, targeted, chosen_texts, positions, seed, progress)
@@ -189,14 +220,12 @@ def _at_one_site(
 
     def measured(chosen_lengths: Tensor) -> Contest:
         return _contest(
-            model, report, report_texts, picked, candidates, chosen_lengths, gains, nulls,
-            positions, progress,
+            model, report, report_texts, picked, candidates, chosen_lengths, gains,
+            effects is not None, nulls, positions, progress,
         )  # fmt: skip
 
     top, offered = _offered(candidates, gains, k)
-    explained = None
-    if effects is not None:
-        explained = float(effects.explained[contrast.order[:k]].mean())
+    explained = None if effects is None else float(effects.explained[top[top >= 0]].mean())
     return FeatureComparison(
         sites=(dictionary.site,),
         norms=torch.tensor([float(dictionary.resid_norm or 0)]),
@@ -210,6 +239,7 @@ def _at_one_site(
         made_by={
             **made_by,
             "dictionaries": [dictionary.name],
+            "hashes": [dictionary.hash],
             "d_sae": [dictionary.d_sae],
             "effects_explained": [explained],
         },
@@ -277,17 +307,13 @@ def _gains_on(
 
 def _picked(candidates: Sequence[Candidate], gains: Tensor) -> dict[_Key, int]:
     """The candidate of each arm and draw with the largest gain."""
+    gains = gains.nan_to_num(nan=-math.inf)
     best: dict[_Key, int] = {}
-    for i, (candidate, gain) in enumerate(zip(candidates, gains.tolist(), strict=True)):
+    for i, candidate in enumerate(candidates):
         key = candidate.arm, candidate.draw
-        gain = -math.inf if math.isnan(gain) else gain
-        if key not in best or gain > _or_least(float(gains[best[key]])):
+        if key not in best or gains[i] > gains[best[key]]:
             best[key] = i
     return best
-
-
-def _or_least(gain: float) -> float:
-    return -math.inf if math.isnan(gain) else gain
 
 
 def _contest(
@@ -298,6 +324,7 @@ def _contest(
     candidates: Sequence[Candidate],
     lengths: Float[Tensor, " pick"],
     choosing: Float[Tensor, " candidate"],
+    with_targeted: bool,
     nulls: int,
     positions: Positions,
     progress: bool,
@@ -316,7 +343,7 @@ def _contest(
         gains[able] = swept.log_odds[:, 1] - swept.log_odds[:, 0]
         utilities[able] = utility[:, 1] - utility[:, 0]
         kl[able] = divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1]
-    arms = tuple(dict.fromkeys(c.arm for c in candidates if c.arm not in CONTROLS))
+    arms = tuple(arm for arm in ARMS if arm != TARGETED or with_targeted)
 
     def arranged(values: Tensor, names: Sequence[str], draws: int) -> Tensor:
         out = torch.full((len(names), draws, 1, *values.shape[1:]), math.nan)
@@ -394,6 +421,32 @@ def _check(
         )
     for part in (choose, report):
         questions(model, part)
+
+
+def require_costs(budget: float, utility_drop: float, targeted: int) -> None:
+    """Raises ValueError for costs that no vector can be made to have."""
+    for name, cost in (("budget", budget), ("utility_drop", utility_drop)):
+        if not (cost > 0 and math.isfinite(cost)):
+            raise ValueError(f"{name}={cost} is no cost. Give nats above 0.")
+    if targeted and targeted < LEAST:
+        raise ValueError(
+            f"targeted={targeted} vectors are too few to learn effects from. Give {LEAST} or more, "
+            "or 0 to leave SAE-TS out."
+        )
+
+
+def _require_candidates(
+    dictionary: Dictionary, fit: ContrastSet | Activations, targeted: int
+) -> None:
+    if isinstance(fit, Activations):
+        fit.index(dictionary.site)
+        require_same_model(dictionary, fit)
+    living = len(alive(dictionary))
+    if living < (LEAST if targeted else 1):
+        raise DictionaryError(
+            f"{dictionary.name!r} has {living} living features, which are too few to choose from"
+            + (f" and to learn effects from ({LEAST}; or targeted=0)." if targeted else ".")
+        )
 
 
 def _with_norm(dictionary: Dictionary, read: Activations) -> Dictionary:

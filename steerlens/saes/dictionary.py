@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,18 @@ class Dictionary:
         if getattr(self.sae.cfg, "rescale_acts_by_decoder_norm", False):
             return weights / weights.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         return weights
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash of weights and settings: two SAEs of one name may differ."""
+        config = {
+            k: v for k, v in self.sae.cfg.to_dict().items() if k not in ("device", "metadata")
+        }
+        found = sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, value in sorted(self.sae.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:32]
 
     def to(self, device: torch.device | str) -> Dictionary:
         """The same dictionary on another device."""

@@ -30,6 +30,8 @@ from steerlens.sites import Positions
 ALPHAS = tuple(10.0**k for k in range(-4, 3))
 """Ridge penalties that are tried: about the squared length of a unit vector, and far from it."""
 FOLDS = 5
+LEAST = 2 * FOLDS
+"""Vectors without which nothing can be learnt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +154,9 @@ def fit_effects(
     model = as_model(model)
     living = alive(dictionary)
     count = min(vectors, len(living))
-    if count < 2 * FOLDS:
+    if count < LEAST:
         raise ValueError(
-            f"{count} vectors are too few to learn an effect map from: at least {2 * FOLDS} are "
+            f"{count} vectors are too few to learn an effect map from: at least {LEAST} are "
             f"needed ({len(living)} features are alive). Raise vectors=…, or take a larger SAE."
         )
     size = length or dictionary.resid_norm

@@ -19,6 +19,8 @@ from steerlens.screening import screen
 from steerlens.sites import Positions, Site
 from steerlens.sweeping import sweep
 
+MULTIPLIER = 0.5
+"""How much is added to see an effect, in median norms of the stream."""
 SCREENED = 64
 """Features whose effect is measured exactly, of all those that were screened."""
 
@@ -50,7 +52,7 @@ def by_contrast(
     Source: selection by AUROC, AxBench's SAE-A, arXiv:2501.17148; the null is ours, after Westfall
     and Young 1993.
     """
-    _require_same_model(dictionary, read)
+    require_same_model(dictionary, read)
     sides = [
         dictionary.encode(x.to(dictionary.device)).float().cpu() for x in read.at(dictionary.site)
     ]
@@ -116,7 +118,7 @@ def by_effect(
     pairs: Sequence[ContrastPair] | ContrastSet,
     features: Sequence[int] | None = None,
     *,
-    multiplier: float = 0.5,
+    multiplier: float = MULTIPLIER,
     screened: int | None = SCREENED,
     positions: Positions | None = None,
     progress: bool = True,
@@ -143,13 +145,47 @@ def by_effect(
     if screened is not None and len(asked) > screened:
         slopes = first_order(model, dictionary, pairs, asked, positions, progress=progress)
         asked = [asked[i] for i in slopes.abs().topk(screened).indices.tolist()]
-    edits = [Add(_measured(dictionary.direction(f), model, pairs), positions) for f in asked]
-    swept = sweep(
+    directions = [dictionary.direction(f) for f in asked]
+    gains = measured_effects(model, directions, pairs, multiplier, positions, progress)
+    return Effects(tuple(asked), gains, compared)
+
+
+def measured_effects(
+    model: Model,
+    directions: Sequence[Direction],
+    pairs: Sequence[ContrastPair] | ContrastSet,
+    multiplier: float,
+    positions: Positions,
+    progress: bool,
+) -> Float[Tensor, "direction sense example"]:
+    """Nats gained when each direction is subtracted (0) and when it is added (1), exactly."""
+    edits = [Add(_measured(d, model, pairs), positions) for d in directions]
+    odds = sweep(
         model, pairs, edits, (-multiplier, 0.0, multiplier), log_odds_only=True,
-        label=f"effects at {dictionary.site}", progress=progress,
-    )  # fmt: skip
-    odds = swept.log_odds
-    return Effects(tuple(asked), odds[:, [0, 2]] - odds[:, [1]], compared)
+        label=f"effects at {directions[0].site}", progress=progress,
+    ).log_odds  # fmt: skip
+    return odds[:, [0, 2]] - odds[:, [1]]
+
+
+def strongest(
+    model: Model,
+    directions: Sequence[Direction],
+    pairs: Sequence[ContrastPair] | ContrastSet,
+    k: int,
+    *,
+    multiplier: float = MULTIPLIER,
+    screened: int = SCREENED,
+    positions: Positions | None = None,
+    progress: bool = True,
+) -> list[Direction]:
+    """The k directions of one site that move the propensity most, found as `by_effect` does."""
+    positions = positions or Positions.from_prompt_end()
+    first = directions[0]
+    gradient = gradients(model, first.site, len(first.vector), pairs, positions, progress)
+    slopes = torch.stack([d.unit().vector for d in directions]) @ gradient
+    some = [directions[i] for i in slopes.abs().topk(min(screened, len(slopes))).indices.tolist()]
+    size = measured_effects(model, some, pairs, multiplier, positions, progress).mean(-1).amax(-1)
+    return [some[i] for i in size.topk(min(k, len(some))).indices.tolist()]
 
 
 def first_order(
@@ -195,7 +231,7 @@ def _measured(
     return direction
 
 
-def _require_same_model(dictionary: Dictionary, read: Activations) -> None:
+def require_same_model(dictionary: Dictionary, read: Activations) -> None:
     if dictionary.fingerprint and read.fingerprint and dictionary.fingerprint != read.fingerprint:
         raise DictionaryError(
             f"The activations are of {read.model!r} ({read.fingerprint}) and {dictionary.name!r} "
