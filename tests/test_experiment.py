@@ -9,7 +9,6 @@ import torch
 
 from steerlens.checkpoints import save_hooked
 from steerlens.cli import main
-from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.experiment import (
     ExperimentError,
     ProbingExperiment,
@@ -21,23 +20,13 @@ from steerlens.experiment import (
 from steerlens.experiment.data import load_shifts
 from steerlens.results import ResultError
 from steerlens.testbed.grammar import CONCEPTS
-from steerlens.testbed.planted import planted_pairs
+from tests.planted_files import write_planted
 
 
 @pytest.fixture(scope="module")
 def folder(planted, tmp_path_factory):
     """The planted model as a checkpoint, with its data as files."""
-    root = tmp_path_factory.mktemp("planted")
-    save_hooked(planted.model, root / "model")
-    for kind in ("contexts", "questions"):
-        pairs = tuple(ContrastPair(*row) for row in planted_pairs(planted, 60, kind=kind, seed=1))
-        # The same openings occur in both kinds, so a context is its own group here.
-        if kind == "contexts":
-            pairs = tuple(
-                dataclasses.replace(pair, group=f"context {i}") for i, pair in enumerate(pairs)
-            )
-        ContrastSet(f"planted {kind}", pairs).save(root / f"{kind}.jsonl")
-    return root
+    return write_planted(planted, tmp_path_factory.mktemp("planted"))
 
 
 @pytest.fixture(scope="module")

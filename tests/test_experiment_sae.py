@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from steerlens.checkpoints import save_hooked
-from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.experiment import ExperimentError, Run, SAEExperiment
 from steerlens.methods import PCA
 from steerlens.model import Model
 from steerlens.results import ResultError
 from steerlens.saes.dictionary import Dictionary, DictionaryError
 from steerlens.sites import Site
-from steerlens.testbed.planted import planted_pairs
 from tests.handmade import handmade, planted_rows
+from tests.planted_files import write_planted
 
 LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")
 
@@ -23,16 +22,8 @@ LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")
 @pytest.fixture(scope="module")
 def folder(planted, tmp_path_factory):
     """The planted model, its data, and SAEs where it can and where it cannot be steered."""
-    root = tmp_path_factory.mktemp("planted")
-    save_hooked(planted.model, root / "model")
+    root = write_planted(planted, tmp_path_factory.mktemp("planted"))
     model = Model.load(root / "model")
-    for kind in ("contexts", "questions"):
-        pairs = tuple(ContrastPair(*row) for row in planted_pairs(planted, 60, kind=kind, seed=1))
-        if kind == "contexts":  # the same openings occur in both kinds
-            pairs = tuple(
-                dataclasses.replace(pair, group=f"context {i}") for i, pair in enumerate(pairs)
-            )
-        ContrastSet(f"planted {kind}", pairs).save(root / f"{kind}.jsonl")
     for site in (LIVE, DEAD):
         made = handmade(planted_rows(planted), site)
         stated = {"fingerprint": model.fingerprint, "processing": model.processing}
