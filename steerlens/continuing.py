@@ -8,13 +8,13 @@ from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.generation import generated_tokens
+from steerlens.memory import free_bytes
 from steerlens.model import Model, SteeringError, as_model
 from steerlens.protocols import Intervention, Scorer
 from steerlens.results.writing import WritingMap
@@ -327,11 +327,6 @@ def _rows_that_fit(model: Model, prompts: list[str], new: int) -> int:
     width = model.tokens(prompts).width + new
     kept = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
     layer = 4 * cfg.d_model + 2 * (cfg.d_mlp or 0) + 3 * cfg.n_heads * (cfg.d_head + width)
-    free = (
-        torch.cuda.mem_get_info(model.device)[0]
-        if model.device.type == "cuda"
-        else psutil.virtual_memory().available
-    )
     # Sampling holds a handful of float32 vectors over the vocabulary.
     need = width * (kept + layer) * size + 6 * 4 * cfg.d_vocab
-    return max(1, min(ROWS, int(free / 4 / need)))
+    return max(1, min(ROWS, free_bytes(model.device) // (4 * need)))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.kernel import Columns, Kernel
+from steerlens.memory import is_out_of_memory
 from steerlens.model import Model, SteeringError, as_model
 from steerlens.sites import TokenBatch
 
@@ -93,15 +94,11 @@ def in_chunks(run: Callable[[slice], Tensor], n: int, rows: int) -> Tensor:
             parts.append(run(chunk))
         except RuntimeError as error:
             rows = (chunk.stop - chunk.start) // 2
-            if not _out_of_memory(error) or rows == 0:
+            if not is_out_of_memory(error) or rows == 0:
                 raise
             continue
         start = chunk.stop
     return torch.cat(parts)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _nats(

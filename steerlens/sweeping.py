@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 
 from steerlens.contrast import ContrastPair, ContrastSet
 from steerlens.kernel import Columns, Kernel, KeysValues, soft_cap
+from steerlens.memory import free_bytes, is_out_of_memory
 from steerlens.model import Model, SteeringError, as_model
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.sites import TokenBatch
@@ -345,7 +345,7 @@ class _Engine:
         self.path = (
             "wavefront" if self.kernel else "rows" if edits and model.is_bridge else "general"
         )
-        self.memory = memory or _free_memory(model) // 4
+        self.memory = memory or free_bytes(model.device) // 4
         steered = [j for j, m in enumerate(self.multipliers) if m != 0]
         self.cells: Cells = (
             [(i, steered) for i in range(len(self.interventions))] if steered else []
@@ -623,7 +623,7 @@ def _halving(run: Callable[[slice], Tensor], chunk: slice) -> Tensor:
     try:
         return run(chunk)
     except RuntimeError as error:
-        if not _out_of_memory(error) or chunk.stop - chunk.start == 1:
+        if not is_out_of_memory(error) or chunk.stop - chunk.start == 1:
             raise
     middle = (chunk.start + chunk.stop) // 2
     halves = (slice(chunk.start, middle), slice(middle, chunk.stop))
@@ -639,13 +639,3 @@ def _split(cells: Cells, size: int) -> list[Cells]:
             part.setdefault(i, []).append(j)
         parts.append(list(part.items()))
     return parts
-
-
-def _free_memory(model: Model) -> int:
-    if model.device.type == "cuda":
-        return torch.cuda.mem_get_info(model.device)[0]
-    return psutil.virtual_memory().available
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

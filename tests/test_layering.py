@@ -7,8 +7,8 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 
 # From the ground up. A package stands for all its files; within one, `_inside` is checked as well.
 ORDER = [
-    "files", "tensors", "sites", "stats", "degeneracy", "plots", "validity", "formats", "contrast",
-    "direction", "protocols",
+    "files", "memory", "tensors", "sites", "stats", "degeneracy", "plots", "validity", "formats",
+    "contrast", "direction", "protocols",
     "testbed.grammar", "testbed.oracle", "testbed.reviews",
     "methods", "checkpoints", "kernel", "model", "interventions", "exchange", "capture", "sweeping",
     "calibration", "generation", "surprisal", "scores", "decaying", "screening", "store", "results",
