@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import torch
 from contest import Worker
 from task import AloneName, Request, TaskName
+from torch import Tensor
 
 from steerlens import stats
+from steerlens.stats import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +28,9 @@ class Alone:
     """One prompt, all layers and positions."""
     sweep: list[float]
     """The exact sweep of the same prompt."""
-    local: tuple[float, float, float]
+    local: Interval
     """Spearman of the screen with exact slopes at 0, over layers, with its 95% interval."""
-    overall: tuple[float, float, float]
+    overall: Interval
     """The same with slopes over all multipliers of the sweep."""
 
     @property
@@ -46,13 +49,10 @@ class Alone:
             f"({spread} over {len(ratios)} repeats, in turn).",
             f"- Screen of all layers and positions: {median(self.screen):.3g} CPU s per prompt, "
             f"{cheaper:.3g}x less than the exact sweep at all positions. Rank correlation over "
-            f"layers with exact slopes at 0: {_shown(self.local)}; with slopes over all "
-            f"multipliers: {_shown(self.overall)}.",
+            f"layers with exact slopes at 0: {self.local}; with slopes over all "
+            f"multipliers: {self.overall}.",
             "",
         ])  # fmt: skip
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def time_alone(
@@ -79,7 +79,7 @@ def time_alone(
     seconds: dict[str, list[float]] = {n: [] for n in ("generate", "unsteered", "screen", "sweep")}
     worker.ask(request("unsteered", 1))
     worker.ask(request("screen", 1))
-    slopes = exact = None
+    slopes = exact = torch.empty(0)
     for repeat in range(repeats):
         for task in (("generate", "unsteered"), ("unsteered", "generate"))[repeat % 2]:
             reply, _ = worker.ask(request(task, generate_prompts))
@@ -91,21 +91,17 @@ def time_alone(
         say(f"alone: repeat {repeat + 1} of {repeats} done")
     tiny = 1e-2
     _, near = worker.ask(request("sweep_all", prompts, (-tiny, 0.0, tiny)))
-    assert slopes is not None and exact is not None
-    at_zero = (near[:, 2] - near[:, 0]) / (2 * tiny)
-    strengths = exact.new_tensor(multipliers)
-    centred = (strengths - strengths.mean())[None, :, None]
-    over_all = (exact * centred).sum(1) / centred.square().sum()
+
+    def ranked(swept: Tensor, strengths: tuple[float, ...]) -> Interval:
+        """The screen's layers against those of the exact slopes, [layer, multiplier, prompt]."""
+        each = stats.steerability_slope(torch.tensor(strengths), swept.transpose(1, 2))
+        return stats.rank_correlation(slopes.mean(-1), each.mean(-1))
+
     return Alone(
         steered=seconds["generate"],
         unsteered=seconds["unsteered"],
         screen=seconds["screen"],
         sweep=seconds["sweep"],
-        local=tuple(stats.rank_correlation(slopes.mean(-1), at_zero.mean(-1))),
-        overall=tuple(stats.rank_correlation(slopes.mean(-1), over_all.mean(-1))),
+        local=ranked(near, (-tiny, 0.0, tiny)),
+        overall=ranked(exact, multipliers),
     )
-
-
-def _shown(interval: tuple[float, float, float]) -> str:
-    value, low, high = interval
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

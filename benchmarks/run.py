@@ -368,7 +368,7 @@ def write(
         "settings": asdict(settings),
         "rates": vars(rates),
         "tasks": [result.to_json() for result in results],
-        "alone": None if alone is None else alone.to_json(),
+        "alone": None if alone is None else asdict(alone),
         "growth": grown,
     }
     (folder / f"{settings.name}.json").write_text(json.dumps(record, indent=1) + "\n")

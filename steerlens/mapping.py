@@ -82,7 +82,7 @@ def steerability(
     model = as_model(model)
     method, positions = method or DiffMean(), positions or Positions.from_prompt_end()
     check_multipliers(multipliers)
-    _require_disjoint(fit, choose, report)
+    require_disjoint(fit, choose, report)
     sites = tuple(sites or model.sites())
     for site in sites:
         model.require_site(site)
@@ -235,7 +235,7 @@ def _keys(part: ContrastSet | Activations) -> set[str]:
     return set(part.groups) | {key for pair in part for key in pair.keys}
 
 
-def _require_disjoint(
+def require_disjoint(
     fit: ContrastSet | Activations, choose: ContrastSet, report: ContrastSet | None
 ) -> None:
     parts = {"fit": _keys(fit), "choose": _keys(choose)}

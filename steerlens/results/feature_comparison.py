@@ -184,16 +184,16 @@ class FeatureComparison:
 
     # Words
 
+    def _price(self, cost: Cost) -> str:
+        if cost == "kl":
+            return f"{self.budget:g} nats of KL per token"
+        return f"{self.utility_drop:g} nats of utility"
+
     def summary(self, cost: Cost = "kl") -> str:
         """A few lines: every arm at its best layer, against DiffMean and against chance."""
         contest = self.contest(cost)
         head = self.made_by.get("question", "SAE features against DiffMean at equal cost")
-        asked = (
-            f"{self.budget:g} nats of KL per token"
-            if cost == "kl"
-            else f"{self.utility_drop:g} nats of utility"
-        )
-        lines = [f"{head} ({self.made_by.get('model', '')}; every arm costs {asked})"]
+        lines = [f"{head} ({self.made_by.get('model', '')}; every arm costs {self._price(cost)})"]
         for row in self.rows(cost):
             words = [f"{row.arm} ({row.site}{row.feature and ', ' + row.feature})"]
             if math.isnan(row.length):
@@ -277,17 +277,12 @@ class FeatureComparison:
         for name in (*contest.arms, *contest.controls):
             bands = [contest.gain(name, s) for s in range(len(self.sites))]
             series[name] = tuple([band[i] for band in bands] for i in range(3))
-        asked = (
-            f"{self.budget:g} nats of KL per token"
-            if cost == "kl"
-            else f"{self.utility_drop:g} nats of utility"
-        )
         return plots.layer_curve(
             series,
             layers=list(self.layers),
             unit="nats",
             quantity="held-out gain",
-            title=f"SAE features against DiffMean at equal cost ({asked}), "
+            title=f"SAE features against DiffMean at equal cost ({self._price(cost)}), "
             f"{self.made_by.get('data_name', '')}",
             controls=contest.controls,
             band_label="95% interval over questions; controls: mean over the random searches "

@@ -25,7 +25,7 @@ from steerlens.results.features import FeatureContrast
 from steerlens.saes.dictionary import Dictionary
 from steerlens.saes.effects import EffectMap
 from steerlens.saes.measuring import random_directions
-from steerlens.saes.ranking import alive, by_effect, strongest
+from steerlens.saes.ranking import alive, by_effect, gradients, strongest
 from steerlens.sites import Positions
 
 
@@ -65,10 +65,15 @@ def real_candidates(
     top = [f for f in contrast.order if f in known][:k]
     found = list(_both(BY_CONTRAST, [(f, dictionary.direction(f)) for f in top]))
     found += _both(TOGETHER, [(-1, _together(dictionary, contrast, top))])
-    moving = by_effect(model, dictionary, choose, positions=positions, progress=progress).order[:k]
+    gradient = gradients(model, dictionary.site, dictionary.d_model, choose, positions, progress)
+    moving = by_effect(
+        model, dictionary, choose, positions=positions, gradient=gradient, progress=progress
+    ).order[:k]
     found += _both(BY_EFFECT, [(f, dictionary.direction(f)) for f in moving])
     drawn = random_directions(dictionary, len(living), seed=2 * seed + 1)
-    luckiest = strongest(model, drawn, choose, k, positions=positions, progress=progress)
+    luckiest = strongest(
+        model, drawn, choose, k, positions=positions, gradient=gradient, progress=progress
+    )
     found += _both(SEARCHED, [(-1, direction) for direction in luckiest])
     found += _both(DIFFMEAN, [(-1, read.direction(dictionary.site, DiffMean()))])
     if effects is None:

@@ -25,7 +25,7 @@ from steerlens.capture import activations as read_activations
 from steerlens.contrast import ContrastSet
 from steerlens.direction import Activations
 from steerlens.interventions.residual import Add
-from steerlens.mapping import BUDGET, _require_disjoint
+from steerlens.mapping import BUDGET, require_disjoint
 from steerlens.model import Model, as_model
 from steerlens.results.contest import Contest
 from steerlens.results.feature_comparison import (
@@ -412,7 +412,7 @@ def _check(
         )
     for dictionary in dictionaries:
         dictionary.require_fits(model)
-    _require_disjoint(fit, choose, report)
+    require_disjoint(fit, choose, report)
     if len(texts) < 4 or min(len(choose), len(report)) < 2 or nulls < 19 or k < 1:
         raise ValueError(
             f"{len(texts)} neutral texts, {len(choose)} choosing and {len(report)} reporting "

@@ -13,9 +13,9 @@ from steerlens.direction import Activations
 from steerlens.model import Model, as_model
 from steerlens.results.features import FeatureContrast, FeatureRanking, FoundFeature
 from steerlens.saes.dictionary import Dictionary
-from steerlens.saes.ranking import alive, by_contrast, by_effect
+from steerlens.saes.ranking import MULTIPLIER, alive, by_contrast, by_effect
 from steerlens.saes.reading import excerpts, read_texts
-from steerlens.saes.writing import output_scores, written_tokens
+from steerlens.saes.writing import Written, output_scores, written_tokens
 from steerlens.sites import Positions
 
 By = Literal["contrast", "effect", "output"]
@@ -34,7 +34,7 @@ def find_features(
     pairs: Sequence[ContrastPair] | ContrastSet | None = None,
     texts: Sequence[str] | None = None,
     prompts: Sequence[str] | None = None,
-    multiplier: float = 0.5,
+    multiplier: float = MULTIPLIER,
     positions: Positions | None = None,
     shuffles: int = 100,
     seed: int = 0,
@@ -85,10 +85,11 @@ def find_features(
         known = set(alive(dictionary))
         order, by_name = [feature for feature in contrast.order if feature in known], by
     top = order if features is not None else order[:k]
+    lens = written_tokens(model, dictionary, top)
     columns = [
         _of_contrast(dictionary, read, contrast, top),
-        _of_writing(model, dictionary, top, prompts, progress),
-        _of_reading(model, dictionary, top, texts, progress),
+        _of_writing(model, dictionary, top, lens, prompts, progress),
+        _of_reading(model, dictionary, top, lens, texts, progress),
         _of_effect(
             model, dictionary, pairs, {f: senses(f) for f in top}, multiplier, positions, progress
         ),
@@ -146,10 +147,10 @@ def _of_writing(
     model: Model,
     dictionary: Dictionary,
     top: Sequence[int],
+    lens: Written,
     prompts: Sequence[str] | None,
     progress: bool,
 ) -> _Columns:
-    lens = written_tokens(model, dictionary, top)
     columns: _Columns = [
         {
             "writes": tuple(model.text([t]) for t in up),
@@ -168,16 +169,16 @@ def _of_reading(
     model: Model,
     dictionary: Dictionary,
     top: Sequence[int],
+    lens: Written,
     texts: Sequence[str] | None,
     progress: bool,
 ) -> _Columns:
     if texts is None:
         return [{} for _ in top]
-    lens = written_tokens(model, dictionary, top).raised
     reading = read_texts(model, dictionary, top, texts, progress=progress)
     columns: _Columns = []
     for i, feature in enumerate(top):
-        score = reading.input_score(feature, lens[i])
+        score = reading.input_score(feature, lens.raised[i])
         shown = [texts[t] for t in reading.top(feature, SHOWN)]
         columns.append(
             {

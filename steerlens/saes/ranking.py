@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,6 +121,7 @@ def by_effect(
     multiplier: float = MULTIPLIER,
     screened: int | None = SCREENED,
     positions: Positions | None = None,
+    gradient: Float[Tensor, " d_model"] | None = None,
     progress: bool = True,
 ) -> Effects:
     """What adding and subtracting features does to the propensity, through the sweep.
@@ -133,38 +134,19 @@ def by_effect(
         multiplier: Length of what is added, in median residual norms.
         screened: How many are measured exactly; None for all.
         positions: Which tokens are steered; by default from the prompt's end on.
+        gradient: `gradients` at the site, where it is known already.
 
     Source: causal ranking as in arXiv:2505.20063, which ranks by a score of the output; here by the
     propensity itself.
     """
     model = as_model(model)
     dictionary.require_fits(model)
-    positions = positions or Positions.from_prompt_end()
     asked = list(alive(dictionary) if features is None else features)
-    compared = len(asked)
-    if screened is not None and len(asked) > screened:
-        slopes = first_order(model, dictionary, pairs, asked, positions, progress=progress)
-        asked = [asked[i] for i in slopes.abs().topk(screened).indices.tolist()]
-    directions = [dictionary.direction(f) for f in asked]
-    gains = measured_effects(model, directions, pairs, multiplier, positions, progress)
-    return Effects(tuple(asked), gains, compared)
-
-
-def measured_effects(
-    model: Model,
-    directions: Sequence[Direction],
-    pairs: Sequence[ContrastPair] | ContrastSet,
-    multiplier: float,
-    positions: Positions,
-    progress: bool,
-) -> Float[Tensor, "direction sense example"]:
-    """Nats gained when each direction is subtracted (0) and when it is added (1), exactly."""
-    edits = [Add(_measured(d, model, pairs), positions) for d in directions]
-    odds = sweep(
-        model, pairs, edits, (-multiplier, 0.0, multiplier), log_odds_only=True,
-        label=f"effects at {directions[0].site}", progress=progress,
-    ).log_odds  # fmt: skip
-    return odds[:, [0, 2]] - odds[:, [1]]
+    found = _in_two_steps(
+        model, _unit_rows(dictionary, asked), lambda i: dictionary.direction(asked[i]),
+        dictionary.site, pairs, multiplier, screened, positions, gradient, progress,
+    )  # fmt: skip
+    return found._replace(features=tuple(asked[i] for i in found.features))
 
 
 def strongest(
@@ -176,16 +158,42 @@ def strongest(
     multiplier: float = MULTIPLIER,
     screened: int = SCREENED,
     positions: Positions | None = None,
+    gradient: Float[Tensor, " d_model"] | None = None,
     progress: bool = True,
 ) -> list[Direction]:
     """The k directions of one site that move the propensity most, found as `by_effect` does."""
+    found = _in_two_steps(
+        model, torch.stack([d.unit().vector for d in directions]), directions.__getitem__,
+        directions[0].site, pairs, multiplier, screened, positions, gradient, progress,
+    )  # fmt: skip
+    return [directions[i] for i in found.order[:k]]
+
+
+def _in_two_steps(
+    model: Model,
+    units: Float[Tensor, "row d_model"],
+    direction: Callable[[int], Direction],
+    site: Site,
+    pairs: Sequence[ContrastPair] | ContrastSet,
+    multiplier: float,
+    screened: int | None,
+    positions: Positions | None,
+    gradient: Float[Tensor, " d_model"] | None,
+    progress: bool,
+) -> Effects:
+    """Effects of those rows, by index, that move the propensity most to first order."""
     positions = positions or Positions.from_prompt_end()
-    first = directions[0]
-    gradient = gradients(model, first.site, len(first.vector), pairs, positions, progress)
-    slopes = torch.stack([d.unit().vector for d in directions]) @ gradient
-    some = [directions[i] for i in slopes.abs().topk(min(screened, len(slopes))).indices.tolist()]
-    size = measured_effects(model, some, pairs, multiplier, positions, progress).mean(-1).amax(-1)
-    return [some[i] for i in size.topk(min(k, len(some))).indices.tolist()]
+    some = list(range(len(units)))
+    if screened is not None and len(units) > screened:
+        if gradient is None:
+            gradient = gradients(model, site, units.shape[-1], pairs, positions, progress)
+        some = (units @ gradient).abs().topk(screened).indices.tolist()
+    edits = [Add(_measured(direction(i)), positions) for i in some]
+    odds = sweep(
+        model, pairs, edits, (-multiplier, 0.0, multiplier), log_odds_only=True,
+        label=f"effects at {site}", progress=progress,
+    ).log_odds  # fmt: skip
+    return Effects(tuple(some), odds[:, [0, 2]] - odds[:, [1]], len(units))
 
 
 def first_order(
@@ -203,8 +211,12 @@ def first_order(
     """
     positions = positions or Positions.from_prompt_end()
     gradient = gradients(model, dictionary.site, dictionary.d_model, pairs, positions, progress)
+    return _unit_rows(dictionary, features) @ gradient
+
+
+def _unit_rows(dictionary: Dictionary, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
     rows = dictionary.W_dec[list(features)].float().cpu()
-    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-30) @ gradient
+    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 def gradients(
@@ -220,9 +232,7 @@ def gradients(
     return screen(model, pairs, axes, progress=progress).slopes.mean(-1)
 
 
-def _measured(
-    direction: Direction, model: Model, pairs: Sequence[ContrastPair] | ContrastSet
-) -> Direction:
+def _measured(direction: Direction) -> Direction:
     if direction.resid_norm is None:
         raise DictionaryError(
             f"{direction.method} does not state the stream's median norm, so there is no unit of "
