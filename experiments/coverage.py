@@ -28,18 +28,19 @@ from studies import claim_folder, keep
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens import scores, stats
-from steerlens.capture import activations
-from steerlens.contrast import ContrastSet
-from steerlens.experiment.data import WORLD, Data, load_data
+from steerlens import stats
+from steerlens.analyses.steerability.measure_steerability import BUDGET, steerability
+from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
+from steerlens.data.contrast import ContrastSet
+from steerlens.directions.methods import DiffMean
+from steerlens.experiment.experiment_data import WORLD, Data, load_data
 from steerlens.interventions.residual import Add
-from steerlens.mapping import BUDGET, steerability
-from steerlens.methods import DiffMean
-from steerlens.model import Model
-from steerlens.results import Confirmation, SteerabilityMap
+from steerlens.measures import scores
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import divergence, sweep
+from steerlens.models.model import Model
 from steerlens.stats import Interval
-from steerlens.sweeping import divergence, sweep
-from steerlens.tensors import read_tensors, write_tensors
+from steerlens.store.tensors import read_tensors, write_tensors
 from steerlens.testbed.grammar import CONCEPTS
 
 FAR = 1_000_000

@@ -27,17 +27,17 @@ from studies import claim_folder, keep
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens import scores
-from steerlens.capture import activations
-from steerlens.contrast import ContrastPair
-from steerlens.direction import Activations
-from steerlens.experiment.data import WORLD, Data, load_data
-from steerlens.files import write_text
-from steerlens.generation import generated_tokens
+from steerlens.data.contrast import ContrastPair
+from steerlens.directions import Activations
+from steerlens.directions.methods import DiffMean
+from steerlens.experiment.experiment_data import WORLD, Data, load_data
 from steerlens.interventions.residual import Add
-from steerlens.methods import DiffMean
-from steerlens.model import Model
-from steerlens.sweeping import divergence, sweep
+from steerlens.measures import scores
+from steerlens.measures.generation import generated_tokens
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import divergence, sweep
+from steerlens.models.model import Model
+from steerlens.store.files import write_text
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import CONCEPTS, SENTENCE_ENDS, review_grammar
 from steerlens.testbed.oracle import ClauseReading, Oracle

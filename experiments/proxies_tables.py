@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from scipy.stats import rankdata
 
 from steerlens import stats
-from steerlens.mapping import BUDGET
+from steerlens.analyses.steerability.measure_steerability import BUDGET
 from steerlens.plots.look import PALETTE, QUIET, SYMBOLS, house
 from steerlens.testbed.grammar import CONCEPTS
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steerlens.files import write_text
+from steerlens.store.files import write_text
 
 
 def claim_folder(folder: Path, settings: dict[str, Any]) -> None:

@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 import steerlens.testbed
-from steerlens.checkpoints import build_hooked, load_hooked, save_hooked
-from steerlens.files import write_text
-from steerlens.kernel import Columns, Kernel
+from steerlens.models.checkpoints import build_hooked, load_hooked, save_hooked
+from steerlens.models.kernel import Columns, Kernel
+from steerlens.store.files import write_text
 from steerlens.testbed.grammar import Document, Grammar, review_grammar
 from steerlens.testbed.oracle import Oracle
 from steerlens.testing import word_tokenizer

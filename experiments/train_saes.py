@@ -24,12 +24,12 @@ import torch
 import tyro
 from train_reviews import replace_folder
 
-from steerlens.files import write_text
-from steerlens.model import PRETRAINED, Model
+from steerlens.models.model import PRETRAINED, Model
 from steerlens.saes import Dictionary
 from steerlens.saes.quality import quality
 from steerlens.saes.training import train_dictionaries
 from steerlens.sites import Site
+from steerlens.store.files import write_text
 from steerlens.testbed.reviews import neutral_texts
 
 REVIEWS = "reviews"

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import tyro
 
-from steerlens.contrast import ContrastPair, ContrastSet
-from steerlens.model import Model
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.models.model import Model
 
 SUBJECTS = (
     "food", "service", "place", "waitress", "pizza", "salad", "room", "staff", "chicken", "burger",

@@ -107,7 +107,7 @@ def _list(words: list[str]) -> int:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
     from steerlens.experiment import is_finished, read_manifest
-    from steerlens.results import ResultError
+    from steerlens.store.result_files import ResultError
 
     found = sorted(path.parent for path in root.glob("*/manifest.json"))
     if not found:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.direction import Direction
+from steerlens.directions import Direction
 from steerlens.sites import Positions, Site
 
 Strength = float | Float[Tensor, " batch"]

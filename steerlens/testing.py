@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from steerlens.checkpoints import bridge_from_hf, hooked_from_hf, unchanged_rng, word_tokenizer
-from steerlens.generation import generated_tokens
-from steerlens.model import Model, as_model
+from steerlens.measures.generation import generated_tokens
+from steerlens.models.checkpoints import (
+    bridge_from_hf,
+    hooked_from_hf,
+    unchanged_rng,
+    word_tokenizer,
+)
+from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention, Method, ResidualEdit
 from steerlens.sites import TokenBatch
 
@@ -197,7 +202,7 @@ def check_method(method: Method, *, control: bool = False) -> None:
     Raises:
         AssertionError: Naming the first point that fails.
 
-    >>> from steerlens.methods import DiffMean
+    >>> from steerlens.directions.methods import DiffMean
     >>> check_method(DiffMean())
     """
     name = repr(method)

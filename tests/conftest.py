@@ -19,7 +19,7 @@ def one_thread():
 @pytest.fixture(scope="session", params=["gpt2", "neox", "llama", "gemma2"])
 def tiny(request):
     """A Model of each family in which steering code breaks in a way of its own."""
-    from steerlens.model import Model
+    from steerlens.models.model import Model
     from steerlens.testing import tiny_model
 
     return Model(tiny_model(request.param))
@@ -28,7 +28,7 @@ def tiny(request):
 @pytest.fixture(scope="session", params=["gpt2", "llama"])
 def tiny_bridge_model(request):
     """The same as a TransformerBridge."""
-    from steerlens.model import Model
+    from steerlens.models.model import Model
     from steerlens.testing import tiny_bridge
 
     return Model(tiny_bridge(request.param))
@@ -37,7 +37,7 @@ def tiny_bridge_model(request):
 @pytest.fixture(scope="session")
 def gpt2():
     """One small LayerNorm model, for tests that need no more."""
-    from steerlens.model import Model
+    from steerlens.models.model import Model
     from steerlens.testing import tiny_model
 
     return Model(tiny_model("gpt2"))
@@ -54,7 +54,7 @@ def planted():
 @pytest.fixture(scope="session")
 def planted_data(planted):
     """Contexts and questions of the planted model, in parts that share no opening."""
-    from steerlens.contrast import ContrastPair, ContrastSet
+    from steerlens.data.contrast import ContrastPair, ContrastSet
     from steerlens.testbed.planted import planted_pairs
 
     def made(kind: str, n: int, seed: int) -> ContrastSet:
@@ -70,7 +70,7 @@ def planted_data(planted):
 @pytest.fixture
 def random_direction():
     """Builds a seeded direction at a site."""
-    from steerlens.direction import Direction
+    from steerlens.directions import Direction
 
     def build(site, d_model: int, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerlens.direction import Direction, DirectionError
+from steerlens.directions import Direction, DirectionError
 from steerlens.interventions import Ablate, Add, Clamp
-from steerlens.model import Model
+from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_bridge, tiny_model
 
@@ -105,9 +105,9 @@ def test_adding_keeps_its_effect_both_ways(models, family, label, stream, unit):
 
 
 def test_a_converted_direction_is_the_one_that_would_be_fitted_there(models, gpt2):
-    from steerlens.capture import activations
-    from steerlens.contrast import ContrastPair, ContrastSet
-    from steerlens.methods import DiffMean
+    from steerlens.data.contrast import ContrastPair, ContrastSet
+    from steerlens.directions.methods import DiffMean
+    from steerlens.measures.reading import activations
 
     texts = [("the cat sat good", "the cat sat bad"), ("I love cake", "I hate cake")]
     pairs = ContrastSet("made", tuple(ContrastPair("", p, n) for p, n in texts))

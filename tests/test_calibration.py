@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens.calibration import TOLERANCE, CalibrationError, equal_kl
-from steerlens.capture import activations
-from steerlens.direction import Direction, DirectionError
+from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.directions import Direction, DirectionError
+from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add
-from steerlens.mapping import steerability
-from steerlens.methods import DiffMean
-from steerlens.model import Model
+from steerlens.measures.equal_cost import TOLERANCE, CalibrationError, equal_kl
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import divergence
+from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
-from steerlens.sweeping import divergence
 from steerlens.testbed import reviews
 
 TEXTS = ["the cat sat on the bed and a dog ran", "I think he said that the soup was good ."]

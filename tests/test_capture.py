@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens import capture
-from steerlens.capture import activations, chunks, diffmean, directions, reading_positions
-from steerlens.contrast import ContrastPair, ContrastSet
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions.methods import PCA, DiffMean, Logistic
 from steerlens.interventions import Add
-from steerlens.kernel import Kernel
-from steerlens.methods import PCA, DiffMean, Logistic
-from steerlens.model import Model, SteeringError
+from steerlens.measures import reading as capture
+from steerlens.measures.reading import activations, chunks, diffmean, directions, reading_positions
+from steerlens.models.kernel import Kernel
+from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_model
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from steerlens.checkpoints import (
+from steerlens.models.checkpoints import (
     KNOWN_ARCHITECTURES,
     build_hooked,
     check_hooks,
@@ -30,7 +30,7 @@ from steerlens.checkpoints import (
     weights_processing,
     word_tokenizer,
 )
-from steerlens.checkpoints.families import FAMILIES as CONVERSIONS
+from steerlens.models.checkpoints.families import FAMILIES as CONVERSIONS
 from steerlens.testing import FAMILIES, tiny_bridge, tiny_hf, tiny_model
 
 REAL = Path(__file__).parents[2] / "shared" / "models" / "real-reviews-gpt2"

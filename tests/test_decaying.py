@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from steerlens.capture import activations
-from steerlens.decaying import decay, strengths
+from steerlens.analyses.validity.measure_validity import decay, strengths
+from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add
-from steerlens.methods import DiffMean
-from steerlens.model import Model
-from steerlens.scores import preference, utility
+from steerlens.measures.reading import activations
+from steerlens.measures.scores import preference, utility
+from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
 from steerlens.sites import Site
-from steerlens.sweeping import sweep
 from steerlens.testbed import reviews
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from steerlens.degeneracy import (
+from steerlens.measures.repetition import (
     compression_ratio,
     distinct_share,
     distinct_without_each,

@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from steerlens.direction import FORMAT, LAYERS, Activations, Direction, DirectionError
-from steerlens.methods import PCA, DiffMean
+from steerlens.directions import FORMAT, LAYERS, Activations, Direction, DirectionError
+from steerlens.directions.methods import PCA, DiffMean
 from steerlens.sites import Positions, Site
 
 
@@ -138,7 +138,7 @@ GOOD = {"site": "blocks.1.hook_resid_post"}
 
 def test_files_of_the_first_format_are_still_read(tmp_path):
     facts = GOOD | {"method": "DiffMean()", "resid_norm": 2.0, "processing": "raw", "pairs": 3}
-    path = stored(tmp_path / "old.safetensors", json.dumps(facts), "steerlens.direction/1")
+    path = stored(tmp_path / "old.safetensors", json.dumps(facts), "steerlens.directions/1")
     read = Direction.load(path)
     assert (read.site, read.resid_norm, read.pairs) == (Site(1), 2.0, 3)
     assert (read.operation, read.apply_at, read.dtype) == ("add", None, "")
@@ -176,7 +176,7 @@ def test_the_strength_unit_is_the_norm_of_the_stream_where_that_is_known():
         '{"site": "blocks.1.hook_resid_post", "value": 1' + "0" * 400 + "}",
     ],
 )
-@pytest.mark.parametrize("format", [FORMAT, "steerlens.direction/1"])
+@pytest.mark.parametrize("format", [FORMAT, "steerlens.directions/1"])
 def test_facts_that_cannot_be_understood_are_refused(tmp_path, facts, format):
     with pytest.raises(DirectionError, match="what it states cannot be read"):
         Direction.load(stored(tmp_path / "strange.safetensors", facts, format))

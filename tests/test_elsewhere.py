@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from steerlens import plots
-from steerlens.contrast import ContrastError, ContrastPair, ContrastSet
-from steerlens.direction import Direction
-from steerlens.elsewhere import shifted, spillover
+from steerlens.analyses.generalisation.shifted_map import ShiftedMap
+from steerlens.analyses.ratios import difference_of_means, ratio_of_means
+from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
+from steerlens.analyses.side_effects.spillover_map import SpilloverMap
+from steerlens.analyses.steerability.measure_steerability import MULTIPLIERS
+from steerlens.data.contrast import ContrastError, ContrastPair, ContrastSet
+from steerlens.directions import Direction
 from steerlens.interventions import Ablate, Add, Together
-from steerlens.mapping import MULTIPLIERS
-from steerlens.model import Model
-from steerlens.results import ResultError
-from steerlens.results.comparing import difference_of_means, ratio_of_means
-from steerlens.results.shift import ShiftedMap
-from steerlens.results.spillover import SpilloverMap
+from steerlens.models.model import Model
 from steerlens.sites import Site
+from steerlens.store.result_files import ResultError
 
 FEW = (-1.0, 0.0, 1.0)
 
@@ -99,8 +99,8 @@ def test_ratio_and_difference_find_what_carries_over_and_what_does_not(planted, 
 
 
 def test_slopes_equal_those_of_a_sweep_of_that_set_alone(model, adds, asked, shift):
+    from steerlens.measures.sweep import sweep
     from steerlens.stats import steerability_slope
-    from steerlens.sweeping import sweep
 
     odds = sweep(model, asked[1], adds, MULTIPLIERS, log_odds_only=True, progress=False).log_odds
     expected = steerability_slope(torch.tensor(MULTIPLIERS), odds.mT)
@@ -116,7 +116,7 @@ def test_only_home_in_another_wording_is_matched(shift):
 
 def test_questions_are_correlated_one_by_one_in_their_own_order(tmp_path):
     """Slopes of known ranks, put in by hand."""
-    from steerlens.results.elsewhere import Answers
+    from steerlens.analyses.answers import Answers
 
     home = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
     away = torch.stack([home[0] * 2 + 1, home[1].flip(0)])
@@ -299,7 +299,7 @@ def test_random_pushes_that_are_the_intervention_itself_find_no_spill_over(model
 
 @pytest.mark.parametrize("kind", [Add, Ablate])
 def test_nulls_are_as_long_as_the_real_direction(model, directions, asked, kind):
-    from steerlens.elsewhere import _nulls
+    from steerlens.analyses.side_effects.measure_elsewhere import _nulls
 
     edit = (
         kind(directions[2] * 3.0) if kind is Ablate else Add(directions[2] * 3.0, unit="direction")

@@ -16,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steerlens.direction import Direction, DirectionError
-from steerlens.exchange import MissingFacts, gguf, intended, plain, steering_vectors, tensor_files
-from steerlens.exchange.gguf_file import read_gguf
+from steerlens.directions import Direction, DirectionError
+from steerlens.directions.exchange import MissingFacts, gguf, plain, steering_vectors, tensor_files
+from steerlens.directions.exchange.gguf_file import read_gguf
 from steerlens.interventions import Ablate, Add, Clamp
+from steerlens.interventions.intended import intended
 from steerlens.sites import Positions, Site
 
 EVERYWHERE = Positions.all(special=True)
@@ -67,7 +68,7 @@ def test_the_stream_before_a_block_is_the_one_after_the_block_before(directions,
 
 def foreign_gguf(path: Path, tensors, metadata=None) -> Path:
     """A file as repeng or llama.cpp writes it: nothing of ours in it."""
-    from steerlens.exchange.gguf_file import write_gguf
+    from steerlens.directions.exchange.gguf_file import write_gguf
 
     known = {"general.architecture": "controlvector", "controlvector.model_hint": "llama"}
     return write_gguf(path, known if metadata is None else metadata, tensors)

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from steerlens.checkpoints import CheckpointError, load_hf_directory, load_hooked
-from steerlens.direction import FORMAT, Direction, DirectionError
-from steerlens.exchange import gguf, plain, steering_vectors
+from steerlens.directions import FORMAT, Direction, DirectionError
+from steerlens.directions.exchange import gguf, plain, steering_vectors
+from steerlens.models.checkpoints import CheckpointError, load_hf_directory, load_hooked
 from steerlens.sites import Positions, Site
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -155,7 +155,7 @@ TENSORS = st.sampled_from(
 
 
 @FUZZ
-@given(STATED, TENSORS, st.sampled_from([FORMAT, "steerlens.direction/1", "x"]))
+@given(STATED, TENSORS, st.sampled_from([FORMAT, "steerlens.directions/1", "x"]))
 def test_strange_facts_of_a_direction_give_our_error(facts, tensor, format):
     meta = {"format": format, "direction": json.dumps(facts)}
     check(save({"vector": tensor}, metadata=meta))
@@ -242,7 +242,7 @@ def test_strange_numpy_headers_give_our_error(header, content, version):
 
 @cache
 def model_files(kind: str) -> dict[str, bytes]:
-    from steerlens.checkpoints import save_hooked
+    from steerlens.models.checkpoints import save_hooked
     from steerlens.testing import tiny_hf, tiny_model
 
     with tempfile.TemporaryDirectory() as folder:

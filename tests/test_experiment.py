@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 
-from steerlens.checkpoints import save_hooked
 from steerlens.cli import main
 from steerlens.experiment import (
     ExperimentError,
@@ -17,8 +16,9 @@ from steerlens.experiment import (
     load_data,
     method_named,
 )
-from steerlens.experiment.data import load_shifts
-from steerlens.results import ResultError
+from steerlens.experiment.experiment_data import load_shifts
+from steerlens.models.checkpoints import save_hooked
+from steerlens.store.result_files import ResultError
 from steerlens.testbed.grammar import CONCEPTS
 from tests.planted_files import write_planted
 
@@ -80,7 +80,7 @@ def test_every_field_changes_the_digest(experiment):
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, monkeypatch):
-    import steerlens.experiment.steerability as module
+    import steerlens.experiment.steerability_experiment as module
 
     whole = module.steerability
     calls = []
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
 
         return whole(*arguments, done=die_after_three, **named)
 
-    monkeypatch.setattr("steerlens.sweeping.MAX_TOKENS", 512)  # several slices per sweep
+    monkeypatch.setattr("steerlens.measures.sweep.MAX_TOKENS", 512)  # several slices per sweep
     monkeypatch.setattr(module, "steerability", killed)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(tmp_path, progress=False)
@@ -292,7 +292,7 @@ def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, me
 
 def test_methods_are_found_by_name_and_by_import_path():
     assert repr(method_named("LDA")) == "LDA()"
-    assert repr(method_named("steerlens.methods.pca:PCA")) == "PCA(centred=False)"
+    assert repr(method_named("steerlens.directions.methods.pca:PCA")) == "PCA(centred=False)"
     with pytest.raises(ExperimentError, match="There is no method 'Magic'"):
         method_named("Magic")
 

@@ -6,13 +6,13 @@ import shutil
 import pytest
 import torch
 
-from steerlens.checkpoints import save_hooked
+from steerlens.directions.methods import PCA
 from steerlens.experiment import ExperimentError, Run, SAEExperiment
-from steerlens.methods import PCA
-from steerlens.model import Model
-from steerlens.results import ResultError
+from steerlens.models.checkpoints import save_hooked
+from steerlens.models.model import Model
 from steerlens.saes.dictionary import Dictionary, DictionaryError
 from steerlens.sites import Site
+from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, planted_rows
 from tests.planted_files import write_planted
 
@@ -81,7 +81,7 @@ def test_a_finished_run_is_read_back(experiment, run):
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, monkeypatch):
-    import steerlens.saes.comparing as module
+    import steerlens.analyses.features.compare_features as module
 
     whole, asked = module._at_one_site, []
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens import generation
-from steerlens.generation import DoseResponse, dose_response, generate, generated_tokens
 from steerlens.interventions import Ablate, Add, Together
-from steerlens.model import Model, SteeringError
+from steerlens.measures import generation
+from steerlens.measures.generation import DoseResponse, dose_response, generate, generated_tokens
+from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_bridge, tiny_model
 

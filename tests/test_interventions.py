@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerlens.direction import DirectionError
+from steerlens.directions import DirectionError
 from steerlens.interventions import Ablate, Add, Clamp, Together
-from steerlens.model import Model
+from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from steerlens.kernel import Columns, Kept, Kernel, why_not
-from steerlens.model import Model
+from steerlens.models.kernel import Columns, Kept, Kernel, why_not
+from steerlens.models.model import Model
 from steerlens.sites import Site
 from steerlens.testing import FAMILIES, tiny_model
 

@@ -5,18 +5,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "steerlens"
 
-# From the ground up. A package stands for all its files; within one, `_inside` is checked as well.
+# From the ground up. A package stands for all its files, its face (`__init__`) included.
 ORDER = [
-    "files", "memory", "tensors", "sites", "stats", "degeneracy", "plots", "validity", "formats",
-    "contrast", "direction", "protocols",
-    "testbed.grammar", "testbed.oracle", "testbed.reviews",
-    "methods", "checkpoints", "kernel", "model", "interventions", "exchange", "capture", "sweeping",
-    "calibration", "generation", "surprisal", "scores", "decaying", "screening", "store", "results",
-    "probing", "continuing", "mapping", "elsewhere", "saes", "report", "experiment",
-    "testbed.planted", "testing", "cli",
+    "sites", "stats", "store", "plots", "data", "directions", "protocols", "models",
+    "interventions", "measures", "saes", "analyses", "report", "testbed", "experiment", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {
-    "transformer_lens": {"checkpoints", "model", "testing", "testbed.planted"},
+    "transformer_lens": {"models", "testing", "testbed"},
     "sae_lens": {"saes"},
 }
 

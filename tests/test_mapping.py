@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens.capture import activations
-from steerlens.contrast import ContrastSet
-from steerlens.decaying import strengths
-from steerlens.mapping import steerability
-from steerlens.methods import DiffMean, Logistic
-from steerlens.model import Model
-from steerlens.probing import probe
-from steerlens.results import ProbeMap, ResultError, SteerabilityMap
+from steerlens.analyses.probe.measure_probe import probe
+from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.analyses.steerability.steerability_map import SteerabilityMap
+from steerlens.analyses.validity.measure_validity import strengths
+from steerlens.data.contrast import ContrastSet
+from steerlens.directions.methods import DiffMean, Logistic
+from steerlens.measures.reading import activations
+from steerlens.models.model import Model
 from steerlens.sites import Site
+from steerlens.store.result_files import ResultError
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_a_layer_that_does_not_exist_is_refused_before_any_work(model, planted_d
 
 
 def test_a_method_that_needs_pairs_refuses_unpaired_texts(read):
-    from steerlens.methods import PCA
+    from steerlens.directions.methods import PCA
 
     with pytest.raises(ValueError, match="no true pairs"):
         replace(read, paired=False).direction(2, PCA())

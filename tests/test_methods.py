@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.linear_model import LogisticRegression
 
-from steerlens.methods import LDA, PCA, DiffMean, Logistic, Random
+from steerlens.directions.methods import LDA, PCA, DiffMean, Logistic, Random
 from steerlens.testing import check_method
 
 

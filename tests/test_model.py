@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from steerlens.contrast import ContrastPair
-from steerlens.direction import Direction, DirectionError
+from steerlens.data.contrast import ContrastPair
+from steerlens.directions import Direction, DirectionError
 from steerlens.interventions import Ablate, Add
-from steerlens.model import Model, SteeringError, as_model
+from steerlens.models.model import Model, SteeringError, as_model
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_bridge, tiny_model
 
@@ -296,8 +296,8 @@ def test_direction_files_go_from_one_run_to_another(gpt2, random_direction, tmp_
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are():
-    from steerlens.checkpoints import CheckpointError
-    from steerlens.model import Model
+    from steerlens.models.checkpoints import CheckpointError
+    from steerlens.models.model import Model
 
     for device in ("cuda:99", "abacus"):
         with pytest.raises(CheckpointError, match=rf"{device}.*There is: cpu"):

@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steerlens.capture import activations
-from steerlens.contrast import ContrastPair, ContrastSet
-from steerlens.direction import Activations, Direction
-from steerlens.exchange import gguf, intended, steering_vectors
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions import Activations, Direction
+from steerlens.directions.exchange import gguf, steering_vectors
+from steerlens.directions.methods import PCA, DiffMean
 from steerlens.interventions import Add, Together
-from steerlens.methods import PCA, DiffMean
-from steerlens.model import Model
+from steerlens.interventions.intended import intended
+from steerlens.measures.reading import activations
+from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import FAMILIES, tiny_hf
 

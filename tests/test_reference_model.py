@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import steerlens.testbed
-from steerlens.checkpoints import load_hooked
+from steerlens.models.checkpoints import load_hooked
 from steerlens.testbed.grammar import CONCEPTS, EOS, review_grammar
 from steerlens.testbed.oracle import Oracle
 from steerlens.testbed.reviews import contexts, neutral_texts, questions

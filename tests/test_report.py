@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from steerlens import report
-from steerlens.generation import DoseResponse
-from steerlens.results import Confirmation, ProbeMap, SteerabilityMap
+from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
+from steerlens.measures.generation import DoseResponse
+from steerlens.report import page as report
 from steerlens.sites import Site
 
 LAYERS, EXAMPLES = 4, 12
@@ -216,7 +217,7 @@ def test_the_rerun_file_makes_the_same_experiment():
 
 def test_a_foreign_method_is_not_imported_from_steerlens():
     source = report.rerun_source({**FIELDS, "method": "MedianDifference()"})
-    assert "steerlens.methods" not in source
+    assert "steerlens.directions.methods" not in source
     assert "# MedianDifference is not part of steerlens" in source
 
 

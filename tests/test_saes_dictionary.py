@@ -16,15 +16,15 @@ pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 from safetensors.torch import save_file
 
 import steerlens.saes
-from steerlens.checkpoints import UnreachableHub
-from steerlens.model import PRETRAINED, Model
+from steerlens.models.checkpoints import UnreachableHub
+from steerlens.models.model import PRETRAINED, Model
 from steerlens.saes import Dictionary, DictionaryError, lens
 from steerlens.saes.folders import WEIGHTS
 from steerlens.saes.lens import sae_lens
 from steerlens.saes.quality import quality
 from steerlens.saes.releases import releases
 from steerlens.sites import Site
-from steerlens.tensors import DamagedFile
+from steerlens.store.tensors import DamagedFile
 from steerlens.testbed.reviews import neutral_texts
 from steerlens.testing import tiny_model
 from tests.saes import D_SAE, KINDS, untrained, untrained_sae

@@ -5,16 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens.generation import generate
+from steerlens.analyses.features.feature_effects import EffectMap, _fitted, fit_effects
+from steerlens.analyses.features.feature_spill import FeatureSpill
+from steerlens.analyses.features.feature_texts import (
+    _mean_features,
+    feature_spill,
+    openings,
+    text_features,
+)
+from steerlens.analyses.features.feature_writing import AddRows
 from steerlens.interventions.residual import Add
-from steerlens.model import Model
-from steerlens.results import ResultError
-from steerlens.results.feature_spill import FeatureSpill
+from steerlens.measures.generation import generate
+from steerlens.models.model import Model
 from steerlens.saes.dictionary import DictionaryError
-from steerlens.saes.effects import EffectMap, _fitted, fit_effects
-from steerlens.saes.texts import _mean_features, feature_spill, openings, text_features
-from steerlens.saes.writing import AddRows
 from steerlens.sites import Site
+from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, random_rows
 
 SITE = Site(1)

@@ -6,21 +6,27 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from steerlens.capture import activations
-from steerlens.contrast import ContrastPair, ContrastSet
-from steerlens.direction import Activations
+from steerlens.analyses.features.excerpts import excerpts, read_texts
+from steerlens.analyses.features.feature_card import feature_card
+from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking
+from steerlens.analyses.features.feature_writing import AddRows, output_scores, written_tokens
+from steerlens.analyses.features.find_features import find_features
+from steerlens.analyses.features.rank_features import (
+    alive,
+    by_contrast,
+    by_effect,
+    first_order,
+    strongest,
+)
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
-from steerlens.model import Model
-from steerlens.results import ResultError
-from steerlens.results.features import Excerpt, FeatureRanking
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
 from steerlens.saes.dictionary import DictionaryError
-from steerlens.saes.feature_card import feature_card
-from steerlens.saes.finding import find_features
-from steerlens.saes.ranking import alive, by_contrast, by_effect, first_order, strongest
-from steerlens.saes.reading import excerpts, read_texts
-from steerlens.saes.writing import AddRows, output_scores, written_tokens
 from steerlens.sites import Positions, Site
-from steerlens.sweeping import sweep
+from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, planted_rows, random_rows
 
 SITE = Site(1)

@@ -6,27 +6,27 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens import scores
-from steerlens.calibration import CalibrationError, equal_kl
-from steerlens.capture import activations
-from steerlens.direction import Direction
-from steerlens.interventions.residual import Add
-from steerlens.methods import DiffMean
-from steerlens.model import Model
-from steerlens.results.contest import Contest
-from steerlens.results.feature_comparison import FeatureComparison
-from steerlens.results.feature_map import FeatureMap
-from steerlens.saes.comparing import compare_features
-from steerlens.saes.effects import fit_effects
-from steerlens.saes.measuring import (
+from steerlens.analyses.features.compare_features import compare_features
+from steerlens.analyses.features.contest import Contest
+from steerlens.analyses.features.feature_comparison import FeatureComparison
+from steerlens.analyses.features.feature_effects import fit_effects
+from steerlens.analyses.features.feature_map import FeatureMap
+from steerlens.analyses.features.measure_features import (
     feature_map,
     lengths_of_equal_kl,
     lengths_of_equal_utility,
     random_directions,
 )
+from steerlens.directions import Direction
+from steerlens.directions.methods import DiffMean
+from steerlens.interventions.residual import Add
+from steerlens.measures import scores
+from steerlens.measures.equal_cost import CalibrationError, equal_kl
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import divergence, sweep
+from steerlens.models.model import Model
 from steerlens.saes.steering import AblateFeature, ClampFeature
 from steerlens.sites import Site
-from steerlens.sweeping import divergence, sweep
 from tests.handmade import handmade, planted_rows, random_rows
 
 TEXTS = ["the cat sat on the bed", "I like that good red wine", "you really think the dog ran"]
@@ -69,7 +69,7 @@ def test_a_direction_that_cannot_cost_that_much_has_no_length(model, planted, pl
 
 
 def test_lengths_of_equal_utility_lose_what_was_asked(gpt2):
-    from steerlens.contrast import ContrastPair
+    from steerlens.data.contrast import ContrastPair
 
     pairs = [
         ContrastPair("the cat sat on the", " bed", " wine"),

@@ -8,14 +8,14 @@ import torch
 
 pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 
-from steerlens.contrast import ContrastPair
-from steerlens.generation import generated_tokens
+from steerlens.data.contrast import ContrastPair
 from steerlens.interventions import Add, Together
-from steerlens.model import Model
+from steerlens.measures.generation import generated_tokens
+from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
 from steerlens.saes import DictionaryError
 from steerlens.saes.steering import AblateFeature, AddFeature, ClampFeature, EditFeatures
 from steerlens.sites import Positions
-from steerlens.sweeping import sweep
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
 from tests.saes import D_SAE, KINDS, untrained, untrained_sae
 

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 
-from steerlens.model import Model
+from steerlens.models.model import Model
 from steerlens.saes import Dictionary, DictionaryError
 from steerlens.saes.corpus import batches, ordinary, streams
 from steerlens.saes.lens import sae_lens
@@ -259,8 +259,9 @@ def test_what_is_observed_is_the_largest_and_the_median(gpt2):
     features = dictionary.encode(resid)
     torch.testing.assert_close(observed.max_activation.abs(), features.abs().amax(0))
     fired = observed.max_activation != 0
-    hit = (features == observed.max_activation).any(0) | ~fired
-    assert float(hit.float().mean()) > 0.9  # signs too, but for rounding between batches
+    # Signs too; batches of other sizes round differently, so equal means close.
+    hit = torch.isclose(features, observed.max_activation, rtol=1e-4, atol=1e-6).any(0) | ~fired
+    assert bool(hit.all())
     assert observed.resid_norm == pytest.approx(float(resid.norm(dim=-1).median()), rel=1e-5)
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from steerlens.contrast import ContrastPair
+from steerlens.data.contrast import ContrastPair
 from steerlens.interventions import Add
-from steerlens.scores import CEILING, preference, utility
+from steerlens.measures.scores import CEILING, preference, utility
+from steerlens.measures.sweep import Plan, Swept, sweep
 from steerlens.sites import Site
-from steerlens.sweeping import Plan, Swept, sweep
 
 PAIRS = [ContrastPair("the soup was", " good", " bad"), ContrastPair("you", " like", " hate")]
 UNEQUAL = [

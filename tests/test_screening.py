@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from steerlens.contrast import ContrastPair
-from steerlens.direction import Direction
+from steerlens.data.contrast import ContrastPair
+from steerlens.directions import Direction
 from steerlens.interventions import Ablate, Add, Clamp
-from steerlens.screening import screen
+from steerlens.measures.screen import screen
+from steerlens.measures.sweep import sweep
 from steerlens.sites import Positions, Site
-from steerlens.sweeping import sweep
 
 PAIRS = [
     ContrastPair("the cat sat on the", " bed and a book", " book"),

@@ -4,13 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steerlens import capture
-from steerlens.capture import activations
-from steerlens.contrast import ContrastPair, ContrastSet
+from steerlens.data.contrast import ContrastPair, ContrastSet
 from steerlens.interventions import Add
-from steerlens.model import Model
+from steerlens.measures import reading as capture
+from steerlens.measures.activation_store import ActivationStore, StoreError
+from steerlens.measures.reading import activations
+from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
-from steerlens.store import ActivationStore, StoreError
 from steerlens.testing import tiny_model
 
 
@@ -145,7 +145,7 @@ def test_no_half_written_file_is_left_by_a_kill(store, model, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("steerlens.files.os.replace", killed)
+        patched.setattr("steerlens.store.files.os.replace", killed)
         read(store, model)
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
 

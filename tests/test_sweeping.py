@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from steerlens.contrast import ContrastPair
-from steerlens.direction import Direction
+from steerlens.data.contrast import ContrastPair
+from steerlens.directions import Direction
 from steerlens.interventions import Ablate, Add, Clamp, Together
-from steerlens.model import SteeringError
+from steerlens.measures.sweep import divergence, plan, questions, sweep
+from steerlens.models.model import SteeringError
 from steerlens.sites import Positions, Site
-from steerlens.sweeping import divergence, plan, questions, sweep
 
 ONE_TOKEN = [
     ContrastPair("the cat sat on the", " bed", " table"),
@@ -129,7 +129,7 @@ def test_little_memory_gives_the_same_numbers_in_smaller_pieces(tiny):
 
 
 def test_running_out_of_memory_halves_the_chunk_and_goes_on(gpt2, monkeypatch):
-    from steerlens.kernel import Kernel
+    from steerlens.models.kernel import Kernel
 
     edits = every_edit(gpt2, Positions.from_prompt_end())
     whole = sweep(gpt2, ONE_TOKEN, edits, MULTIPLIERS, progress=False)
@@ -148,7 +148,7 @@ def test_running_out_of_memory_halves_the_chunk_and_goes_on(gpt2, monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(gpt2, monkeypatch):
-    from steerlens.kernel import Kernel
+    from steerlens.models.kernel import Kernel
 
     def block(self, *arguments, **named):
         raise RuntimeError("shapes cannot be multiplied")

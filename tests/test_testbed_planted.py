@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerlens.checkpoints import check_hooks, fingerprint, load_hooked, save_hooked
+from steerlens.models.checkpoints import check_hooks, fingerprint, load_hooked, save_hooked
 from steerlens.testbed.planted import planted_model, planted_pairs
 
 PLACES = [(0, 1, 2), (0, 5, 6), (1, 3, 6), (2, 4, 6), (4, 5, 6)]

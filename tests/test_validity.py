@@ -10,8 +10,14 @@ import torch
 from scipy.optimize import check_grad, least_squares
 
 from steerlens import plots
-from steerlens.validity import Branch, FittedCurve, fit_validity
-from steerlens.validity.fitting import _curve, _jacobian, _jump, _jump_gradient, fit_curve
+from steerlens.analyses.validity import Branch, FittedCurve, fit_validity
+from steerlens.analyses.validity.curve_fitting import (
+    _curve,
+    _jacobian,
+    _jump,
+    _jump_gradient,
+    fit_curve,
+)
 
 M = np.linspace(-3, 3, 25)
 
@@ -394,13 +400,13 @@ def test_the_frontier_holds_the_cells_that_no_other_beats_on_both():
 
 def test_the_reference_model_follows_the_form():
     """Towards sentiment at layer 3: steered far enough, both curves are described to over 0.99."""
-    from steerlens import scores
-    from steerlens.capture import activations
+    from steerlens.directions.methods import DiffMean
     from steerlens.interventions import Add
-    from steerlens.methods import DiffMean
-    from steerlens.model import Model
+    from steerlens.measures import scores
+    from steerlens.measures.reading import activations
+    from steerlens.measures.sweep import sweep
+    from steerlens.models.model import Model
     from steerlens.sites import Positions, Site
-    from steerlens.sweeping import sweep
     from steerlens.testbed import reviews
 
     model, site = Model.load("reviews"), Site(3)

@@ -8,20 +8,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steerlens import continuing as module
 from steerlens import plots
-from steerlens.capture import activations
-from steerlens.continuing import JudgeError, writing
-from steerlens.direction import Direction
-from steerlens.generation import dose_response
+from steerlens.analyses.steerability.steerability_map import Cell
+from steerlens.analyses.writing import measure_writing as module
+from steerlens.analyses.writing.measure_writing import JudgeError, writing
+from steerlens.analyses.writing.writing_map import WritingMap
+from steerlens.directions import Direction
+from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add, Together
-from steerlens.methods import DiffMean
-from steerlens.model import Model, SteeringError
-from steerlens.results.files import ResultError
-from steerlens.results.steerability import Cell
-from steerlens.results.writing import WritingMap
+from steerlens.measures.generation import dose_response
+from steerlens.measures.reading import activations
+from steerlens.measures.surprisal import surprisal
+from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
-from steerlens.surprisal import surprisal
+from steerlens.store.result_files import ResultError
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import SENTENCE_ENDS
 from steerlens.testbed.oracle import Oracle

@@ -9,16 +9,16 @@ import torch
 from task import Positions
 from torch import Tensor
 
-from steerlens.capture import diffmean
-from steerlens.contrast import ContrastPair, ContrastSet
-from steerlens.direction import Direction
-from steerlens.generation import generated_tokens
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions import Direction
 from steerlens.interventions import Add
-from steerlens.model import Model
-from steerlens.screening import screen
+from steerlens.measures.generation import generated_tokens
+from steerlens.measures.reading import diffmean
+from steerlens.measures.screen import screen
+from steerlens.measures.sweep import sweep as swept
+from steerlens.models.model import Model
 from steerlens.sites import Positions as Rule
 from steerlens.sites import Site
-from steerlens.sweeping import sweep as swept
 
 RULES = {"all": Rule.all(special=True), "last": Rule.from_prompt_end()}
 

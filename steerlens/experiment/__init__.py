@@ -5,13 +5,15 @@ puts everything into one folder: the manifest first, then activations and cells 
 finished, then results and a report page. A killed run goes on where it was.
 """
 
-from steerlens.experiment.data import ExperimentError as ExperimentError
-from steerlens.experiment.data import load_data as load_data
+from steerlens.experiment.experiment_data import ExperimentError as ExperimentError
+from steerlens.experiment.experiment_data import load_data as load_data
 from steerlens.experiment.fields import method_named as method_named
-from steerlens.experiment.probing import ProbingExperiment as ProbingExperiment
+from steerlens.experiment.probing_experiment import ProbingExperiment as ProbingExperiment
 from steerlens.experiment.run import Run as Run
 from steerlens.experiment.run import is_finished as is_finished
 from steerlens.experiment.run import read_manifest as read_manifest
 from steerlens.experiment.run import versions as versions
-from steerlens.experiment.sae import SAEExperiment as SAEExperiment
-from steerlens.experiment.steerability import SteerabilityExperiment as SteerabilityExperiment
+from steerlens.experiment.sae_experiment import SAEExperiment as SAEExperiment
+from steerlens.experiment.steerability_experiment import (
+    SteerabilityExperiment as SteerabilityExperiment,
+)

@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 import tyro
 
-from steerlens import methods
-from steerlens.experiment.data import ExperimentError
-from steerlens.methods import DiffMean
-from steerlens.model import Model
+from steerlens.directions import methods
+from steerlens.directions.methods import DiffMean
+from steerlens.experiment.experiment_data import ExperimentError
+from steerlens.models.model import Model
 from steerlens.protocols import Method
 from steerlens.sites import Site, Stream
 
@@ -59,7 +59,7 @@ class Experiment:
     contrast: str = "reviews/sentiment"
     """"reviews/<concept>", or a file of contrastive pairs: what directions are fitted on."""
     method: MethodField = DiffMean()
-    """How a direction is found: a name of steerlens.methods, or module:Name."""
+    """How a direction is found: a name of steerlens.directions.methods, or module:Name."""
     stream: Stream = "resid_post"
     """The residual stream that is read and steered."""
     layers: tuple[int, ...] | None = None

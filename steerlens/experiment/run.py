@@ -19,21 +19,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerlens import report
-from steerlens.contrast import ContrastSet
+from steerlens.analyses.features.feature_comparison import FeatureComparison
+from steerlens.analyses.generalisation.shifted_map import ShiftedMap
+from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.analyses.side_effects.spillover_map import SpilloverMap
+from steerlens.analyses.steerability.steerability_map import SteerabilityMap
+from steerlens.analyses.validity import ValidityFit, fit_validity
+from steerlens.analyses.writing.writing_map import WritingMap
+from steerlens.data.contrast import ContrastSet
 from steerlens.experiment.fields import Experiment
-from steerlens.files import write_text
-from steerlens.generation import DoseResponse
-from steerlens.model import Model
-from steerlens.results import ProbeMap, ResultError, SteerabilityMap, files
-from steerlens.results.feature_comparison import FeatureComparison
-from steerlens.results.shift import ShiftedMap
-from steerlens.results.spillover import SpilloverMap
-from steerlens.results.writing import WritingMap
+from steerlens.measures.generation import DoseResponse
+from steerlens.models.model import Model
+from steerlens.report import page as report
 from steerlens.sites import Site
 from steerlens.stats import Interval
-from steerlens.tensors import DamagedFile, read_tensors, write_tensors
-from steerlens.validity import ValidityFit, fit_validity
+from steerlens.store import result_files as files
+from steerlens.store.files import write_text
+from steerlens.store.result_files import ResultError
+from steerlens.store.tensors import DamagedFile, read_tensors, write_tensors
 
 LAST = {
     "ProbingExperiment": ("probe",),

@@ -11,7 +11,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.direction import Direction, DirectionError
+from steerlens.directions import Direction, DirectionError
 from steerlens.protocols import Hookable, Strength
 from steerlens.sites import Positions, Site
 

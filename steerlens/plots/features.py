@@ -12,14 +12,7 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from steerlens.plots.arrays import Array, Band, array, band, fit, holes, mask, ordered
-from steerlens.plots.heatmap import (
-    COSTLY,
-    NULL,
-    _hatch,
-    _outline,
-    _stipple,
-    _written,
-)
+from steerlens.plots.heatmap import COSTLY, NULL, _hatch, _outline, _stipple, _written
 from steerlens.plots.look import (
     CELLS,
     DIVERGING,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.model import Model
+from steerlens.models.model import Model
 from steerlens.sites import Site, TokenBatch
 
 Corpus = Sequence[str] | Int[Tensor, "row pos"]

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.direction import Direction
-from steerlens.model import Model
+from steerlens.directions import Direction
+from steerlens.models.model import Model
 from steerlens.saes.errors import DictionaryError as DictionaryError
 from steerlens.saes.fitting import require_fits
 from steerlens.saes.folders import read_folder, shipped, write_folder

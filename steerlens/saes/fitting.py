@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlens.checkpoints.hub import official_name
-from steerlens.direction import DirectionError
-from steerlens.direction.basis import CENTRED, is_centred
-from steerlens.model import Model
+from steerlens.directions import DirectionError
+from steerlens.directions.basis import CENTRED, is_centred
+from steerlens.models.checkpoints.hub import official_name
+from steerlens.models.model import Model
 from steerlens.saes.errors import DictionaryError
 
 if TYPE_CHECKING:

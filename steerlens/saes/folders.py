@@ -13,11 +13,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from steerlens.files import write_text
-from steerlens.model import PRETRAINED
+from steerlens.models.model import PRETRAINED
 from steerlens.saes.errors import DictionaryError
 from steerlens.saes.lens import sae_lens
-from steerlens.tensors import DamagedFile, read_tensors, write_tensors
+from steerlens.store.files import write_text
+from steerlens.store.tensors import DamagedFile, read_tensors, write_tensors
 
 CONFIG, WEIGHTS, MAXIMA = "cfg.json", "sae_weights.safetensors", "max_activation.safetensors"
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.model import Model, as_model
+from steerlens.models.model import Model, as_model
 from steerlens.saes.corpus import Corpus, batches, streams
 from steerlens.saes.dictionary import Dictionary
 from steerlens.sites import Positions, TokenBatch

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from steerlens.checkpoints.hub import require_hub
-from steerlens.checkpoints.quiet import no_network
+from steerlens.models.checkpoints.hub import require_hub
+from steerlens.models.checkpoints.quiet import no_network
 from steerlens.saes.errors import DictionaryError
 from steerlens.saes.lens import sae_lens
 from steerlens.saes.stated import require_steerable

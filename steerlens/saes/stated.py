@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerlens.direction.basis import KNOWN
+from steerlens.directions.basis import KNOWN
 from steerlens.saes.errors import DictionaryError
 from steerlens.saes.lens import sae_lens
 from steerlens.sites import Site

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.model import Model
+from steerlens.models.model import Model
 from steerlens.protocols import Hookable, Strength
 from steerlens.saes.dictionary import Dictionary, DictionaryError
 from steerlens.sites import Positions, Site

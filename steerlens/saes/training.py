@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.checkpoints import unchanged_rng
-from steerlens.direction.basis import KNOWN
-from steerlens.model import Model, as_model
+from steerlens.directions.basis import KNOWN
+from steerlens.models.checkpoints import unchanged_rng
+from steerlens.models.model import Model, as_model
 from steerlens.saes.corpus import Corpus, batches, streams
 from steerlens.saes.dictionary import Dictionary
 from steerlens.saes.errors import DictionaryError

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.checkpoints import build_hooked, word_tokenizer
+from steerlens.models.checkpoints import build_hooked, word_tokenizer
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

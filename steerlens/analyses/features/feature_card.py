@@ -1,0 +1,177 @@
+"""One feature on a card: what it reads, what it writes, what adding it does, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens import plots, stats
+from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking, FoundFeature
+from steerlens.analyses.features.feature_writing import written_tokens
+from steerlens.analyses.features.find_features import find_features
+from steerlens.analyses.steerability.measure_steerability import (
+    BUDGET,
+    MULTIPLIERS,
+    check_multipliers,
+)
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions import Activations
+from steerlens.interventions.residual import Add
+from steerlens.measures.sweep import divergence, sweep
+from steerlens.models.model import Model, as_model
+from steerlens.saes.dictionary import Dictionary
+from steerlens.sites import Positions
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCard:
+    """A feature and all that was measured of it. Draws itself in Jupyter."""
+
+    found: FoundFeature
+    ranking: FeatureRanking
+    """The table of this one feature."""
+    raised: dict[str, float]
+    """Token -> logits by which its decoder row raises it."""
+    lowered: dict[str, float]
+    multipliers: Float[Tensor, " multiplier"]
+    gains: Float[Tensor, "multiplier example"] | None
+    """Propensity minus the unsteered propensity, in nats."""
+    kl: Float[Tensor, "multiplier text"] | None
+    """Nats per token of ordinary text."""
+    budget: float = BUDGET
+    name: str = ""
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> tuple[Excerpt, ...]:
+        """The texts that activate it most."""
+        return self.found.reads
+
+    @property
+    def facts(self) -> str:
+        """Its numbers in one line."""
+        f = self.found
+        known = [
+            ("AUROC", f.auroc), ("p", f.p_value), ("difference", f.difference),
+            ("density", f.density), ("output score", f.output_score),
+            ("input score", f.input_score),
+        ]  # fmt: skip
+        words = [
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in known
+            if value is not None
+        ]
+        return "; ".join(words)
+
+    def plot(self) -> go.Figure:
+        """Texts it reads, tokens it writes, and its dose-response with the cost below."""
+        response: dict[str, Any] = {}
+        if self.gains is not None and self.kl is not None:
+            response = {
+                "multipliers": self.multipliers.tolist(),
+                "gain": tuple(part.tolist() for part in stats.mean_interval(self.gains)),
+                "kl": self.kl.mean(-1).tolist(),
+                "budget": self.budget,
+            }
+        return plots.feature_card(
+            title=f"Feature {self.found.feature} at {self.ranking.site}{self.name and ', '}"
+            f"{self.name}",
+            note=self.facts,
+            texts=[(e.tokens, list(e.activations)) for e in map(_window, self.texts)],
+            raised=self.raised,
+            lowered=self.lowered,
+            **response,
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        return self.plot()._repr_mimebundle_(include, exclude)
+
+    def __repr__(self) -> str:
+        return str(self.ranking)
+
+
+def feature_card(
+    model: Model,
+    dictionary: Dictionary,
+    feature: int,
+    *,
+    texts: Sequence[str],
+    fit: ContrastSet | Activations | None = None,
+    pairs: Sequence[ContrastPair] | ContrastSet | None = None,
+    prompts: Sequence[str] | None = None,
+    neutral: Sequence[str] | None = None,
+    multipliers: Sequence[float] = MULTIPLIERS,
+    positions: Positions | None = None,
+    budget: float = BUDGET,
+    tokens: int = 8,
+    progress: bool = False,
+) -> FeatureCard:
+    """Looks at one feature from all sides for which there are data.
+
+    Args:
+        texts: Ordinary texts, for what it reads.
+        fit: Pairs of a contrast, or activations read from them, for how it tells them apart.
+        pairs: Questions with two answers, for the dose-response.
+        prompts: Texts that fit any continuation, for the output score.
+        neutral: Ordinary texts for the cost; by default the first 16 of `texts`.
+        tokens: How many written tokens are shown at either end.
+
+    Raises:
+        DictionaryError: If there is no such feature, or the SAE was not made for the model.
+    """
+    model = as_model(model)
+    check_multipliers(multipliers)
+    dictionary.require_features((feature,))
+    positions = positions or Positions.from_prompt_end()
+    ranking = find_features(
+        model, dictionary, fit, features=(feature,), pairs=pairs, texts=texts, prompts=prompts,
+        positions=positions, progress=progress,
+    )  # fmt: skip
+    lens = written_tokens(model, dictionary, [feature], k=tokens)
+    gains = kl = None
+    if pairs is not None:
+        edit = Add(dictionary.direction(feature), positions)
+        swept = sweep(
+            model, pairs, [edit], multipliers, log_odds_only=True, progress=progress
+        ).log_odds[0]
+        gains = swept - swept[[list(multipliers).index(0.0)]]
+        ordinary = list(texts[:16] if neutral is None else neutral)
+        kl = divergence(model, ordinary, [edit], multipliers, progress=progress)[0]
+    return FeatureCard(
+        found=ranking[0],
+        ranking=ranking,
+        raised=_named(model, lens.raised[0], lens.raised_by[0]),
+        lowered=_named(model, lens.lowered[0].flip(0), lens.lowered_by[0].flip(0)),
+        multipliers=torch.tensor(multipliers, dtype=torch.float32),
+        gains=gains,
+        kl=kl,
+        budget=budget,
+        name=dictionary.name,
+        made_by=ranking.made_by,
+    )
+
+
+def _named(model: Model, tokens: Tensor, logits: Tensor) -> dict[str, float]:
+    """Token -> logits; two tokens of the same text are told apart by their ids."""
+    out: dict[str, float] = {}
+    for token, value in zip(tokens.tolist(), logits.tolist(), strict=True):
+        text = model.text([token])
+        out[text if text not in out else f"{text} #{token}"] = value
+    return out
+
+
+def _window(excerpt: Excerpt, room: int = 76) -> Excerpt:
+    """As much about the largest activation as fits a line, more before it than after."""
+    for before in range(20, -1, -1):
+        part = excerpt.around(before, before // 3)
+        if sum(len(token.strip()) + 1 for token in part.tokens) <= room:
+            return part
+    return excerpt.around(0, 0)

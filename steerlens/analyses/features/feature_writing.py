@@ -1,0 +1,131 @@
+"""What features write: the tokens that the logit lens sees, and whether they come when steered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from steerlens.models.model import Model, as_model
+from steerlens.protocols import Strength
+from steerlens.saes.dictionary import Dictionary
+from steerlens.sites import Positions
+
+LENS = 20
+"""Tokens of the logit lens that stand for a feature, as in arXiv:2505.20063."""
+AMPLIFY = 10.0
+"""By how many times the strongest activation at hand a feature is amplified, as there."""
+
+
+@dataclass(frozen=True, eq=False)
+class AddRows:
+    """An edit that adds to every row of a batch its own vector: many vectors in one run."""
+
+    vectors: Float[Tensor, "batch d_model"]
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        per_row = strength[:, None] if isinstance(strength, Tensor) else strength
+        return resid + (per_row * self.vectors.to(resid))[:, None]
+
+
+class Written(NamedTuple):
+    """The tokens that features raise and lower most, by the logit lens."""
+
+    raised: Int[Tensor, "feature token"]
+    raised_by: Float[Tensor, "feature token"]
+    """Logits above the unembedding's own bias."""
+    lowered: Int[Tensor, "feature token"]
+    lowered_by: Float[Tensor, "feature token"]
+
+
+@torch.no_grad()
+def written_tokens(
+    model: Model, dictionary: Dictionary, features: Sequence[int], *, k: int = LENS
+) -> Written:
+    """The tokens that decoder rows write: finalnorm(row) unembedded.
+
+    The final norm is that of the row by itself, made as long as the stream; the blocks between the
+    site and the unembedding are left out, so that of an early layer it says little.
+
+    Source: the logit lens as in arXiv:2505.20063. Departures: what an empty stream would write
+    (the final norm's bias and the unembedding's) is taken off, since it is the same for every
+    feature; and a soft cap is not applied, which changes no order.
+    """
+    model = as_model(model)
+    dictionary.require_features(features)
+    chosen = dictionary.W_dec[list(features)]
+    length = dictionary.resid_norm or model.d_model**0.5  # so that the norm's epsilon is nothing
+    rows = chosen / chosen.norm(dim=-1, keepdim=True).clamp(min=1e-30) * length
+    weight = model.wrapped.unembed.W_U
+    empty = torch.zeros_like(rows[:1]).to(weight)
+    states = _normed(model, rows.to(weight)) - _normed(model, empty)
+    logits = (states @ weight).float().cpu()
+    raised = logits.topk(min(k, logits.shape[-1]))
+    lowered = (-logits).topk(min(k, logits.shape[-1]))
+    return Written(raised.indices, raised.values, lowered.indices, -lowered.values)
+
+
+def _normed(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    return model.final_norm(rows[:, None])[:, 0]
+
+
+@torch.no_grad()
+def output_scores(
+    model: Model,
+    dictionary: Dictionary,
+    features: Sequence[int],
+    prompts: Sequence[str],
+    *,
+    amplify: float = AMPLIFY,
+    k: int = LENS,
+    rows: int = 256,
+    progress: bool = True,
+) -> Float[Tensor, "feature prompt"]:
+    """Whether features write what the logit lens says they do, in [0, 1].
+
+    Amplified at the prompt's last token by `amplify` times the strongest activation there,
+    S = (1 - min rank(t) / d_vocab) · max p(t) over the k tokens t of its logit lens, ranks from 0.
+
+    Args:
+        prompts: Texts that fit any continuation; the paper's one is "From my experience,".
+        rows: Rows of a batch.
+
+    Source: output score of Arad et al., arXiv:2505.20063 (reference code read: the maximum is over
+    all features at the last position, the SAE's error is kept). Departure: several prompts.
+    """
+    model = as_model(model)
+    dictionary.require_fits(model)
+    lens = written_tokens(model, dictionary, features, k=k).raised.to(model.device)
+    batch = model.tokens(list(prompts), padding_side="left")
+    stream = model.cache(batch, [dictionary.site])[dictionary.site][:, -1].float()
+    strongest = dictionary.encode(stream).amax(-1, keepdim=True)
+    scale = dictionary.scale(stream)
+    push = amplify * strongest * scale  # [prompt, 1]: activations become a change of the stream
+    out = torch.empty(len(features), len(prompts))
+    weights = dictionary.W_dec[list(features)]
+    step = max(1, rows // len(prompts))
+    bar = tqdm(total=len(features), desc="output scores", unit="feature", disable=not progress)
+    with bar:
+        for start in range(0, len(features), step):
+            some = weights[start : start + step]
+            vectors = (push[:, None] * some[None]).flatten(0, 1)
+            many = batch.repeated(len(some))
+            with model.hooked(dictionary.site, AddRows(vectors), Positions.last(), 1.0):
+                logits = model.unembed(model.states(many)[:, -1]).float()
+            logits = logits.unflatten(0, (len(prompts), len(some)))
+            at = lens[start : start + step].expand(len(prompts), -1, -1)
+            of_lens = logits.gather(-1, at)
+            best = of_lens.amax(-1)
+            rank = (logits > best[..., None]).sum(-1)
+            p = (best - torch.logsumexp(logits, -1)).exp()
+            score = (1 - rank / logits.shape[-1]) * p
+            out[start : start + step] = score.T.cpu()
+            bar.update(len(some))
+    return out

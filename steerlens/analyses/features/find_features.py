@@ -1,0 +1,227 @@
+"""Which features stand for a concept: by what they read, what they write, and what they do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from steerlens import stats
+from steerlens.analyses.features.excerpts import excerpts, read_texts
+from steerlens.analyses.features.feature_ranking import (
+    FeatureContrast,
+    FeatureRanking,
+    FoundFeature,
+)
+from steerlens.analyses.features.feature_writing import Written, output_scores, written_tokens
+from steerlens.analyses.features.rank_features import MULTIPLIER, alive, by_contrast, by_effect
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions import Activations
+from steerlens.measures.reading import activations as read_activations
+from steerlens.models.model import Model, as_model
+from steerlens.saes.dictionary import Dictionary
+from steerlens.sites import Positions
+
+By = Literal["contrast", "effect", "output"]
+SHOWN = 5
+"""Texts that are kept of each feature."""
+
+
+def find_features(
+    model: Model,
+    dictionary: Dictionary,
+    fit: ContrastSet | Activations | None,
+    *,
+    k: int = 10,
+    by: By = "contrast",
+    features: Sequence[int] | None = None,
+    pairs: Sequence[ContrastPair] | ContrastSet | None = None,
+    texts: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+    multiplier: float = MULTIPLIER,
+    positions: Positions | None = None,
+    shuffles: int = 100,
+    seed: int = 0,
+    progress: bool = True,
+) -> FeatureRanking:
+    """The k features that stand for a contrast best, with what they read, write and do.
+
+    Args:
+        fit: Pairs, or activations already read from them at the dictionary's site.
+        by: What the order is by: "contrast" (AUROC on `fit`), "effect" (gain on `pairs`), or
+            "output" (output score on `prompts`, which knows nothing of the contrast).
+        features: These features in this order instead of the best ones; `fit` may then be None.
+        pairs: Questions with two answers, for the effect.
+        texts: Ordinary texts, for what the features read.
+        prompts: Texts that fit any continuation, for the output score.
+        multiplier: Length of what is added for the effect, in median residual norms.
+
+    Raises:
+        ValueError: If the order is by something whose data are not given.
+        DictionaryError: If the SAE was not made for the model's stream, or has no such feature.
+    """
+    model = as_model(model)
+    dictionary.require_fits(model)
+    _require_data(by, features, fit, pairs, prompts)
+    read = (
+        read_activations(model, fit, [dictionary.site], progress=progress)
+        if isinstance(fit, ContrastSet)
+        else fit
+    )
+    contrast = None if read is None else by_contrast(dictionary, read, shuffles=shuffles, seed=seed)
+    senses = (lambda feature: 1) if contrast is None else contrast.towards
+    if features is not None:
+        dictionary.require_features(features)
+        order, by_name = list(features), "choice"
+    elif by == "effect":
+        effects = by_effect(
+            model, dictionary, pairs or (), multiplier=multiplier, positions=positions,
+            progress=progress,
+        )  # fmt: skip
+        order, senses, by_name = effects.order, effects.towards, by
+    elif by == "output":
+        living = alive(dictionary)
+        scores = output_scores(model, dictionary, living, prompts or (), progress=progress)
+        order = [living[i] for i in scores.mean(-1).argsort(descending=True).tolist()]
+        by_name = by
+    else:
+        assert contrast is not None
+        known = set(alive(dictionary))
+        order, by_name = [feature for feature in contrast.order if feature in known], by
+    top = order if features is not None else order[:k]
+    lens = written_tokens(model, dictionary, top)
+    columns = [
+        _of_contrast(dictionary, read, contrast, top),
+        _of_writing(model, dictionary, top, lens, prompts, progress),
+        _of_reading(model, dictionary, top, lens, texts, progress),
+        _of_effect(
+            model, dictionary, pairs, {f: senses(f) for f in top}, multiplier, positions, progress
+        ),
+    ]
+    found = [
+        FoundFeature(feature, senses(feature), **{k: v for c in columns for k, v in c[i].items()})
+        for i, feature in enumerate(top)
+    ]
+    return FeatureRanking(
+        dictionary.site,
+        by_name,
+        tuple(found),
+        made_by={
+            "dictionary": dictionary.name,
+            "d_sae": dictionary.d_sae,
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "data": "" if read is None else read.data,
+            "data_name": fit.name if isinstance(fit, ContrastSet) else "the contrast",
+            "multiplier": multiplier,
+            "shuffles": shuffles,
+            "seed": seed,
+        },
+    )
+
+
+_Columns = list[dict[str, Any]]
+"""Some fields of `FoundFeature`, for each feature."""
+
+
+def _of_contrast(
+    dictionary: Dictionary,
+    read: Activations | None,
+    contrast: FeatureContrast | None,
+    top: Sequence[int],
+) -> _Columns:
+    if read is None or contrast is None or not top:
+        return [{} for _ in top]
+    sides = [
+        dictionary.read(side.to(dictionary.device), top).float().cpu()
+        for side in read.at(dictionary.site)
+    ]
+    gaps = stats.mean_interval((sides[0] - sides[1]).T)
+    return [
+        {
+            "auroc": float(contrast.auroc[feature]),
+            "difference": stats.Interval(*(float(part[i]) for part in gaps)),
+            "p_value": contrast.p_value(feature),
+        }
+        for i, feature in enumerate(top)
+    ]
+
+
+def _of_writing(
+    model: Model,
+    dictionary: Dictionary,
+    top: Sequence[int],
+    lens: Written,
+    prompts: Sequence[str] | None,
+    progress: bool,
+) -> _Columns:
+    columns: _Columns = [
+        {
+            "writes": tuple(model.text([t]) for t in up),
+            "unwrites": tuple(model.text([t]) for t in down),
+        }
+        for up, down in zip(lens.raised.tolist(), lens.lowered.tolist(), strict=True)
+    ]
+    if prompts is not None:
+        scores = output_scores(model, dictionary, top, prompts, progress=progress).mean(-1)
+        for column, score in zip(columns, scores.tolist(), strict=True):
+            column["output_score"] = score
+    return columns
+
+
+def _of_reading(
+    model: Model,
+    dictionary: Dictionary,
+    top: Sequence[int],
+    lens: Written,
+    texts: Sequence[str] | None,
+    progress: bool,
+) -> _Columns:
+    if texts is None:
+        return [{} for _ in top]
+    reading = read_texts(model, dictionary, top, texts, progress=progress)
+    columns: _Columns = []
+    for i, feature in enumerate(top):
+        score = reading.input_score(feature, lens.raised[i])
+        shown = [texts[t] for t in reading.top(feature, SHOWN)]
+        columns.append(
+            {
+                "input_score": None if math.isnan(score) else score,
+                "density": float(reading.density[i]),
+                "reads": tuple(excerpts(model, dictionary, feature, shown)),
+            }
+        )
+    return columns
+
+
+def _of_effect(
+    model: Model,
+    dictionary: Dictionary,
+    pairs: Sequence[ContrastPair] | ContrastSet | None,
+    senses: dict[int, int],
+    multiplier: float,
+    positions: Positions | None,
+    progress: bool,
+) -> _Columns:
+    if pairs is None or not senses:
+        return [{} for _ in senses]
+    effects = by_effect(
+        model, dictionary, pairs, list(senses), multiplier=multiplier, screened=None,
+        positions=positions, progress=progress,
+    )  # fmt: skip
+    columns: _Columns = []
+    for gains, sense in zip(effects.gains, senses.values(), strict=True):
+        down, up = (stats.interval_of_mean(side) for side in gains)
+        columns.append(
+            {"gain": up, "against": down} if sense > 0 else {"gain": down, "against": up}
+        )
+    return columns
+
+
+def _require_data(by: str, features: object, fit: object, pairs: object, prompts: object) -> None:
+    data = {"contrast": ("fit", fit), "effect": ("pairs", pairs), "output": ("prompts", prompts)}
+    if by not in data:
+        raise ValueError(f"by={by!r} is no order of features. Use contrast, effect or output.")
+    name, given = data[by]
+    if features is None and given is None:
+        raise ValueError(f"by={by!r} needs {name}. Pass {name}=…, or another order.")

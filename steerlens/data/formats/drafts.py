@@ -1,0 +1,255 @@
+"""What reading a file gives: drafts of pairs, and counts of what was seen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from steerlens.data.formats.text import ContrastError, digest, statement_key
+
+Record = Mapping[str, Any]
+
+
+class Content(NamedTuple):
+    """A file after its container was read and before its meaning is known."""
+
+    where: str
+    """Path or hub name, for messages."""
+    container: str
+    """json, jsonl, csv, tsv, parquet, yaml, python literal, text or hub."""
+    value: Any
+    """Records (list of mappings), a mapping, a list of texts, or lines of a table."""
+
+    @property
+    def records(self) -> list[Record]:
+        """The rows if this is a table, else an empty list."""
+        rows = self.value
+        return rows if _all_of(rows, Mapping) else []
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Column names of the first row."""
+        return frozenset(map(str, self.records[0])) if self.records else frozenset()
+
+    @property
+    def texts(self) -> list[str]:
+        """The items if this is a list of texts, else an empty list."""
+        return self.value if _all_of(self.value, str) else []
+
+
+def _all_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, kind) for x in value)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read: the arguments of `ContrastSet.load` that formats use."""
+
+    template: str | None = None
+    min_confidence: float | None = None
+    positive: str | None = None
+    negative: str | None = None
+    prompt: str | None = None
+    negatives: Content | None = None
+    paired: bool | None = None
+    concept: str | int | None = None
+    personas: tuple[str, str] | None = None
+    seed: int = 0
+
+
+class Draft(NamedTuple):
+    """A pair as the file has it, not yet validated."""
+
+    prompt: str
+    positive: str
+    negative: str
+    group: str = ""
+    meta: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What was counted in a file before anything was dropped."""
+
+    format: str
+    """Name of the format, as `ContrastSet.load(format=…)` takes it."""
+    rows: int
+    labels: tuple[tuple[str, int], ...] = ()
+    """Matching answers or class labels as written, with their rows, most frequent first."""
+    duplicate_rows: int = 0
+    duplicate_keys: int = 0
+    """Rows minus distinct values of the main text column."""
+    two_label_keys: int = 0
+    """Distinct main texts that occur with different labels or answers."""
+    blank_fields: int = 0
+    non_ascii_rows: int = 0
+    dropped: tuple[tuple[str, int], ...] = ()
+    """Reasons, and how many rows or texts each of them cost."""
+    remarks: tuple[str, ...] = ()
+    """Quirks worth a warning."""
+
+
+class Drafted(NamedTuple):
+    """What a format makes of a file."""
+
+    drafts: list[Draft]
+    facts: FileFacts
+    paired: bool = True
+    notes: tuple[str, ...] = ()
+    name: str = ""
+    """The name the file gives itself, if it does."""
+    header: Mapping[str, Any] = {}
+    """The first line of a saved set."""
+
+
+def text_at(record: Record, column: str, row: int, content: Content) -> str:
+    """The text in a column of a row (counted from 1); numbers are written out.
+
+    Raises:
+        ContrastError: If the column is missing there or holds something else.
+    """
+    value = record.get(column)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        kind = "missing" if value is None else f"a {type(value).__name__}"
+        raise ContrastError(
+            f"{content.where}, row {row}: column {column!r} is {kind}, but text is needed. "
+            "Repair or drop that row."
+        )
+    return value
+
+
+def numbered(content: Content) -> Iterable[tuple[int, Record]]:
+    """The rows of a table, counted from 1."""
+    return enumerate(content.records, start=1)
+
+
+def other_columns(record: Record, used: Iterable[str]) -> dict[str, str]:
+    """The columns that made no text, as text, for `ContrastPair.meta`."""
+    skip = set(used)
+    rest = {str(k): v for k, v in record.items() if k not in skip and v is not None}
+    return {
+        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)
+        for k, v in rest.items()
+    }
+
+
+def leaves(value: object) -> Iterable[str]:
+    """All texts in a nested value, mapping keys not included."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            stack.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            stack.extend(item)
+
+
+def count_rows(
+    format: str,
+    rows: Sequence[object],
+    key: Callable[[Any], str],
+    label: Callable[[Any], str] | None = None,
+    *,
+    outcome: Callable[[Any], str] | None = None,
+    dropped: Mapping[str, int] | None = None,
+    remarks: Iterable[str] = (),
+) -> FileFacts:
+    """Counts what a file hides.
+
+    Args:
+        format: Name of the format.
+        rows: Raw rows.
+        key: Main text of a row.
+        label: Label or answer of a row, counted for balance.
+        outcome: What a repeated key must agree on; the label unless given.
+        dropped: Rows left out, by reason.
+        remarks: Quirks the format saw.
+    """
+    keys = [key(row) for row in rows]
+    labels = [label(row) for row in rows] if label else []
+    outcomes = [outcome(row) for row in rows] if outcome else labels
+    found: dict[str, set[str]] = {}
+    for text, out in zip(keys, outcomes, strict=False):
+        found.setdefault(text, set()).add(out)
+    whole = {json.dumps(row, sort_keys=True, default=str) for row in rows}
+    texts = [list(leaves(row)) for row in rows]
+    return FileFacts(
+        format=format,
+        rows=len(rows),
+        labels=tuple(Counter(labels).most_common()),
+        duplicate_rows=len(rows) - len(whole),
+        duplicate_keys=len(rows) - len(set(keys)),
+        two_label_keys=sum(len(outs) > 1 for outs in found.values()),
+        blank_fields=sum(not text.strip() for row in texts for text in row),
+        non_ascii_rows=sum(any(not text.isascii() for text in row) for row in texts),
+        dropped=tuple((why, n) for why, n in (dropped or {}).items() if n),
+        remarks=tuple(remarks),
+    )
+
+
+def by_digest(texts: Sequence[str], purpose: str, seed: int) -> list[int]:
+    """Positions of texts in a shuffled order that does not depend on their order in the file."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for text in texts:
+        ranks.append(digest(purpose, seed, text, seen[text]))
+        seen[text] += 1
+    return sorted(range(len(texts)), key=ranks.__getitem__)
+
+
+class Text(NamedTuple):
+    """One text of a class, with its other columns."""
+
+    text: str
+    meta: Mapping[str, str] = {}
+
+
+def match_classes(
+    positives: Sequence[Text], negatives: Sequence[Text], seed: int
+) -> tuple[list[Draft], dict[str, int]]:
+    """Matches two unpaired classes, a statement with its own negation first.
+
+    Texts that stand in both classes are left out; so is what is left of the larger class.
+
+    Returns:
+        Drafts with an empty prompt, and how many texts were left out, by reason.
+    """
+    both = {t.text for t in positives} & {t.text for t in negatives}
+    sides = []
+    dropped: dict[str, int] = {"empty": 0, "texts with both labels": 0}
+    for side in (positives, negatives):
+        kept = [t for t in side if t.text.strip() and t.text not in both]
+        dropped["empty"] += sum(not t.text.strip() for t in side)
+        dropped["texts with both labels"] += sum(
+            t.text in both and bool(t.text.strip()) for t in side
+        )
+        sides.append([kept[i] for i in by_digest([t.text for t in kept], "match", seed)])
+    waiting: dict[str, list[Text]] = {}
+    for text in sides[1]:
+        waiting.setdefault(statement_key(text.text), []).append(text)
+    matched: list[tuple[Text, Text]] = []
+    single = []
+    for text in sides[0]:
+        twins = waiting.get(statement_key(text.text))
+        if twins:
+            matched.append((text, twins.pop(0)))
+        else:
+            single.append(text)
+    free = {id(t) for group in waiting.values() for t in group}
+    matched += zip(single, [t for t in sides[1] if id(t) in free], strict=False)
+    for kind, side in zip(("positives", "negatives"), sides, strict=True):
+        dropped[f"surplus {kind}"] = len(side) - len(matched)
+    return [Draft("", p.text, n.text, meta=_two_metas(p.meta, n.meta)) for p, n in matched], dropped
+
+
+def _two_metas(positive: Mapping[str, str], negative: Mapping[str, str]) -> dict[str, str]:
+    return {f"positive_{k}": v for k, v in positive.items()} | {
+        f"negative_{k}": v for k, v in negative.items()
+    }

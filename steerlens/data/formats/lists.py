@@ -1,0 +1,260 @@
+"""Lists of texts: two classes by key or by file, word lists, suffixes for personas."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from steerlens.data.formats.drafts import (
+    Content,
+    Draft,
+    Drafted,
+    Reading,
+    Text,
+    count_rows,
+    match_classes,
+)
+from steerlens.data.formats.text import ContrastError, chat_markers, normalised, spaced
+
+_SIDES = (
+    ("positive", "negative"), ("pos", "neg"), ("positives", "negatives"),
+    ("positive_str", "negative_str"), ("matching", "not_matching"), ("good", "bad"),
+    ("chosen", "rejected"), ("winning_output", "losing_output"), ("sentence_good", "sentence_bad"),
+)  # fmt: skip
+
+
+def two_sides(names: Sequence[str], where: str, reading: Reading) -> tuple[str, str] | None:
+    """Which of some names is positive and which negative: as told, or by well-known names.
+
+    Raises:
+        ContrastError: If `positive` or `negative` was told but is not among the names.
+    """
+    told = (reading.positive, reading.negative)
+    if None not in told:
+        for side in told:
+            if side not in names:
+                near = ", ".join(sorted(names)[:60])
+                raise ContrastError(f"{where} has no {side!r}. It has: {near}.")
+        return str(told[0]), str(told[1])
+    if told != (None, None):
+        raise ContrastError(
+            f"{where}: positive={told[0]!r}, negative={told[1]!r} names one side only. Name both, "
+            f"among {sorted(names)[:60]}."
+        )
+    for positive, negative in _SIDES:
+        if positive in names and negative in names:
+            return positive, negative
+    for name in names:
+        for prefix in ("non_", "non-", "not_", "no_", "un"):
+            if prefix + name in names and len(names) == 2:
+                return name, prefix + name
+    return None
+
+
+def is_lists(content: Content) -> bool:
+    """An object with lists of texts by key."""
+    value = content.value
+    return isinstance(value, Mapping) and any(
+        isinstance(v, list) and v and all(isinstance(x, str) for x in v) for v in value.values()
+    )
+
+
+def read_lists(content: Content, reading: Reading) -> Drafted:
+    """The texts of one key against those of another.
+
+    Unpaired and matched at random, unless `paired=True` pairs them by position; with a list
+    `prompts` beside two lists of the same length they are true pairs with those prompts.
+    """
+    lists = {
+        str(k): v
+        for k, v in content.value.items()
+        if isinstance(v, list) and all(isinstance(x, str) for x in v)
+    }
+    sides = two_sides([k for k in lists if k != "prompts"], content.where, reading)
+    if sides is None:
+        raise ContrastError(_which(lists, content.where))
+    positives, negatives = lists[sides[0]], lists[sides[1]]
+    prompts = lists.get("prompts")
+    paired = reading.paired if reading.paired is not None else prompts is not None
+    texts = [(side, text) for side in sides for text in lists[side]]
+    notes = tuple(
+        f"{key} in the file: {value}"
+        for key, value in content.value.items()
+        if isinstance(value, (str, int, float))
+    )
+    return _two_classes(
+        content, reading, "lists", texts, positives, negatives, prompts if paired else None, paired,
+        notes=notes,
+    )  # fmt: skip
+
+
+def _which(lists: Mapping[str, list[str]], where: str) -> str:
+    """Why lists with these names cannot be read as they are, and what to write."""
+    names = sorted(lists)
+    shown = ", ".join(f"{name} ({len(lists[name])})" for name in names[:60])
+    text = f"{where} has {len(lists)} lists with {sum(map(len, lists.values()))} texts: {shown}. "
+    if all(name.isdigit() for name in names):
+        return text + (
+            "The keys are numbers, not poles, so each list may hold both. Write two lists, e.g. "
+            '{"positive": […], "negative": […]}, and load those.'
+        )
+    twins = [n for n in names if n.startswith("positive") and "negative" + n[8:] in lists]
+    positive = twins[0] if twins else names[0]
+    negative = "negative" + positive[8:] if twins else names[-1]
+    return text + (
+        f"Their names do not say which two to contrast. Name them, e.g. positive={positive!r}, "
+        f"negative={negative!r}."
+    )
+
+
+def _two_classes(
+    content: Content,
+    reading: Reading,
+    name: str,
+    rows: list[tuple[str, str]],
+    positives: Sequence[str],
+    negatives: Sequence[str],
+    prompts: Sequence[str] | None,
+    paired: bool,
+    notes: tuple[str, ...] = (),
+) -> Drafted:
+    dropped: dict[str, int] = {}
+    if paired:
+        lengths = [len(positives), len(negatives)] + ([len(prompts)] if prompts else [])
+        if len(set(lengths)) > 1:
+            raise ContrastError(
+                f"{content.where}: paired by position was asked for, but the lists have lengths "
+                f"{lengths}. Make them equal, or load with paired=False."
+            )
+        drafts = [
+            Draft(prompt, spaced(prompt, p), spaced(prompt, n))
+            for prompt, p, n in zip(
+                prompts or [""] * len(positives), positives, negatives, strict=True
+            )
+        ]
+    else:
+        drafts, dropped = match_classes(
+            [Text(t) for t in positives], [Text(t) for t in negatives], reading.seed
+        )
+        if not drafts:
+            raise ContrastError(
+                f"{content.where}: no two different texts are left to match ({dropped}). Check "
+                "that both classes have texts of their own."
+            )
+    facts = count_rows(name, rows, lambda r: r[1], lambda r: r[0], dropped=Counter(dropped))
+    return Drafted(drafts, facts, paired=paired, notes=notes)
+
+
+def is_texts(content: Content) -> bool:
+    """A plain list of texts, or lines."""
+    return bool(content.texts)
+
+
+def read_texts(content: Content, reading: Reading) -> Drafted:
+    """One class per file (with `negatives=`), or suffixes for two personas.
+
+    With `personas=(positive, negative)` and a `template` holding `{persona}` and `{suffix}`, each
+    suffix gives a pair of whole texts (repeng's layout); suffixes are never stripped.
+    """
+    texts = content.texts
+    if reading.personas is not None:
+        return _personas(content, reading)
+    if reading.negatives is None:
+        marked = sum(bool(chat_markers(t)) for t in texts)
+        baked = f" {marked} of them have a chat template baked in." if marked else ""
+        raise ContrastError(
+            f"{content.where} is one list of {len(texts)} texts, and a contrast needs two sides."
+            f"{baked} If it is one class, pass the other: negatives='other file'. If the texts are "
+            "suffixes for personas (repeng), pass personas=('very calm', 'very cross') and "
+            "template='[INST] Act as if you are {persona}. [/INST] {suffix}'."
+        )
+    others = reading.negatives.texts
+    if not others:
+        raise ContrastError(
+            f"{reading.negatives.where} is not a list of texts as {content.where} is. Give a file "
+            "of the same kind."
+        )
+    rows = [("positive", t) for t in texts] + [("negative", t) for t in others]
+    return _two_classes(
+        content, reading, "texts", rows, texts, others, None, bool(reading.paired),
+        notes=(f"negatives from {reading.negatives.where}",),
+    )  # fmt: skip
+
+
+def _personas(content: Content, reading: Reading) -> Drafted:
+    template = reading.template
+    if reading.personas is None or len(reading.personas) != 2:
+        raise ContrastError(f"personas={reading.personas!r} must be two texts, positive first.")
+    if template is None or "{persona}" not in template or "{suffix}" not in template:
+        raise ContrastError(
+            f"template={template!r} must hold {{persona}} and {{suffix}}, e.g. "
+            "'[INST] Act as if you are {persona}. [/INST] {suffix}'."
+        )
+    drafts = []
+    for suffix in content.texts:
+        if chat_markers(template) and (present := chat_markers(suffix)):
+            raise ContrastError(
+                f"{content.where}: the text {suffix[:40]!r} already has chat markers "
+                f"({', '.join(present)}), and the template would nest another. Use a template "
+                "without markers, or a list without them."
+            )
+        positive, negative = (
+            template.replace("{persona}", persona).replace("{suffix}", suffix)
+            for persona in reading.personas
+        )
+        drafts.append(
+            Draft("", positive, negative, f"suffix: {normalised(suffix)}", {"suffix": suffix})
+        )
+    facts = count_rows("texts", content.texts, lambda text: text)
+    return Drafted(drafts, facts, notes=(f"personas {reading.personas}, template {template!r}",))
+
+
+def is_traits(content: Content) -> bool:
+    """A persona-vector trait file."""
+    value = content.value
+    if content.records and len(content.records) == 1:
+        value = content.records[0]
+    return isinstance(value, Mapping) and {"instruction", "questions"} <= set(value)
+
+
+def read_traits(content: Content, reading: Reading) -> Drafted:
+    """Two opposite system prompts, each with every question.
+
+    The texts are prompts: generate answers to them and read those. Pairs are grouped by question;
+    instructions are shared by all parts of a split.
+    """
+    value = content.records[0] if content.records else content.value
+    instructions, questions = value["instruction"], value["questions"]
+    shape_ok = (
+        isinstance(instructions, list)
+        and isinstance(questions, list)
+        and all(isinstance(q, str) for q in questions)
+        and all(
+            isinstance(i, Mapping)
+            and isinstance(i.get("pos"), str)
+            and isinstance(i.get("neg"), str)
+            for i in instructions
+        )
+    )
+    if not shape_ok or not instructions or not questions:
+        raise ContrastError(
+            f"{content.where}: a trait file needs 'instruction': [{{'pos': …, 'neg': …}}, …] and "
+            "'questions': ['…', …], both with at least one entry."
+        )
+    drafts = [
+        Draft(
+            "",
+            f"{i['pos']}\n\n{question}",
+            f"{i['neg']}\n\n{question}",
+            f"question: {normalised(question)}",
+            {"question": question, "positive_system": i["pos"], "negative_system": i["neg"]},
+        )
+        for i in instructions
+        for question in questions
+    ]
+    rows = [(i["pos"], i["neg"], q) for i in instructions for q in questions]
+    facts = count_rows(
+        "traits", rows, lambda r: r[2], outcome=lambda _: "",
+        remarks=("both sides are prompts: generate answers to them, then read the answers",),
+    )  # fmt: skip
+    return Drafted(drafts, facts)

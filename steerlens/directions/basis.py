@@ -1,0 +1,53 @@
+"""In which basis a residual-stream vector lives, and which changes of basis are exact.
+
+Of what TransformerLens does to weights, only `center_writing_weights` changes the residual stream:
+it takes from every token's vector its mean over d_model. Every reader of such a stream is a
+LayerNorm, which takes the mean away itself, so nothing that the model computes is changed by it;
+models with RMSNorm are not centred. `fold_ln`, `center_unembed` and `fold_value_biases` leave the
+stream as it is.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.directions.errors import DirectionError
+
+CENTRED = "center_writing_weights"
+KNOWN = ("fold_ln", CENTRED, "center_unembed", "fold_value_biases")
+"""Kinds of weight processing, in the order in which a label names them."""
+
+ROUNDING = 1e-6
+"""A mean component smaller than this part of the vector's length is a rounding error."""
+
+
+def is_centred(processing: str) -> bool:
+    """Whether streams under this weight processing have no mean.
+
+    >>> is_centred("raw"), is_centred("fold_ln"), is_centred("fold_ln+center_writing_weights")
+    (False, False, True)
+
+    Raises:
+        DirectionError: If the label does not say.
+    """
+    parts = set() if processing == "raw" else set(processing.split("+"))
+    if unknown := parts - set(KNOWN):
+        raise DirectionError(
+            f"Weight processing {processing!r} does not say whether the residual stream was "
+            f"centred ({', '.join(sorted(unknown))} is not known), so nothing can be converted to "
+            f"or from it. Known are 'raw' and {', '.join(KNOWN)} joined by '+'."
+        )
+    return CENTRED in parts
+
+
+def without_mean(vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+    """What centring the writing weights leaves of a vector."""
+    wide = vector.double()
+    return (wide - wide.mean()).to(vector.dtype)
+
+
+def has_mean(vector: Float[Tensor, " d_model"]) -> bool:
+    """Whether centring would change the vector by more than rounding."""
+    wide = vector.double()
+    return bool(wide.mean().abs() * wide.numel() ** 0.5 > ROUNDING * wide.norm())

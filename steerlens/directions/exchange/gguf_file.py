@@ -1,0 +1,181 @@
+"""The GGUF container, version 2 and 3, little-endian: as much of it as a control vector needs.
+
+Layout: magic, version, counts; then key-value pairs; then a table of tensors; then, aligned, their
+bytes. Nothing is allocated that the file itself does not hold: every count and length is compared
+with the bytes that are left before it is believed. (The `gguf` package reads model files by memory
+map and believes array lengths, so that a file of a hundred bytes can keep it busy for ever; hence
+our own. Both directions are tested against it.)
+
+Source: the GGUF specification in the ggml repository, docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.directions import DirectionError
+from steerlens.store.files import write_bytes
+
+MAGIC = b"GGUF"
+ALIGNMENT = 32
+_STRING, _ARRAY, _U32 = 8, 9, 4
+_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+_FLOATS = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
+_MAX_DEPTH = 4
+"""Arrays of arrays are legal; nobody nests them deeply."""
+
+
+class BrokenGGUF(DirectionError):
+    """A file that is no GGUF, or ends before it should."""
+
+
+@dataclass(frozen=True, eq=False)
+class GGUFFile:
+    """Key-value pairs and tensors of floating point numbers."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
+    """Reads a file whole, if it says that it is of this architecture.
+
+    Raises:
+        BrokenGGUF: If it is no GGUF, of another architecture, damaged, big-endian, or quantised.
+    """
+    with open(path, "rb") as file:
+        if not (head := file.read(8)).startswith(MAGIC):
+            raise BrokenGGUF(f"{path} is no GGUF file: it starts with {head[:4]!r}.")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _Cursor(content, str(path)).file(architecture)
+
+
+class _Cursor:
+    def __init__(self, content: mmap.mmap, source: str) -> None:
+        self.content, self.at, self.source = content, 0, source
+
+    def broken(self, what: str) -> BrokenGGUF:
+        return BrokenGGUF(f"{self.source} is a damaged GGUF file: {what} (byte {self.at}).")
+
+    def take(self, length: int) -> bytes:
+        if length > len(self.content) - self.at:
+            raise self.broken(f"{length} more bytes are announced than it has")
+        self.at += length
+        return self.content[self.at - length : self.at]
+
+    def number(self, code: str) -> Any:
+        return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
+
+    def count(self, code: str, smallest: int) -> int:
+        """How many things of at least `smallest` bytes follow."""
+        n = self.number(code)
+        if n * smallest > len(self.content) - self.at:
+            raise self.broken(f"{n} entries are announced, more than fit into it")
+        return n
+
+    def string(self) -> str:
+        try:
+            return self.take(self.number("Q")).decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.broken("a name is not UTF-8") from None
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind in _SCALARS:
+            return self.number(_SCALARS[kind])
+        if kind != _ARRAY or depth > _MAX_DEPTH:
+            raise self.broken(f"a value of the unknown kind {kind}")
+        inner = self.number("I")
+        smallest = struct.calcsize(f"<{_SCALARS[inner]}") if inner in _SCALARS else 8
+        return [self.value(inner, depth + 1) for _ in range(self.count("Q", smallest))]
+
+    def file(self, architecture: str) -> GGUFFile:
+        self.take(len(MAGIC))
+        version = self.number("I")
+        if version not in (2, 3):
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            known = "it is big-endian" if swapped in (2, 3) else f"its version is {version}"
+            raise BrokenGGUF(
+                f"{self.source} cannot be read: {known}. Known are the little-endian versions 2 "
+                "and 3; convert it with llama.cpp's tools."
+            )
+        n_tensors, n_pairs = self.count("Q", 24), self.count("Q", 13)
+        metadata: dict[str, Any] = {}
+        for _ in range(n_pairs):
+            key = self.string()
+            if key in metadata:
+                raise self.broken(f"the key {key!r:.80} is there twice")
+            metadata[key] = self.value(self.number("I"))
+        if (named := metadata.get("general.architecture")) != architecture:
+            raise BrokenGGUF(
+                f"{self.source} is a GGUF file of {named!r:.80} and not of {architecture!r}. "
+                "Pass the vector's file rather than the model's."
+            )
+        table = [self.tensor_entry() for _ in range(n_tensors)]
+        alignment = metadata.get("general.alignment", ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise self.broken(f"its alignment is {alignment!r:.80}")
+        start = -(-self.at // alignment) * alignment
+        tensors: dict[str, Tensor] = {}
+        for name, shape, kind, offset in table:
+            if name in tensors:
+                raise self.broken(f"the tensor {name!r:.80} is there twice")
+            tensors[name] = self.tensor(name, shape, kind, start + offset)
+        return GGUFFile(metadata, tensors)
+
+    def tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
+        name, n_axes = self.string(), self.count("I", 8)
+        if n_axes > 4:
+            raise self.broken(f"the tensor {name!r:.80} has {n_axes} axes")
+        shape = tuple(self.number("Q") for _ in range(n_axes))
+        return name, shape[::-1], self.number("I"), self.number("Q")  # GGUF's first axis is inmost
+
+    def tensor(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> Tensor:
+        if kind not in _FLOATS:
+            raise BrokenGGUF(
+                f"The tensor {name!r:.80} of {self.source} is of GGML type {kind}, quantised or "
+                "unknown. Control vectors are F32 (type 0): export it again as such."
+            )
+        dtype, n = _FLOATS[kind], math.prod(shape)
+        self.at = start
+        raw = self.take(n * dtype.itemsize)
+        return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape) if n else torch.empty(0)
+
+
+def write_gguf(
+    path: Path | str,
+    metadata: Mapping[str, str | int],
+    tensors: Mapping[str, Float[Tensor, " d_model"]],
+) -> Path:
+    """Writes texts, 32-bit counts and vectors (as F32) in version 3; atomic."""
+    pairs = b"".join(
+        _string(key) + (_string(value, _STRING) if isinstance(value, str) else _u32(value))
+        for key, value in metadata.items()
+    )
+    table, body = b"", b""
+    for name, tensor in tensors.items():
+        table += _string(name) + struct.pack("<IQIQ", 1, len(tensor), 0, len(body))
+        body += tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        body += bytes(-len(body) % ALIGNMENT)
+    head = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)) + pairs + table
+    return write_bytes(Path(path), head + bytes(-len(head) % ALIGNMENT) + body)
+
+
+def _string(text: str, kind: int | None = None) -> bytes:
+    raw = text.encode("utf-8")
+    return (b"" if kind is None else struct.pack("<I", kind)) + struct.pack("<Q", len(raw)) + raw
+
+
+def _u32(number: int) -> bytes:
+    return struct.pack("<II", _U32, number)

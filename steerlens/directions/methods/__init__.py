@@ -1,0 +1,7 @@
+"""Ways to find a direction: paired activations at one site in, a vector out. One file each."""
+
+from steerlens.directions.methods.diffmean import DiffMean as DiffMean
+from steerlens.directions.methods.lda import LDA as LDA
+from steerlens.directions.methods.logistic import Logistic as Logistic
+from steerlens.directions.methods.pca import PCA as PCA
+from steerlens.directions.methods.random import Random as Random

@@ -1,0 +1,293 @@
+"""`Direction`: a vector at a site, with where and how it was made and how it is meant."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from steerlens.directions import basis, facts
+from steerlens.directions.errors import DirectionError
+from steerlens.directions.facts import Operation, StrengthUnit
+from steerlens.sites import Positions, Site
+from steerlens.store.files import write_bytes
+
+FORMAT = "steerlens.directions/2"
+OLDER = ("steerlens.directions/1",)
+"""Formats that are read as well; they state less."""
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""What a vector may be stored in."""
+
+
+@runtime_checkable
+class Adopter(Protocol):
+    """A model that says whether a direction is for it: `Model`."""
+
+    def adopt(self, direction: Direction) -> Direction: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A vector at a site of the residual stream, and everything needed to use it rightly.
+
+    Not always of unit length: `unit()` says so. A steering vector is a Direction in use.
+    """
+
+    vector: Float[Tensor, " d_model"]
+    site: Site
+    method: str = "given"
+    """How it was found: the method's repr."""
+    resid_norm: float | None = None
+    """Median norm of the residual stream at the site over ordinary tokens: the strength unit."""
+    projection_std: float | None = None
+    """Standard deviation of the fitted activations along the direction: another strength unit."""
+    processing: str | None = None
+    """Weight processing of the model it was made on ("raw", "fold_ln", …); None if not stated."""
+    read_at: str = ""
+    """The position rule at which the activations were read."""
+    model: str = ""
+    fingerprint: str = ""
+    """Content hash of the model's weights."""
+    data: str = ""
+    """Content hash of the contrast set."""
+    pairs: int = 0
+    operation: Operation = "add"
+    """What it is made for; any intervention along a direction takes it all the same."""
+    apply_at: Positions | None = None
+    """The tokens at which it is meant to be applied; None if not stated."""
+    strength_unit: StrengthUnit | None = None
+    """What multiplier 1 of `Add` is meant to add; the stream's norm where that is known."""
+    value: float | None = None
+    """Where a clamp moves the projection to, in units of the stream."""
+    dtype: str = ""
+    """Precision in which the model was run when it was made, e.g. "float32"."""
+    revision: str = ""
+    """Revision of the model on the hub."""
+    converted_from: str | None = None
+    """The weight processing it was made under, where that was another one. The strength units are
+    then carried over, so that a multiplier keeps its effect; they are not measured anew."""
+
+    def __post_init__(self) -> None:
+        require_vector(self.vector, "A direction")
+        wide = self.vector.float()
+        if not bool(torch.isfinite(wide).all()):
+            raise DirectionError(
+                f"The direction at {self.site} holds NaN or infinite numbers, so steering with it "
+                "would destroy the stream. Look for overflow (float16?) or empty examples."
+            )
+        if not bool(wide.any()):
+            raise DirectionError(
+                f"The direction at {self.site} is all zeros, so it would steer nothing. "
+                "The two sides of the contrast were equal at the tokens that were read: "
+                "read where they differ, e.g. Positions.answer()."
+            )
+        for name in ("resid_norm", "projection_std"):
+            unit = getattr(self, name)
+            if unit is not None and not (unit > 0 and math.isfinite(unit)):
+                raise DirectionError(
+                    f"{name}={unit} of the direction at {self.site} cannot be a unit of strength. "
+                    "Give a positive number, or None where it is not known."
+                )
+        if self.strength_unit is None and self.resid_norm is not None:
+            object.__setattr__(self, "strength_unit", "resid_norm")  # as in Add
+        if (self.operation == "clamp") != (self.value is not None):
+            raise DirectionError(
+                f"operation={self.operation!r} with value={self.value}: a clamp moves the "
+                "projection to a value, and nothing else has one. Give both or neither."
+            )
+        if self.value is not None and not math.isfinite(self.value):
+            raise DirectionError(f"value={self.value} would fill the stream with NaN.")
+
+    @property
+    def norm(self) -> float:
+        """Euclidean length, in the units of the residual stream."""
+        return float(self.vector.norm())
+
+    def unit(self) -> Direction:
+        """The same direction with length 1."""
+        return replace(self, vector=self.vector / self.vector.norm())
+
+    def __neg__(self) -> Direction:
+        return self * -1.0
+
+    def __mul__(self, factor: float) -> Direction:
+        # What is clamped is the projection on the unit vector, which turns round with the sign.
+        value = None if self.value is None else math.copysign(1, factor) * self.value
+        return replace(self, vector=self.vector * factor, value=value)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Direction) -> Direction:
+        if other.site != self.site:
+            raise DirectionError(
+                f"Cannot add a direction at {other.site} to one at {self.site}: they live in "
+                "different streams. Attach both interventions, one inside the other."
+            )
+        if None not in (both := {self.processing, other.processing}) and len(both) > 1:
+            raise DirectionError(
+                f"Cannot add a direction made under weight processing {other.processing!r} to one "
+                f"under {self.processing!r}. Convert one: other.converted({self.processing!r})."
+            )
+        if self.operation != "add" or other.operation != "add":
+            raise DirectionError(
+                f"Cannot add directions that are made to {self.operation} and {other.operation}: "
+                "such operations do not add up. Attach both, e.g. with Together."
+            )
+        return replace(
+            self,
+            vector=self.vector + other.vector,
+            method=f"{self.method} + {other.method}",
+            projection_std=None,
+        )
+
+    def cosine(self, other: Direction) -> float:
+        """Cosine of the angle to another direction, in [-1, 1]."""
+        return float(torch.cosine_similarity(self.vector, other.vector, dim=0))
+
+    # Between weight processings
+
+    def converted(self, to: str) -> Direction:
+        """The same steering for the same model under another weight processing, where it is exact.
+
+        Adding is exact both ways. Towards centred writing weights the vector loses its mean, which
+        every LayerNorm takes away in any case, and `resid_norm` and `projection_std` shrink with
+        it, so that a multiplier keeps its effect in each unit (a length given as a number does
+        not). Ablating and clamping read the stream along the vector, and a centred stream has no
+        mean to read: exact only for a vector that has none either.
+
+        Args:
+            to: Weight processing as `Model.processing` says it, e.g. "fold_ln".
+
+        Raises:
+            DirectionError: If the conversion is not exact, or one of the two is not known.
+        """
+        if self.processing is None:
+            raise DirectionError(
+                f"The direction at {self.site} does not state under which weight processing it was "
+                f"made, so it cannot be converted to {to!r}. State it: "
+                "dataclasses.replace(direction, processing='raw')."
+            )
+        before, after = basis.is_centred(self.processing), basis.is_centred(to)
+        if to == self.processing:
+            return self
+        origin = self.converted_from or self.processing
+        moved = replace(self, processing=to, converted_from=None if origin == to else origin)
+        if before == after or not basis.has_mean(self.vector):
+            return moved
+        if self.operation != "add":
+            raise DirectionError(
+                f"The direction at {self.site} is made to {self.operation}, and its vector has a "
+                f"mean, so between {self.processing!r} and {to!r} there is no exact conversion: "
+                "one stream has a mean to read and the other has none. Load the model as "
+                f"{self.processing!r}, or fit the direction on this one."
+            )
+        if before:
+            return moved
+        vector = basis.without_mean(self.vector)
+        if float(vector.norm()) <= basis.ROUNDING * self.norm:
+            raise DirectionError(
+                f"The direction at {self.site} is constant over d_model, which every LayerNorm "
+                "takes away: it steers nothing on this model, under any weight processing."
+            )
+        kept = float(vector.norm()) / self.norm
+        return replace(
+            moved,
+            vector=vector,
+            resid_norm=None if self.resid_norm is None else self.resid_norm * kept,
+            projection_std=None if self.projection_std is None else self.projection_std * kept,
+        )
+
+    def require_operation(self, operation: Operation) -> None:
+        """Raises if the direction was converted for adding and would ablate or clamp otherwise."""
+        if operation == "add" or self.converted_from is None or self.processing is None:
+            return
+        # What is exact for one projection is exact for the other.
+        if self.operation == "add" and basis.is_centred(self.processing) != basis.is_centred(
+            self.converted_from
+        ):
+            raise DirectionError(
+                f"The direction at {self.site} was converted from {self.converted_from!r} to "
+                f"{self.processing!r} so that adding it keeps its effect; to {operation} along it "
+                f"would not. Load the model as {self.converted_from!r}, or state what it is for "
+                f"before it is converted: replace(direction, operation={operation!r})."
+            )
+
+    # On disk
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that is stated about the vector."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "vector"}
+
+    def save(self, path: Path | str) -> Path:
+        """Writes one safetensors file that states everything above; atomic, never pickle."""
+        vector = self.vector.detach().cpu().contiguous()
+        stated = facts.to_json(self.facts())
+        meta = {"format": FORMAT, "direction": stated, "sha256": _checksum(stated, vector)}
+        return write_bytes(Path(path), save({"vector": vector}, metadata=meta))
+
+    @classmethod
+    def load(cls, path: Path | str, model: Adopter | None = None) -> Direction:
+        """Reads a file written by `save`.
+
+        Args:
+            model: The model it is to be used on: a direction that was made on another one is
+                refused, one made under another weight processing converted where that is exact.
+
+        Raises:
+            DirectionError: If the file is broken, holds a tensor without the facts that make it
+                usable, or does not fit the model.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata() or {}
+                vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
+        except SafetensorError as error:
+            raise DirectionError(f"{path} is not a readable safetensors file: {error}") from error
+        if vector is None or "direction" not in meta or meta.get("format") not in (FORMAT, *OLDER):
+            raise DirectionError(
+                f"{path} does not say at which site, in which basis and how it was made "
+                f"(format {meta.get('format')!r}, expected {FORMAT!r}). Vectors of other makers "
+                "are read by steerlens.directions.exchange, which asks for what is missing: "
+                "exchange.plain.load(path, site=Site(layer), processing='raw', model='name')."
+            )
+        require_vector(vector, str(path))
+        direction = cls(vector=vector, **facts.from_json(meta["direction"], str(path)))
+        if meta["format"] == FORMAT and meta.get("sha256") != _checksum(meta["direction"], vector):
+            raise DirectionError(
+                f"{path} is damaged or was edited: its checksum does not match its content. "
+                "Save the direction again."
+            )
+        return direction if model is None else model.adopt(direction)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.method} at {self.site}", f"norm {self.norm:.3g}"]
+        if self.resid_norm is not None:
+            parts.append(f"{self.norm / self.resid_norm:.2g} of the median residual norm")
+        if self.operation != "add":
+            parts.append(f"to {self.operation}")
+        return f"Direction({', '.join(parts)})"
+
+
+def require_vector(vector: Tensor, source: str) -> Tensor:
+    """Raises DirectionError for anything but one axis of floating point numbers."""
+    if vector.ndim != 1 or vector.dtype not in DTYPES:
+        raise DirectionError(
+            f"{source} must be one axis (d_model) of floating point numbers; got shape "
+            f"{tuple(vector.shape)} of {vector.dtype}. Pass one row of it as floats: tensor.float()."
+        )
+    return vector
+
+
+def _checksum(stated: str, vector: Tensor) -> str:
+    found = hashlib.sha256(f"{stated} {vector.dtype} {tuple(vector.shape)} ".encode())
+    found.update(vector.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,176 @@
+"""The data of an experiment: three parts that share no question, and ordinary texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.testbed import reviews
+from steerlens.testbed.grammar import CONCEPTS, TOPICS
+
+WORLD = "reviews/"
+"""Contrasts of the reference world are named "reviews/sentiment", "reviews/register", …"""
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run as it is written."""
+
+
+class Data(NamedTuple):
+    """Three parts that share no question, and ordinary texts for the cost."""
+
+    fit: ContrastSet
+    choose: ContrastSet
+    report: ContrastSet
+    neutral: list[str]
+
+
+def load_data(
+    contrast: str, questions: str | None, sizes: tuple[int, int, int], n_neutral: int, seed: int
+) -> Data:
+    """The three parts of an experiment's data.
+
+    Args:
+        contrast: "reviews/<concept>", or a file that `ContrastSet.load` reads. Directions are
+            fitted on it.
+        questions: A second file, whose prompts are scored; None to split `contrast` in three.
+        sizes: Most pairs to fit, choose and report on.
+
+    Raises:
+        ContrastError: If a file cannot be read or has too few questions.
+        ExperimentError: If nothing in the data has a prompt with two answers.
+    """
+    if contrast.startswith(WORLD):
+        return _from_the_world(contrast.removeprefix(WORLD), sizes, n_neutral, seed)
+    pairs = ContrastSet.load(contrast)
+    if questions is None:
+        if not all(pair.prompt for pair in pairs):
+            raise ExperimentError(
+                f"The pairs of {contrast} are texts without a prompt: they can fit a direction, but "
+                "have no question whose answers could be scored. Give questions=<file> as well."
+            )
+        parts = pairs.split(seed)
+    else:
+        asked = ContrastSet.load(questions)
+        known = {text for p in pairs for text in (*p.keys, p.prompt, p.positive, p.negative)}
+        fresh = _without(asked, known)
+        parts = (pairs, *fresh.halved(seed))
+    fit, choose, held = (
+        part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
+    )
+    # Not of the reporting questions, which must have no part in any length or choice.
+    neutral = [pair.prompt + pair.positive for pair in choose]
+    return Data(fit, choose, held, neutral[:n_neutral])
+
+
+def load_pairs(contrast: str, n: int, seed: int) -> ContrastSet:
+    """What `load_data` fits on, where nothing needs to be scored."""
+    if contrast.startswith(WORLD):
+        fit = reviews.contexts(contrast.removeprefix(WORLD), n, seed=3 * seed)
+        return dataclasses.replace(fit, name=f"{contrast.removeprefix(WORLD)} in reviews")
+    pairs = ContrastSet.load(contrast)
+    return pairs.subset(min(n, len(pairs)), seed)
+
+
+def _from_the_world(concept: str, sizes: tuple[int, int, int], n_neutral: int, seed: int) -> Data:
+    fit = load_pairs(WORLD + concept, sizes[0], seed)
+    asked = sum(sizes[1:])
+    known = {text for pair in fit for text in (pair.positive, pair.negative)}
+    fresh = _without(reviews.questions(concept, 3 * asked, seed=3 * seed + 1), known)
+    pairs = fresh.pairs[:asked]
+    return Data(
+        fit,
+        dataclasses.replace(fresh, name=fit.name, pairs=pairs[: sizes[1]]),
+        dataclasses.replace(fresh, name=fit.name, pairs=pairs[sizes[1] :]),
+        reviews.neutral_texts(n_neutral, seed=3 * seed + 2),
+    )
+
+
+def _without(asked: ContrastSet, known: set[str]) -> ContrastSet:
+    """The questions, each prompt once, that no known text gives away."""
+    kept: dict[str, ContrastPair] = {}
+    for pair, group in zip(asked.pairs, asked.groups, strict=True):
+        if group not in known and pair.prompt not in known:
+            kept.setdefault(pair.prompt, pair)
+    return dataclasses.replace(asked, pairs=tuple(kept.values()))
+
+
+class Shifts(NamedTuple):
+    """Questions at home, and in other surroundings by the name of the shift."""
+
+    home: ContrastSet
+    away: dict[str, ContrastSet]
+
+
+def load_shifts(
+    contrast: str, shifts: tuple[str, ...] | None, data: Data, n: int, seed: int
+) -> Shifts:
+    """Questions about the same contrast in other surroundings.
+
+    Args:
+        shifts: Files of questions, or templates with "{prompt}" that reword the reporting ones.
+            None takes every topic and register of the reference world and its negations, and
+            nothing for a file. The world's questions then have one form of clause, at home as
+            elsewhere: else what differs by topic would be how many of them are negated.
+        n: Most questions of a shift.
+
+    Raises:
+        ContrastError: If a file cannot be read, or holds no question that is new.
+    """
+    if shifts is None:
+        if not contrast.startswith(WORLD):
+            return Shifts(data.report, {})
+        return _shifts_in_the_world(contrast.removeprefix(WORLD), data, n, seed)
+    found = {}
+    for shift in shifts:
+        if "{prompt}" in shift:
+            found[shift] = data.report.with_template(shift)
+        else:
+            found[shift] = _fresh(shift, data, n, seed)
+    return Shifts(data.report, found)
+
+
+def _shifts_in_the_world(concept: str, data: Data, n: int, seed: int) -> Shifts:
+    plain, negated = ("fact", "negated-fact") if concept == "truth" else ("plain", "negated")
+
+    def asked(name: str, count: int, **kept: str) -> ContrastSet:
+        made = reviews.questions(concept, count, seed=3 * seed + 1, **kept)  # type: ignore[arg-type]
+        return dataclasses.replace(made.without(*data[:3]), name=name)
+
+    home = asked(f"{concept}, {plain}", n, form=plain)
+    kept: dict[str, dict[str, str]] = {topic: {"topic": topic, "form": plain} for topic in TOPICS}
+    if concept != "register":
+        kept |= {pole: {"register": pole, "form": plain} for pole in ("formal", "casual")}
+    kept["negated"] = {"form": negated}
+    away = {name: asked(name, n, **fixed).without(home) for name, fixed in kept.items()}
+    return Shifts(home, away)
+
+
+def load_others(
+    contrast: str, others: tuple[str, ...] | None, data: Data, n: int, seed: int
+) -> dict[str, ContrastSet]:
+    """Questions about other concepts by name: what steering should leave alone.
+
+    Args:
+        others: Files of questions, or "reviews/<concept>". None takes the other concepts of the
+            reference world, and nothing for a file.
+
+    Raises:
+        ContrastError: If a file cannot be read, or holds no question that is new.
+    """
+    if others is None:
+        if not contrast.startswith(WORLD):
+            return {}
+        others = tuple(WORLD + c for c in CONCEPTS if c != contrast.removeprefix(WORLD))
+    return {name.removeprefix(WORLD): _fresh(name, data, n, seed) for name in others}
+
+
+def _fresh(name: str, data: Data, n: int, seed: int) -> ContrastSet:
+    """The questions of a file or of the world that the experiment's own parts do not hold."""
+    if name.startswith(WORLD):
+        asked = reviews.questions(name.removeprefix(WORLD), n, seed=3 * seed + 1)
+    else:
+        asked = ContrastSet.load(name)
+    kept = asked.without(*data[:3])
+    return kept.subset(min(n, len(kept)), seed)

@@ -1,0 +1,267 @@
+"""Writing text, steered or not: batched, with a key-value cache, the same numbers as without."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from steerlens.models.kernel import Columns, Kept, Kernel
+from steerlens.models.model import Model, as_model
+from steerlens.protocols import Intervention
+from steerlens.sites import TokenBatch
+
+Step = Callable[[TokenBatch, int], Float[Tensor, "batch d_vocab"]]
+"""Logits after the last column of a batch whose columns from the second argument on are new."""
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    prompts: str | Sequence[str],
+    *,
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop_at_eos: bool = True,
+    use_cache: bool = True,
+    draws: Sequence[int] | None = None,
+    progress: bool = False,
+) -> str | list[str]:
+    """Continuations of prompts, under whatever steering is attached to the model.
+
+    Args:
+        temperature: 0 takes the likeliest token; else samples.
+        seed: Seeds the sampling; each row has a stream of its own, so that a row's text does not
+            depend on what else is in the batch.
+        draws: The random stream of each row, by default its index. Rows with the same number
+            share their luck, which makes strengths comparable.
+        use_cache: False recomputes everything at every token: slow, and the same.
+
+    Returns:
+        One string for one prompt, else a list; without the prompt.
+
+    Raises:
+        ValueError: If the prompt and the new tokens do not fit the context.
+        SteeringError: If attached steering edits no token.
+    """
+    model = as_model(model)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    tokens = generated_tokens(
+        model, texts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+        stop_at_eos=stop_at_eos, use_cache=use_cache, draws=draws, progress=progress,
+    )  # fmt: skip
+    written = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return written[0] if isinstance(prompts, str) else written
+
+
+@torch.no_grad()
+def generated_tokens(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop_at_eos: bool = True,
+    use_cache: bool = True,
+    draws: Sequence[int] | None = None,
+    progress: bool = False,
+) -> Int[Tensor, "batch new"]:
+    """`generate`, as token ids; padded after the end of a text."""
+    model = as_model(model)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least one token.")
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature} is negative. Use 0 for the likeliest token.")
+    batch = model.tokens(prompts, padding_side="left")
+    if batch.width + max_new_tokens > model.n_ctx:
+        raise ValueError(
+            f"The longest prompt has {batch.width} tokens; with {max_new_tokens} new ones that is "
+            f"more than the context of {model.name!r}, {model.n_ctx}. "
+            f"Use max_new_tokens={max(0, model.n_ctx - batch.width)} or shorter prompts."
+        )
+    streams = range(len(batch)) if draws is None else draws
+    if len(streams) != len(batch):
+        raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
+    luck = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
+    step = _stepper(model, use_cache, batch.width + max_new_tokens)
+    pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id
+    going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
+    start, first_new = 0, batch.width
+    with model.running(batch):
+        for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
+            model.computing(batch, start)
+            logits = step(batch, start).float()
+            if not bool(torch.isfinite(logits.sum(-1)).all()):  # any NaN or infinity is in the sum
+                raise ValueError(
+                    "The logits of the next token are NaN or infinite, so any text would be made "
+                    "up. Use float32 or bfloat16, and smaller multipliers."
+                )
+            chosen = _sample(logits, temperature, luck)
+            chosen = torch.where(going, chosen, pad)
+            real = going[:, None].clone()
+            if stop_at_eos and eos is not None:
+                going = going & (chosen != eos)
+            start = batch.width
+            special = model.is_special(chosen)[:, None] & real
+            batch = batch.extended(chosen[:, None], special, real)
+            if not bool(going.any()):
+                break
+    return batch.tokens[:, first_new:]
+
+
+def _sample(logits: Tensor, temperature: float, luck: list[torch.Generator]) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    # Gumbel's trick: the argmax of logits plus this noise is a draw from the softmax.
+    uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in luck])
+    gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+    return (logits / temperature + gumbel.to(logits)).argmax(-1)
+
+
+def _stepper(model: Model, use_cache: bool, width: int) -> Step:
+    if not use_cache:
+        return lambda batch, start: _full(model, batch)
+    kernel = model.kernel()
+    if kernel is not None and all(hung.site.entry is not None for hung in model.hung):
+        return _KernelSteps(model, kernel, width)
+    return _BridgeSteps(model) if model.is_bridge else _HookedSteps(model)
+
+
+def _full(model: Model, batch: TokenBatch) -> Tensor:
+    model.computing(batch, 0)
+    return model.unembed(model.stream(batch)[:, -1])
+
+
+class _HookedSteps:
+    """Decoding through the hooked forward pass of a HookedTransformer."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.cache = model, None
+
+    def __call__(self, batch: TokenBatch, start: int) -> Tensor:
+        if self.cache is None:
+            self.cache = self.model.new_cache(len(batch))
+        resid = self.model.wrapped(
+            batch.tokens[:, start:],
+            attention_mask=batch.mask[:, start:].long(),
+            past_kv_cache=self.cache,
+            stop_at_layer=self.model.n_layers,
+        )
+        return self.model.unembed(self.model.final_norm(resid[:, -1:])[:, 0])
+
+
+class _BridgeSteps:
+    """Decoding through a TransformerBridge, with Hugging Face's own cache."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.past = model, None
+
+    def __call__(self, batch: TokenBatch, start: int) -> Tensor:
+        past = {} if self.past is None else {"past_key_values": self.past}
+        logits, self.past = self.model.wrapped(
+            batch.tokens[:, start:],
+            attention_mask=batch.mask.long(),
+            return_type="logits_and_cache",
+            use_cache=True,
+            logits_to_keep=1,
+            **past,
+        )
+        return logits[:, -1]
+
+
+class _KernelSteps:
+    """Decoding without hooks; attached edits of the stream are applied between the blocks."""
+
+    def __init__(self, model: Model, kernel: Kernel, width: int) -> None:
+        self.model, self.kernel = model, kernel
+        self.kept = [Kept(width) for _ in range(model.n_layers)]
+
+    def __call__(self, batch: TokenBatch, start: int) -> Tensor:
+        index = torch.arange(batch.width, device=batch.tokens.device)
+        columns = Columns(
+            positions=batch.positions[:, None, start:],
+            index=index[start:],
+            own_keys=batch.mask[:, None],
+            own_index=index,
+        )
+        resid = self.kernel.embed(batch.tokens[:, None, start:], columns.positions)
+        edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.hung]
+        for entry in range(self.model.n_layers + 1):
+            # resid_post of a block comes before resid_pre of the next: the order hooks fire in.
+            for stream in ("resid_post", "resid_pre"):
+                for hung, chosen in edits:
+                    if hung.site.entry == entry and hung.site.stream == stream:
+                        resid = hung.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
+            if entry < self.model.n_layers:
+                tail = self._tail(entry, edits)
+                resid, _ = self.kernel.block(
+                    entry, resid, columns, kept=self.kept[entry], tail=tail
+                )
+        return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
+
+    def _tail(self, entry: int, edits: list) -> int | None:
+        """In the last block only the last column matters, unless an edit after it must count."""
+        last = self.model.n_layers - 1
+        after = any(hung.site.entry == last + 1 for hung, _ in edits)
+        return 1 if entry == last and not after else None
+
+
+@dataclass(frozen=True)
+class DoseResponse:
+    """What the model writes at each strength: prompts down, multipliers across."""
+
+    prompts: tuple[str, ...]
+    multipliers: tuple[float, ...]
+    texts: tuple[tuple[str, ...], ...]
+    """[prompt][multiplier]"""
+
+    def _repr_html_(self) -> str:
+        cells = []
+        for prompt, row in zip(self.prompts, self.texts, strict=True):
+            cells.append(
+                f"<tr><th colspan=2 style='text-align:left'>{html.escape(prompt)}</th></tr>"
+            )
+            for m, text in zip(self.multipliers, row, strict=True):
+                cells.append(
+                    f"<tr><td style='text-align:right'>{m:+g}</td>"
+                    f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+                )
+        return f"<table>{''.join(cells)}</table>"
+
+    def __str__(self) -> str:
+        lines = []
+        for prompt, row in zip(self.prompts, self.texts, strict=True):
+            lines.append(prompt)
+            lines += [f"  {m:+6.2f}  {t}" for m, t in zip(self.multipliers, row, strict=True)]
+        return "\n".join(lines)
+
+
+def dose_response(
+    model: Model,
+    intervention: Intervention,
+    prompts: str | Sequence[str],
+    multipliers: Sequence[float],
+    **options,
+) -> DoseResponse:
+    """Continuations at several strengths, all in one batch with one strength per row.
+
+    With a temperature, the strengths of one prompt share their random draws, so that texts differ
+    by the steering alone. `options` are those of `generate`.
+    """
+    model = as_model(model)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    rows = [text for text in texts for _ in multipliers]
+    draws = [i for i in range(len(texts)) for _ in multipliers]
+    strengths = torch.tensor([float(m) for m in multipliers]).repeat(len(texts)).to(model.device)
+    with intervention.attach(model, strengths):
+        written = generate(model, rows, draws=draws, **options)
+    width = len(multipliers)
+    table = tuple(tuple(written[i * width : (i + 1) * width]) for i in range(len(texts)))
+    return DoseResponse(tuple(texts), tuple(map(float, multipliers)), table)

@@ -1,0 +1,265 @@
+"""Reading activations: only the asked sites and tokens, a few texts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.directions import Activations, Direction
+from steerlens.directions.methods import DiffMean
+from steerlens.models.kernel import Columns, Kernel
+from steerlens.models.model import Model, as_model
+from steerlens.protocols import Method
+from steerlens.sites import Positions, Site, TokenBatch
+
+PAIRS = 8
+"""Pairs computed at once on a CPU."""
+
+
+def reading_positions(pairs: Sequence[ContrastPair] | ContrastSet) -> Positions:
+    """Where a contrast is read by default.
+
+    Pairs of texts without a prompt are read at their last token; answers to a prompt at the token
+    in which they differ.
+    """
+    return Positions.answer() if any(pair.prompt for pair in pairs) else Positions.last()
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What was read of some pairs."""
+
+    index: Int[Tensor, " pair"]
+    """Which pairs of the set these are."""
+    positive: Float[Tensor, "pair site d_model"]
+    negative: Float[Tensor, "pair site d_model"]
+    norms: Float[Tensor, "text site"]
+    """Median over each text's ordinary tokens of the stream's norm."""
+
+
+def chunks(
+    model: Model,
+    pairs: Sequence[ContrastPair],
+    sites: Sequence[Site],
+    positions: Positions,
+    batch_size: int,
+    have: Callable[[int], Chunk | None] | None = None,
+    done: Callable[[int, Chunk], None] | None = None,
+) -> Iterator[Chunk]:
+    """Reads pairs a few at a time, both sides in one batch, texts of like length together.
+
+    Args:
+        have: Gives the chunk of this number if it was read before.
+        done: Called with each chunk that was read now.
+    """
+    for site in sites:
+        model.require_site(site)
+    lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
+    order = torch.tensor(sorted(range(len(pairs)), key=lambda i: (lengths[i], i)))
+    kernel = model.kernel() if all(s.entry is not None for s in sites) and not model.hung else None
+    for k, index in enumerate(order.split(batch_size)):
+        ready = None if have is None else have(k)
+        if ready is not None and torch.equal(ready.index, index):
+            yield ready
+            continue
+        # On a CPU more rows at once are no faster, only larger.
+        parts = index.split(PAIRS if model.device.type == "cpu" else batch_size)
+        read = [
+            _read_pairs(model, kernel, [pairs[i] for i in part.tolist()], sites, positions)
+            for part in parts
+        ]
+        chunk = Chunk(
+            index,
+            positive=torch.cat([vectors[0] for vectors, _ in read]),
+            negative=torch.cat([vectors[1] for vectors, _ in read]),
+            norms=torch.cat([norms for _, norms in read], 1).flatten(0, 1),
+        )
+        if done is not None:
+            done(k, chunk)
+        yield chunk
+
+
+def activations(
+    model: Model,
+    pairs: ContrastSet,
+    sites: Sequence[Site] | None = None,
+    *,
+    positions: Positions | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+    have: Callable[[int], Chunk | None] | None = None,
+    done: Callable[[int, Chunk], None] | None = None,
+) -> Activations:
+    """The residual stream of both sides of every pair, at one token and the asked sites.
+
+    Keeps one vector per pair, side and site; layers above the highest site are not computed, nor
+    is the unembedding.
+
+    Args:
+        sites: By default resid_post of every layer.
+        positions: Which token is read; by default `reading_positions(pairs)`.
+
+    Raises:
+        ValueError: For a site the model does not have, a text longer than the context, positions
+            that choose no token, or both sides being read at a token where they cannot differ.
+    """
+    model = as_model(model)
+    sites = tuple(sites or model.sites())
+    positions = positions or reading_positions(pairs)
+    shape = (len(pairs), len(sites), model.d_model)
+    positive, negative = torch.empty(shape), torch.empty(shape)
+    norms = torch.empty(2, len(pairs), len(sites))
+    with tqdm(total=len(pairs), desc="activations", unit="pair", disable=not progress) as bar:
+        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size, have, done):
+            positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
+            norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
+            bar.update(len(chunk.index))
+    return Activations(
+        positive=positive,
+        negative=negative,
+        sites=sites,
+        groups=pairs.groups,
+        resid_norms=norms.flatten(0, 1).median(0).values,
+        paired=pairs.paired,
+        processing=model.processing,
+        read_at=repr(positions),
+        model=model.name,
+        fingerprint=model.fingerprint,
+        data=pairs.hash,
+        dtype=model.dtype,
+        revision=model.revision or "",
+    )
+
+
+def diffmean(
+    model: Model,
+    pairs: ContrastSet,
+    sites: Sequence[Site] | None = None,
+    *,
+    positions: Positions | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> list[Direction]:
+    """One DiffMean direction per site from running sums: no activation is kept.
+
+    Memory does not grow with the number of pairs (but for one norm per text and site). The numbers
+    are those of ``activations(…).directions(DiffMean())``, but for rounding.
+    """
+    model = as_model(model)
+    sites = tuple(sites or model.sites())
+    positions = positions or reading_positions(pairs)
+    total = torch.zeros(len(sites), model.d_model, dtype=torch.float64)
+    norms = []
+    with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
+        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size):
+            total += (chunk.positive.double() - chunk.negative.double()).sum(0)
+            norms.append(chunk.norms)
+            bar.update(len(chunk.index))
+    median = torch.cat(norms).median(0).values
+    fingerprint, label = model.fingerprint, repr(DiffMean())
+    return [
+        Direction(
+            vector=(total[i] / len(pairs)).float(),
+            site=site,
+            method=label,
+            resid_norm=float(median[i]),
+            processing=model.processing,
+            read_at=repr(positions),
+            model=model.name,
+            fingerprint=fingerprint,
+            data=pairs.hash,
+            pairs=len(pairs),
+            dtype=model.dtype,
+            revision=model.revision or "",
+        )
+        for i, site in enumerate(sites)
+    ]
+
+
+def directions(
+    model: Model, pairs: ContrastSet, method: Method, sites: Sequence[Site] | None = None
+) -> list[Direction]:
+    """One direction per site by any method; DiffMean streams."""
+    if isinstance(method, DiffMean):
+        return diffmean(model, pairs, sites)
+    return list(activations(model, pairs, sites).directions(method))
+
+
+def _require_difference(side: TokenBatch, positions: Positions) -> None:
+    """Before their first different token both sides are the same, but for rounding."""
+    if side.answer is not None and bool((positions.columns(side) < side.answer).any()):
+        raise ValueError(
+            f"{positions} reads both sides of a pair where they are still the same, so their "
+            "difference is zero. Read them at Positions.answer(), the first token that differs."
+        )
+
+
+def _joined(one: TokenBatch, other: TokenBatch) -> TokenBatch:
+    def both(name: str) -> Tensor:
+        return torch.cat([getattr(one, name), getattr(other, name)])
+
+    answer = None if one.answer is None or other.answer is None else both("answer")
+    return TokenBatch(both("tokens"), both("mask"), both("special"), both("prompt_end"), answer)
+
+
+def _read_pairs(
+    model: Model,
+    kernel: Kernel | None,
+    pairs: Sequence[ContrastPair],
+    sites: Sequence[Site],
+    positions: Positions,
+) -> tuple[Float[Tensor, "2 pair site d_model"], Float[Tensor, "2 pair site"]]:
+    sides = model.pair_batch(pairs, padding_side="left")
+    _require_difference(sides[0], positions)
+    batches = [_joined(*sides)] if sides[0].width == sides[1].width else sides
+    read = [_read(model, kernel, batch, sites, positions) for batch in batches]
+    vectors, norms = (torch.cat(parts).float().cpu() for parts in zip(*read, strict=True))
+    return vectors.unflatten(0, (2, -1)), norms.unflatten(0, (2, -1))
+
+
+@torch.no_grad()
+def _read(
+    model: Model,
+    kernel: Kernel | None,
+    batch: TokenBatch,
+    sites: Sequence[Site],
+    positions: Positions,
+) -> tuple[Float[Tensor, "text site d_model"], Float[Tensor, "text site"]]:
+    columns = positions.columns(batch)
+    ordinary = batch.mask & ~batch.special
+    vectors: dict[Site, Tensor] = {}
+    norms: dict[Site, Tensor] = {}
+
+    def keep(site: Site, resid: Float[Tensor, "text pos d_model"]) -> None:
+        vectors[site] = resid[torch.arange(len(batch), device=resid.device), columns]
+        norms[site] = _median(resid.float().norm(dim=-1), ordinary)
+
+    if kernel is None:
+        for site, resid in model.cache(batch, sites).items():
+            keep(site, resid)
+    else:
+        _climb(kernel, batch, sites, keep)
+    return torch.stack([vectors[s] for s in sites], 1), torch.stack([norms[s] for s in sites], 1)
+
+
+def _climb(kernel: Kernel, batch: TokenBatch, sites: Sequence[Site], keep) -> None:
+    index = torch.arange(batch.width, device=batch.tokens.device)
+    columns = Columns(batch.positions[:, None], index, batch.mask[:, None], index)
+    resid = kernel.embed(batch.tokens[:, None], columns.positions)
+    top = max(site.entry or 0 for site in sites)
+    for entry in range(top + 1):
+        for site in sites:
+            if site.entry == entry:
+                keep(site, resid[:, 0])
+        if entry < top:
+            resid, _ = kernel.block(entry, resid, columns)
+
+
+def _median(norms: Float[Tensor, "text pos"], counted: Tensor) -> Float[Tensor, " text"]:
+    return norms.masked_fill(~counted, torch.nan).nanmedian(-1).values

@@ -1,0 +1,158 @@
+"""How unlikely written texts are to the unsteered model: the perplexity of what steering writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerlens.models.kernel import Columns, Kernel
+from steerlens.models.memory import is_out_of_memory
+from steerlens.models.model import Model, SteeringError, as_model
+from steerlens.sites import TokenBatch
+
+ROWS = 256
+"""Texts run at once at the most; more does not get faster, only larger."""
+NUMBERS = 2**26
+"""Logits computed at once."""
+
+
+@torch.no_grad()
+def surprisal(
+    model: Model,
+    prompts: Sequence[str],
+    written: Int[Tensor, "prompt text new"],
+    *,
+    rows: int = ROWS,
+) -> Float[Tensor, "prompt text"]:
+    """Mean negative log-probability of written tokens after their prompts, in nats per token.
+
+    Its exp is the perplexity. Only the written tokens count, an EOS among them.
+
+    Args:
+        written: Token ids of some texts after each prompt, with -1 after the end of a text.
+        rows: Texts run at once; halved where memory runs out.
+
+    Raises:
+        SteeringError: If steering is attached to the model: it would be asked about itself.
+        ValueError: If a text has no token or does not fit the context, or a log-probability is not
+            finite.
+    """
+    model = as_model(model)
+    require_unsteered(model)
+    ids = [model.ids(prompt) for prompt in prompts]
+    real = written >= 0
+    if len(prompts) != len(written) or not bool(real[..., 0].all()):
+        raise ValueError(
+            f"{len(prompts)} prompts for texts of {len(written)}, or a text without a first token: "
+            "perplexity needs at least one token (EOS counts)."
+        )
+    if bool((real[..., 1:] > real[..., :-1]).any()):
+        raise ValueError("A text goes on after -1, which marks its end. Put -1 at the end only.")
+    longest = max(map(len, ids)) + written.shape[-1]
+    if longest > model.n_ctx:
+        raise ValueError(
+            f"The longest prompt and its texts have {longest} tokens and the context of "
+            f"{model.name!r} is {model.n_ctx}. Shorten the prompts."
+        )
+    kernel = model.kernel()
+
+    def run(chunk: slice) -> Tensor:
+        batch = model.tokens(prompts[chunk])
+        return _nats(model, kernel, batch, written[chunk].to(model.device)).cpu()
+
+    found = in_chunks(run, len(prompts), max(1, rows // written.shape[1]))
+    if not bool(found.isfinite().all()):
+        prompt, text = (~found.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"The unsteered model's log-probabilities of text {text} after prompt {prompt} are NaN "
+            "or infinite. Load it in float32 or bfloat16."
+        )
+    return found
+
+
+def require_unsteered(model: Model) -> None:
+    """Raises SteeringError if steering hangs on the model."""
+    if model.hung:
+        raise SteeringError(
+            f"Steering hangs on {model.name!r} at {', '.join(str(h.site) for h in model.hung)}, so "
+            "nothing here would be unsteered. Leave the `with` first."
+        )
+
+
+def in_chunks(run: Callable[[slice], Tensor], n: int, rows: int) -> Tensor:
+    """Runs n rows in chunks, in smaller ones after memory ran out."""
+    if rows < 1:
+        raise ValueError(f"rows={rows}: at least one row must be run at a time.")
+    parts, start = [], 0
+    while start < n:
+        chunk = slice(start, min(start + rows, n))
+        try:
+            parts.append(run(chunk))
+        except RuntimeError as error:
+            rows = (chunk.stop - chunk.start) // 2
+            if not is_out_of_memory(error) or rows == 0:
+                raise
+            continue
+        start = chunk.stop
+    return torch.cat(parts)
+
+
+def _nats(
+    model: Model,
+    kernel: Kernel | None,
+    prompts: TokenBatch,
+    written: Int[Tensor, "prompt text new"],
+) -> Float[Tensor, "prompt text"]:
+    real, targets = written >= 0, written.clamp(min=0)
+    if kernel is None:
+        flat, kept = targets.flatten(0, 1), real.flatten(0, 1)
+        special = model.is_special(flat) & kept
+        batch = prompts.repeated(written.shape[1]).extended(flat, special, kept)
+        states = model.states(batch)[:, -written.shape[-1] - 1 : -1].unflatten(0, real.shape[:2])
+    else:
+        states = _states(kernel, prompts, targets, real)
+    some = max(1, NUMBERS // model.cfg.d_vocab)  # a large vocabulary a few tokens at a time
+    pairs = zip(states[real].split(some), targets[real].split(some), strict=True)
+    each = [F.cross_entropy(model.unembed(s).float(), t, reduction="none") for s, t in pairs]
+    nats = torch.zeros(real.shape, device=real.device)
+    nats[real] = torch.cat(each)
+    return nats.sum(-1) / real.sum(-1)
+
+
+def _states(
+    kernel: Kernel,
+    prompts: TokenBatch,
+    targets: Int[Tensor, "prompt text new"],
+    real: Bool[Tensor, "prompt text new"],
+) -> Float[Tensor, "prompt text new d_model"]:
+    """The states from which each written token is predicted; each prompt is run once."""
+    last = prompts.width - 1  # the first column that predicts a written token
+    index = torch.arange(prompts.width - 1 + targets.shape[-1], device=targets.device)
+    before = Columns(
+        positions=prompts.positions[:, None, :last],
+        index=index[:last],
+        own_keys=prompts.mask[:, None, :last],
+        own_index=index[:last],
+    )
+    ends = (len(prompts), targets.shape[1], 1)
+    after = Columns(
+        positions=(prompts.positions[:, -1:] + index[last:] - last)[:, None].expand_as(real),
+        index=index[last:],
+        own_keys=torch.cat([real.new_ones(ends), real[..., :-1]], -1),
+        own_index=index[last:],
+        shared_keys=prompts.mask[:, :last] if last else None,
+    )
+    tokens = torch.cat([prompts.tokens[:, None, -1:].expand(ends), targets[..., :-1]], -1)
+    resid = kernel.embed(tokens, after.positions)
+    prefix = kernel.embed(prompts.tokens[:, None, :last], before.positions) if last else None
+    for layer in range(len(kernel.blocks)):
+        shared = None
+        if prefix is not None:
+            prefix, (k, v) = kernel.block(layer, prefix, before)
+            shared = (k[:, 0], v[:, 0])
+        resid, _ = kernel.block(layer, resid, after, shared=shared)
+    return kernel.states(resid)

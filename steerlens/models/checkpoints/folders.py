@@ -1,0 +1,170 @@
+"""Our own folders: safetensors, config.json and tokenizer, written whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from steerlens.models.checkpoints.building import build_hooked
+from steerlens.models.checkpoints.config import (
+    CONFIG_FILE,
+    KIND,
+    NOT_STORED,
+    WEIGHTS_FILE,
+    plain,
+    read_config,
+    write_json,
+)
+from steerlens.models.checkpoints.errors import CheckpointError, MissingCheckpoint, some
+from steerlens.models.checkpoints.tokenizers import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    load_tokenizer,
+    save_tokenizer,
+)
+
+_OUR_FILES = frozenset({WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE})
+
+
+def save_hooked(
+    model: HookedTransformer, folder: Path | str, *, dtype: torch.dtype | None = None
+) -> Path:
+    """Saves a model as safetensors, config.json and tokenizer files; `load_hooked` reads it.
+
+    Buffers (masks, rotary tables) are not stored, since the config rebuilds them. The folder
+    appears whole or not at all; an older checkpoint of ours at the same place is replaced.
+
+    Args:
+        dtype: What the weights are stored in; the model's own by default. `torch.float16` halves
+            the size and rounds.
+
+    Raises:
+        FileExistsError: If `folder` holds anything that is not such a checkpoint.
+        TypeError: If `model` is not a `HookedTransformer`, or its tokenizer has no fast backend.
+    """
+    if not isinstance(model, HookedTransformer):
+        raise TypeError(
+            f"save_hooked got a {type(model).__name__}, but only a HookedTransformer has the "
+            "weight names it stores. Save a TransformerBridge with its own "
+            "original_model.save_pretrained."
+        )
+    folder = Path(folder)
+    if folder.exists() and (
+        not folder.is_dir() or not {p.name for p in folder.iterdir()} <= _OUR_FILES
+    ):
+        raise FileExistsError(
+            f"{str(folder)!r} exists and holds other things than a saved model, which saving "
+            "would delete. Choose a new folder."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        stored = {  # a copy each, since safetensors refuses tensors that share memory
+            name: p.detach().to("cpu", dtype or p.dtype, copy=True).contiguous()
+            for name, p in model.named_parameters()
+        }
+        save_file(stored, scratch / WEIGHTS_FILE)
+        config = {k: v for k, v in plain(model.cfg.to_dict()).items() if k not in NOT_STORED}
+        write_json(scratch / CONFIG_FILE, {"kind": KIND, "version": 1, "config": config})
+        if model.tokenizer is not None:
+            save_tokenizer(model.tokenizer, scratch)
+        for path in scratch.iterdir():
+            path.chmod(0o644)
+        scratch.chmod(0o755)  # mkdtemp makes it private; checkpoints are meant to be shared
+        _move_into_place(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return folder
+
+
+def _move_into_place(scratch: Path, folder: Path) -> None:
+    if not folder.exists():
+        scratch.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+    folder.rename(old / "model")  # a folder cannot be replaced in one step; it is kept until then
+    try:
+        scratch.rename(folder)
+    except BaseException:
+        (old / "model").rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_hooked(
+    folder: Path | str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> HookedTransformer:
+    """Loads what `save_hooked` wrote, with its tokenizer, in evaluation mode.
+
+    Args:
+        dtype: Weights are cast to it; loading in the stored dtype is bit exact.
+
+    Raises:
+        MissingCheckpoint: If a file is missing.
+        CheckpointError: If a file is damaged, of another kind, or config and weights disagree.
+    """
+    folder = Path(folder)
+    stored = read_config(folder)
+    config = stored.get("config")
+    if stored.get("kind") != KIND or not isinstance(config, dict):
+        raise CheckpointError(
+            f"{str(folder)!r} was not written by save_hooked (its config.json has no "
+            f'"kind": "{KIND}"). Load a Hugging Face directory with load_hf_directory.'
+        )
+    if stored.get("version") != 1:
+        raise CheckpointError(
+            f"{str(folder)!r} has format version {stored.get('version')!r}, but this steerlens "
+            "reads version 1. Update steerlens, or save the model again with this one."
+        )
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise MissingCheckpoint(
+            f"{str(folder)!r} has no {WEIGHTS_FILE}. Save or copy the model again."
+        )
+    try:
+        _refuse_other_sizes(config, path)
+        parameters = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or not a safetensors file ({error}). Save or copy it again."
+        ) from error
+    known = HookedTransformerConfig.__dataclass_fields__.keys()
+    if unknown := config.keys() - known:
+        raise CheckpointError(
+            f"{str(folder)!r} has config fields that this TransformerLens does not know: "
+            f"{some(unknown)}. Install the TransformerLens version that steerlens pins."
+        )
+    fields = {k: v for k, v in config.items() if k not in NOT_STORED}
+    return build_hooked(
+        {**fields, "device": str(device), "dtype": dtype},
+        load_tokenizer(folder),
+        parameters=parameters,
+    )
+
+
+def _refuse_other_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Compares the config with the file's header, before a model of a wrong size is built."""
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        embed = file.get_slice("embed.W_E").get_shape() if "embed.W_E" in names else None
+    blocks = len({n.split(".")[1] for n in names if n.startswith("blocks.")})
+    said = [config.get("n_layers"), config.get("d_vocab"), config.get("d_model")]
+    held = [blocks, *(embed or (None, None))]
+    if said != held:
+        raise CheckpointError(
+            f"config.json says n_layers, d_vocab, d_model = {said}, but {str(path)!r} holds {held}:"
+            " they are of two models. Save or copy the model again."
+        )

@@ -1,0 +1,156 @@
+"""Models by their name on the hub; quick to fail where there is no network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from pathlib import Path
+
+import torch
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+
+from steerlens.models.checkpoints.config import CONFIG_FILE, read_config
+from steerlens.models.checkpoints.errors import CheckpointError, UnreachableHub
+from steerlens.models.checkpoints.families import FAMILIES
+from steerlens.models.checkpoints.huggingface import load_directory, named_architecture
+from steerlens.models.checkpoints.quiet import no_network, quiet, unchanged_rng
+from steerlens.models.checkpoints.tokenizers import TOKENIZER_FILE
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_OTHERS = ["*/*", "consolidated*"]
+
+
+def load_hub(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> HookedTransformer | TransformerBridge:
+    """Loads a model by its hub name, unprocessed.
+
+    Args:
+        name: A repository ("EleutherAI/pythia-70m") or a TransformerLens alias ("pythia-70m").
+        revision: A branch, tag or commit; the default branch if None.
+
+    Returns:
+        A `HookedTransformer` where TransformerLens has the architecture, else a
+        `TransformerBridge`. The six families of `KNOWN_ARCHITECTURES` go through
+        `load_hf_directory` and are checked against Hugging Face.
+
+    Raises:
+        UnreachableHub: If the hub does not answer within seconds and the files are not cached.
+        CheckpointError: If there is no such model, or it cannot be loaded.
+    """
+    known_to_lens, repo = official_name(name)
+    cached = _cached_snapshot(repo, revision)
+    if cached is None:
+        require_hub(name)
+    # Whole in the cache, it is loaded without asking the hub, which may not be there to answer.
+    with contextlib.nullcontext() if cached is None else no_network():
+        config = read_config(cached or _download(repo, revision, [CONFIG_FILE], None))
+        architecture = named_architecture(config)
+        if architecture in FAMILIES:
+            folder = cached or _download(repo, revision, _HUB_FILES, _HUB_OTHERS)
+            return load_directory(folder, architecture, repo, device, dtype)
+        with unchanged_rng(), quiet():
+            if known_to_lens and revision is None:
+                return HookedTransformer.from_pretrained_no_processing(
+                    name, device=str(device), dtype=dtype
+                ).eval()
+            return TransformerBridge.boot_transformers(
+                str(cached or repo),
+                device=str(device),
+                dtype=dtype,
+                revision=None if cached else revision,
+            )
+
+
+def official_name(name: str) -> tuple[bool, str]:
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        return True, get_official_model_name(name)
+    except ValueError:
+        return False, name
+
+
+def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
+    """The local folder of a cached model if its weights and tokenizer are whole, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{repo!r} is neither a folder here nor a hub name ({error}). Pass an existing folder, "
+            "or a name like 'gpt2' or 'EleutherAI/pythia-70m'."
+        ) from error
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        return None
+    if not (folder / CONFIG_FILE).exists():
+        return None
+    index = folder / "model.safetensors.index.json"
+    shards = {"model.safetensors"}
+    if index.exists():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+    tokenizer = any(
+        (folder / f).exists() for f in (TOKENIZER_FILE, "tokenizer.model", "vocab.json")
+    )
+    return folder if tokenizer and all((folder / s).exists() for s in shards) else None
+
+
+def require_hub(name: str, seconds: float = 4.0) -> None:
+    """Fails within seconds where the hub's own client would retry for minutes."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    advice = (
+        "Download it where there is a network (hf download <name>) and pass the folder, or copy "
+        f"that machine's cache to {constants.HF_HUB_CACHE}."
+    )
+    if constants.HF_HUB_OFFLINE:
+        raise UnreachableHub(
+            f"{name!r} is not in the local cache, and HF_HUB_OFFLINE is set. {advice}"
+        )
+    outcome: list[str] = [f"no answer in {seconds:.0f} s"]
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=seconds)
+            outcome[0] = ""
+        except Exception as error:  # any failure to connect, of whichever client library
+            outcome[0] = str(error) or type(error).__name__
+
+    # In a thread, because looking up an address ignores the client's timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if outcome[0]:
+        raise UnreachableHub(
+            f"{name!r} is not in the local cache, and the hub at {constants.ENDPOINT} cannot be "
+            f"reached ({outcome[0]}). {advice}"
+        )
+
+
+def _download(repo: str, revision: str | None, allow: list[str], ignore: list[str] | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore)
+        )
+    except LocalEntryNotFoundError as error:
+        raise UnreachableHub(
+            f"The hub stopped answering while {repo!r} was downloaded ({error}). Run it again; "
+            "what has arrived is kept."
+        ) from error
+    except HfHubHTTPError as error:
+        raise CheckpointError(
+            f"The hub refuses {repo!r} (revision {revision or 'default'}): {error}. Check the "
+            "name, the revision, and whether it asks you to log in (hf auth login)."
+        ) from error
