@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens import stats
-from steerlens.analyses.steerability.measure_steerability import BUDGET, steerability
+from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
 from steerlens.data.contrast import ContrastSet
 from steerlens.directions.methods import DiffMean
@@ -42,6 +42,7 @@ from steerlens.models.model import Model
 from steerlens.stats import Interval
 from steerlens.store.tensors import read_tensors, write_tensors
 from steerlens.testbed.grammar import CONCEPTS
+from steerlens.units import BUDGET
 
 FAR = 1_000_000
 """Seeds of the large samples start here, beyond those of any repeat."""

@@ -14,9 +14,9 @@ from plotly.subplots import make_subplots
 from scipy.stats import rankdata
 
 from steerlens import stats
-from steerlens.analyses.steerability.measure_steerability import BUDGET
 from steerlens.plots.look import PALETTE, QUIET, SYMBOLS, house
 from steerlens.testbed.grammar import CONCEPTS
+from steerlens.units import BUDGET
 
 if TYPE_CHECKING:
     from proxies import Proxies

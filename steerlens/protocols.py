@@ -7,7 +7,7 @@ length of a `with`; whatever has these shapes can be swept, mapped, scored, stor
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -60,17 +60,45 @@ class Hookable(Protocol):
 class Intervention(Protocol):
     """A change of a model with a strength. At 0 it is the unsteered model, exactly.
 
-    After the `with`, also after an error in it, nothing is left behind.
+    After the `with`, also after an error in it, nothing is left behind. This is all that an
+    analysis needs; of an intervention that says no more it assumes that any block may be changed
+    and that a batch has one multiplier for all rows.
     """
 
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]: ...
 
 
 @runtime_checkable
+class Fitted(Protocol):
+    """An intervention that knows which models it fits."""
+
+    def require_fits(self, model: Any) -> None:
+        """Raises ValueError, before any work is done, if the model is not one of them."""
+        ...
+
+
+@runtime_checkable
+class Stated(Intervention, Protocol):
+    """An intervention that states what an analysis can make use of."""
+
+    @property
+    def first_block(self) -> int:
+        """The first block whose input or weights it changes; all blocks below see the unsteered
+        stream. A block counts from 0, and the number of layers means: after the last block."""
+        ...
+
+    @property
+    def per_row(self) -> bool:
+        """Whether `attach` takes one multiplier per row of a batch."""
+        ...
+
+
+@runtime_checkable
 class ResidualEdit(Intervention, Protocol):
     """An intervention at one residual-stream site, which `sweep` can compute from shared work.
 
-    The edit of one token must depend on that token's own vector alone.
+    The edit of one token must depend on that token's own vector alone. It takes one multiplier per
+    row, and changes nothing below its site.
     """
 
     @property
@@ -82,6 +110,33 @@ class ResidualEdit(Intervention, Protocol):
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]: ...
+
+
+@runtime_checkable
+class Directed(ResidualEdit, Protocol):
+    """A residual edit along one direction, so that a random direction can take its place."""
+
+    @property
+    def direction(self) -> Direction: ...
+
+    def along(self, direction: Direction) -> Directed:
+        """The same edit, as long and at the same tokens, along another direction."""
+        ...
+
+
+def takes_rows(intervention: Intervention) -> bool:
+    """Whether an intervention takes one multiplier per row of a batch."""
+    if isinstance(intervention, ResidualEdit):
+        return True
+    return isinstance(intervention, Stated) and intervention.per_row
+
+
+def first_block(intervention: Intervention) -> int:
+    """The first block that an intervention changes; 0 where it does not say."""
+    if isinstance(intervention, ResidualEdit):
+        entry = intervention.site.entry
+        return intervention.site.layer if entry is None else entry
+    return intervention.first_block if isinstance(intervention, Stated) else 0
 
 
 @runtime_checkable

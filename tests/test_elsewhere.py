@@ -12,13 +12,13 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.ratios import difference_of_means, ratio_of_means
 from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
-from steerlens.analyses.steerability.measure_steerability import MULTIPLIERS
 from steerlens.data.contrast import ContrastError, ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Ablate, Add, Together
 from steerlens.models.model import Model
 from steerlens.sites import Site
 from steerlens.store.result_files import ResultError
+from steerlens.units import MULTIPLIERS
 
 FEW = (-1.0, 0.0, 1.0)
 

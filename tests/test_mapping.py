@@ -167,7 +167,7 @@ def test_multipliers_without_zero_are_refused_before_any_work(model, read, plant
 
 
 def test_multipliers_without_a_positive_one_are_refused(model, read, planted_data):
-    with pytest.raises(ValueError, match="at least one above"):
+    with pytest.raises(ValueError, match="no strength above 0.0"):
         steerability(model, read, planted_data[1], multipliers=(-1.0, 0.0))
 
 

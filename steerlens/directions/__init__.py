@@ -4,7 +4,6 @@ from steerlens.directions.activations import Activations as Activations
 from steerlens.directions.errors import DirectionError as DirectionError
 from steerlens.directions.facts import LAYERS as LAYERS
 from steerlens.directions.facts import Operation as Operation
-from steerlens.directions.facts import StrengthUnit as StrengthUnit
 from steerlens.directions.vector import FORMAT as FORMAT
 from steerlens.directions.vector import Adopter as Adopter
 from steerlens.directions.vector import Direction as Direction

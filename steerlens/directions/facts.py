@@ -9,12 +9,10 @@ from typing import Any, Literal, get_args
 
 from steerlens.directions.errors import DirectionError
 from steerlens.sites import Positions, Rule, Site
+from steerlens.units import StrengthUnit
 
 Operation = Literal["add", "ablate", "clamp"]
 """What a direction is made for: the interventions along one direction."""
-
-StrengthUnit = Literal["resid_norm", "direction", "projection_std"]
-"""What multiplier 1 of `Add` means, by name."""
 
 LAYERS = "blocks count from 0; resid_pre enters a block, resid_post leaves it"
 """The layer convention of every stored site; a file that states another one is refused."""

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from steerlens.directions import basis, facts
 from steerlens.directions.errors import DirectionError
-from steerlens.directions.facts import Operation, StrengthUnit
+from steerlens.directions.facts import Operation
 from steerlens.sites import Positions, Site
 from steerlens.store.files import write_bytes
+from steerlens.units import StrengthUnit
 
 FORMAT = "steerlens.directions/2"
 OLDER = ("steerlens.directions/1",)

@@ -14,7 +14,6 @@ from steerlens.analyses.features.compare_features import (
 )
 from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.probe.measure_probe import probe
-from steerlens.analyses.steerability.measure_steerability import BUDGET
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import ExperimentError, load_data
 from steerlens.experiment.fields import Experiment
@@ -24,6 +23,7 @@ from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
 from steerlens.saes.dictionary import Dictionary
 from steerlens.sites import Positions, Rule
+from steerlens.units import BUDGET
 
 
 @dataclass(frozen=True, kw_only=True)

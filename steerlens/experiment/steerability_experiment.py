@@ -10,13 +10,7 @@ from typing import ClassVar, get_args
 
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
-from steerlens.analyses.steerability.measure_steerability import (
-    BUDGET,
-    MULTIPLIERS,
-    MapUnit,
-    check_multipliers,
-    steerability,
-)
+from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.writing.measure_writing import writing
 from steerlens.data.contrast import ContrastSet
@@ -46,6 +40,7 @@ from steerlens.measures.generation import dose_response
 from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Rule
+from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +88,7 @@ class SteerabilityExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_multipliers(self.multipliers)
+        require_multipliers(self.multipliers)
         if self.positions not in get_args(Rule) or self.positions in ("answer", "span"):
             raise ExperimentError(
                 f"positions={self.positions!r} cannot be steered by name. "

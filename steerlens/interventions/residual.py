@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from steerlens.directions import Direction, DirectionError
 from steerlens.protocols import Hookable, Strength
 from steerlens.sites import Positions, Site
+from steerlens.units import StrengthUnit
 
-Unit = Literal["resid_norm", "direction", "projection_std"]
-"""What multiplier 1 of `Add` means, by name."""
+E = TypeVar("E", bound="_AlongDirection")
 
 
 class _AlongDirection(ABC):
@@ -34,6 +34,14 @@ class _AlongDirection(ABC):
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]: ...
 
+    def require_fits(self, model: Hookable) -> None:
+        """Raises DirectionError if the direction does not fit the model."""
+        model.require(self.direction)
+
+    def along(self: E, direction: Direction) -> E:
+        """The same edit along another direction."""
+        return replace(self, direction=direction)  # type: ignore[type-var]
+
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
         """Steers the model until the `with` ends.
 
@@ -49,7 +57,7 @@ class _AlongDirection(ABC):
                 f"padding; got {type(model).__name__}. Wrap it once, model = Model(hooked), and "
                 "run it through the Model inside the `with`."
             )
-        model.require(self.direction)
+        self.require_fits(model)
         return model.hooked(self.site, self, self.positions, multiplier)
 
 
@@ -63,7 +71,7 @@ class Add(_AlongDirection):
 
     direction: Direction
     positions: Positions = Positions.from_prompt_end()
-    unit: Unit | float = "resid_norm"
+    unit: StrengthUnit | float = "resid_norm"
     """What multiplier 1 means: "resid_norm", the stream's median norm at the site; "direction",
     the direction as fitted; "projection_std", one standard deviation of the fitted activations; or
     a number, the length that is added (e.g. of `equal_kl`)."""

@@ -200,6 +200,18 @@ class Model:
         """Content hash of the weights and config, computed anew at every call."""
         return checkpoints.fingerprint(self.wrapped)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result states about the model that it was measured on."""
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "processing": self.processing,
+            "dtype": self.dtype,
+            "bos": self.prepend_bos,
+        }
+
     def sites(self, stream: str = "resid_post") -> tuple[Site, ...]:
         """One site per layer."""
         return tuple(Site(layer, stream) for layer in range(self.n_layers))  # type: ignore[arg-type]

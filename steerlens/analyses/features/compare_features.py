@@ -36,7 +36,7 @@ from steerlens.analyses.features.measure_features import (
     lengths_of_equal_utility,
 )
 from steerlens.analyses.features.rank_features import alive, by_contrast, require_same_model
-from steerlens.analyses.steerability.measure_steerability import BUDGET, require_disjoint
+from steerlens.analyses.steerability.measure_steerability import require_disjoint
 from steerlens.data.contrast import ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
@@ -46,6 +46,7 @@ from steerlens.measures.sweep import divergence, questions, sweep
 from steerlens.models.model import Model, as_model
 from steerlens.saes.dictionary import Dictionary, DictionaryError
 from steerlens.sites import Positions, Site
+from steerlens.units import BUDGET
 
 OPENINGS, NEW_TOKENS = 48, 16
 """Texts that SAE-TS learns from, under every vector, and tokens written after each."""

@@ -14,11 +14,6 @@ from steerlens import plots, stats
 from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking, FoundFeature
 from steerlens.analyses.features.feature_writing import written_tokens
 from steerlens.analyses.features.find_features import find_features
-from steerlens.analyses.steerability.measure_steerability import (
-    BUDGET,
-    MULTIPLIERS,
-    check_multipliers,
-)
 from steerlens.data.contrast import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
@@ -26,6 +21,7 @@ from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model, as_model
 from steerlens.saes.dictionary import Dictionary
 from steerlens.sites import Positions
+from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -128,7 +124,7 @@ def feature_card(
         DictionaryError: If there is no such feature, or the SAE was not made for the model.
     """
     model = as_model(model)
-    check_multipliers(multipliers)
+    require_multipliers(multipliers)
     dictionary.require_features((feature,))
     positions = positions or Positions.from_prompt_end()
     ranking = find_features(

@@ -12,11 +12,6 @@ from torch import Tensor
 
 from steerlens.analyses.features.feature_map import FeatureMap
 from steerlens.analyses.features.rank_features import alive
-from steerlens.analyses.steerability.measure_steerability import (
-    BUDGET,
-    MULTIPLIERS,
-    check_multipliers,
-)
 from steerlens.data.contrast import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
@@ -27,6 +22,7 @@ from steerlens.models.model import Model, as_model
 from steerlens.saes.dictionary import Dictionary
 from steerlens.saes.steering import AblateFeature, ClampFeature
 from steerlens.sites import Positions
+from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
 
 Operation = Literal["add", "clamp", "ablate"]
 TOLERANCE = 0.02
@@ -190,7 +186,7 @@ def feature_map(
     model = as_model(model)
     dictionary.require_fits(model)
     multipliers = multipliers or (MULTIPLIERS if operation == "add" else (0.0, 0.25, 0.5, 1.0))
-    check_multipliers(multipliers)
+    require_multipliers(multipliers)
     if nulls < 19 or not features:
         raise ValueError(
             f"{len(features)} features and {nulls} nulls: give at least one feature and 19 nulls."

@@ -15,7 +15,6 @@ from torch import Tensor
 from steerlens.analyses.answers import Answers
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
-from steerlens.analyses.steerability.measure_steerability import MULTIPLIERS, check_multipliers
 from steerlens.data.contrast import ContrastSet
 from steerlens.directions import Direction
 from steerlens.directions.methods import Random
@@ -24,6 +23,7 @@ from steerlens.measures.sweep import plan, sweep
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sites import Site
+from steerlens.units import MULTIPLIERS, require_multipliers
 
 Steering = Intervention | Direction
 """An intervention, or a direction for `Add` with its usual strength and positions."""
@@ -63,7 +63,7 @@ def shifted(
     and evaluates under others. Here per site, with intervals; what is shifted is up to the sets.
     """
     model = as_model(model)
-    check_multipliers(multipliers)
+    require_multipliers(multipliers)
     named = _named(interventions)
     if not away:
         raise ValueError("away is empty: give at least one set of shifted questions, by its name.")
@@ -122,7 +122,7 @@ def spillover(
             a direction, or questions that cannot be scored; all before the first sweep starts.
     """
     model = as_model(model)
-    check_multipliers(multipliers)
+    require_multipliers(multipliers)
     named = _named(interventions)
     homes = _homes(home, tuple(named), sets)
     _require_different(sets)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,12 +20,7 @@ from steerlens.measures.sweep import divergence, halved, questions, sweep
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Method
 from steerlens.sites import Positions, Site
-
-MULTIPLIERS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-BUDGET = 0.1
-"""Nats of KL per token, the limit with which arXiv:2406.11717 selects directions."""
-MapUnit = Literal["resid_norm", "direction", "projection_std", "equal_kl"]
-"""What multiplier 1 means in a map: a `Unit` of `Add`, or as long as costs the budget."""
+from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
 
 
 def steerability(
@@ -81,7 +74,7 @@ def steerability(
     """
     model = as_model(model)
     method, positions = method or DiffMean(), positions or Positions.from_prompt_end()
-    check_multipliers(multipliers)
+    require_multipliers(multipliers)
     require_disjoint(fit, choose, report)
     sites = tuple(sites or model.sites())
     for site in sites:
@@ -209,23 +202,6 @@ def _random(
         ]
         for k in range(nulls)
     ]
-
-
-def check_multipliers(multipliers: Sequence[float]) -> None:
-    """Raises ValueError unless the strengths hold 0 once, and something else."""
-    values = list(multipliers)
-    if not all(math.isfinite(m) for m in values):
-        raise ValueError(f"multipliers={tuple(values)} are not all finite numbers.")
-    if 0.0 not in values:
-        raise ValueError(
-            f"multipliers={tuple(values)} has no 0.0, so nothing is unsteered to compare against. "
-            "Add 0.0."
-        )
-    if len(set(values)) != len(values) or max(values) <= 0:
-        raise ValueError(
-            f"multipliers={tuple(values)} should be different strengths, 0.0 and at least one above "
-            "it: a direction is judged by what more of it does."
-        )
 
 
 def _keys(part: ContrastSet | Activations) -> set[str]:

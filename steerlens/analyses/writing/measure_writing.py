@@ -20,6 +20,7 @@ from steerlens.models.memory import free_bytes
 from steerlens.models.model import Model, SteeringError, as_model
 from steerlens.protocols import Intervention, Scorer
 from steerlens.sites import Site
+from steerlens.units import require_multipliers
 
 Texts = tuple[tuple[str, ...], ...]
 
@@ -97,7 +98,7 @@ def writing(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     require_unsteered(model)
     _require_prompts(model, prompts, max_new_tokens)
-    _require_multipliers(multipliers)
+    require_multipliers(multipliers, positive=False)
     sites = _sites(model, interventions)
     rows = rows or _rows_that_fit(model, prompts, max_new_tokens)
     options: dict[str, Any] = {
@@ -292,17 +293,6 @@ def _require_prompts(model: Model, prompts: list[str], new: int) -> None:
             f"than the context of {model.name!r}, {model.n_ctx}. Use "
             f"max_new_tokens={max(0, model.n_ctx - longest)} or shorter prompts."
         )
-
-
-def _require_multipliers(multipliers: Sequence[float]) -> None:
-    values = [float(m) for m in multipliers]
-    if 0.0 not in values or len(values) < 2 or len(set(values)) < len(values):
-        raise ValueError(
-            f"multipliers={tuple(values)} should be 0.0, to which all texts are compared, and other "
-            "strengths, none of them twice."
-        )
-    if not all(math.isfinite(m) for m in values):
-        raise ValueError(f"multipliers={tuple(values)} are not all finite numbers.")
 
 
 def _sites(model: Model, interventions: Sequence[Intervention]) -> tuple[Site, ...]:

@@ -1,0 +1,76 @@
+"""Arms: the named interventions that an analysis compares, one row of its result each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerlens.directions import Direction
+from steerlens.interventions.residual import Add
+from steerlens.models.model import Model
+from steerlens.protocols import Fitted, Intervention, ResidualEdit
+from steerlens.sites import Positions, Site
+from steerlens.units import StrengthUnit
+
+Steering = Intervention | Direction
+"""An intervention, or a direction for `Add` with its usual strength and positions."""
+Arms = Mapping[str, Steering] | Sequence[Steering]
+"""Interventions by name; or interventions at different sites, which name them."""
+
+
+def layer_family(
+    directions: Sequence[Direction],
+    positions: Positions | None = None,
+    unit: StrengthUnit | Sequence[float] = "resid_norm",
+) -> dict[str, Add]:
+    """One `Add` per direction, named by its site: the usual arms of a map of layers.
+
+    Args:
+        unit: What multiplier 1 means: a unit for all, or a length for each.
+    """
+    positions = positions or Positions.from_prompt_end()
+    each: list[Any] = [unit] * len(directions) if isinstance(unit, str) else list(unit)
+    edits = [Add(d, positions, one) for d, one in zip(directions, each, strict=True)]
+    return {str(edit.site): edit for edit in edits}
+
+
+def named_arms(arms: Arms) -> dict[str, Intervention]:
+    """The interventions by name.
+
+    Raises:
+        ValueError: If there are none, or their sites do not tell them apart.
+        TypeError: If something among them is no intervention.
+    """
+    given = list(arms.values()) if isinstance(arms, Mapping) else list(arms)
+    for one in given:
+        if not isinstance(one, Intervention | Direction):
+            raise TypeError(
+                f"{one!r:.80} is no intervention: it has no attach(model, multiplier). Give "
+                "interventions such as Add(direction), or directions."
+            )
+    edits = [Add(one) if isinstance(one, Direction) else one for one in given]
+    if not edits:
+        raise ValueError("There are no interventions to measure. Give at least one.")
+    if isinstance(arms, Mapping):
+        return dict(zip(map(str, arms), edits, strict=True))
+    names = [str(site) if (site := site_of(edit)) else type(edit).__name__ for edit in edits]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"The sites do not tell the interventions apart ({', '.join(names)}). "
+            "Name them: {'name': intervention, …}."
+        )
+    return dict(zip(names, edits, strict=True))
+
+
+def site_of(intervention: Intervention) -> Site | None:
+    """The one site where an intervention acts; None where it is not one site."""
+    return intervention.site if isinstance(intervention, ResidualEdit) else None
+
+
+def require_fits(model: Model, arms: Mapping[str, Intervention]) -> None:
+    """Raises ValueError, naming the arm, if an intervention does not fit the model."""
+    for intervention in arms.values():
+        if isinstance(intervention, ResidualEdit):
+            model.require_site(intervention.site)
+        if isinstance(intervention, Fitted):
+            intervention.require_fits(model)

@@ -1,0 +1,103 @@
+"""The parts of a report page as values: what a result says of itself, without any HTML.
+
+A result returns a `Section`; the page lays out sections and knows no result. A new figure or a new
+fact of a result is one more block here, in the file that makes the section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text. Words in `backticks` are shown as code, **stars** in bold."""
+
+    text: str
+    quiet: bool = False
+    """Whether it is an explanation rather than a finding: set in grey."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number: what it is, what it came to, and what that means."""
+
+    term: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A list of facts."""
+
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plotly figure. It is drawn when the page is made."""
+
+    draw: Callable[[], "go.Figure"]
+    caption: str = ""
+    """How to read it, in a sentence or two."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of a column of a table."""
+
+    name: str
+    unit: str = ""
+    number: bool = True
+    """Whether its cells are numbers: set flush right."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words and numbers that are written as they should be shown."""
+
+    head: tuple[Heading, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    marked: int | None = None
+    """The row to highlight."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Written texts under one prompt, to be compared: (label, text) each."""
+
+    prompt: str
+    texts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks behind a line that opens them."""
+
+    line: str
+    blocks: tuple["Block", ...]
+
+
+Block: TypeAlias = Paragraph | Facts | Figure | Table | Texts | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a result says on the page."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    answer: tuple[str, ...] = ()
+    """Sentences for the top of the page; the first is the finding. Of all sections that have any,
+    they stand there in order."""
+    facts: tuple[Fact, ...] = ()
+    """Numbers for the top of the page."""
+    question: str = ""
+    """The question that the page answers, for its title; of the first section that states one."""

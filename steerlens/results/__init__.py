@@ -1,0 +1,6 @@
+"""What every analysis returns: arrays with named axes, and what is read from their annotations."""
+
+from steerlens.results.cell import Cell as Cell
+from steerlens.results.frames import Column as Column
+from steerlens.results.result import Result as Result
+from steerlens.results.result import ResultError as ResultError

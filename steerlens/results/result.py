@@ -1,0 +1,188 @@
+"""The base of every result: it saves, loads and tabulates itself from its annotated fields.
+
+A result is a frozen dataclass whose arrays carry their axes in their annotations. Storage, the
+tidy table, the CSV file and the labelled arrays follow from these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+
+from torch import Tensor
+
+from steerlens.results import frames
+from steerlens.results.encoding import axes_of, decode, encode, hints_of, plain
+from steerlens.results.frames import Column
+from steerlens.sites import Site
+from steerlens.store.documents import read_document, write_document
+from steerlens.store.files import write_text
+from steerlens.store.tensors import DamagedFile, read_with_checksum, write_tensors
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+    import xarray
+
+    from steerlens.report.section import Section
+
+FORMAT = "steerlens.result/2"
+
+R = TypeVar("R", bound="Result")
+
+
+class ResultError(ValueError):
+    """A result that is missing, damaged, or of something else."""
+
+
+class Result:
+    """What an analysis measured, with views of it.
+
+    A subclass is a frozen dataclass with a `kind` and a field `made_by`. It states its arrays as
+    jaxtyping annotations, and may say more: `columns` of its table, `plot`, `summary`, and its
+    `section` of the report page.
+    """
+
+    kind: ClassVar[str] = "result"
+    """The name of its files: ``<kind>.safetensors``, ``<kind>.json`` and ``<kind>.csv``."""
+    made_by: dict[str, Any]
+    """How the numbers came about: model, data, settings."""
+
+    # Files
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes the arrays, the JSON file that describes them, and a tidy CSV into a folder."""
+        folder = Path(folder)
+        tensors: dict[str, Tensor] = {}
+        stated = encode(self, type(self), "", tensors)
+        digest = write_tensors(
+            folder / f"{self.kind}.safetensors", tensors, states={"kind": self.kind}
+        )
+        write_document(
+            folder / f"{self.kind}.json",
+            {"format": FORMAT, "kind": self.kind, "tensors": digest, "fields": stated},
+        )
+        if self.columns():
+            write_text(folder / f"{self.kind}.csv", self.to_frame().to_csv(index=False))
+        return folder
+
+    @classmethod
+    def load(cls: type[R], folder: Path | str) -> R:
+        """Reads what `save` wrote.
+
+        Raises:
+            ResultError: If the folder holds no such result, or a file of it is damaged.
+        """
+        folder = Path(folder)
+        try:
+            described = read_document(folder / f"{cls.kind}.json")
+            tensors, digest = read_with_checksum(
+                folder / f"{cls.kind}.safetensors", {"kind": cls.kind}
+            )
+            if described["format"] != FORMAT or described["kind"] != cls.kind:
+                raise ValueError(
+                    f"it states format {described['format']!r} and kind {described['kind']!r}"
+                )
+            if described["tensors"] != digest:
+                raise ValueError("its two files are of different results")
+            return decode(described["fields"], cls, "", tensors)
+        except FileNotFoundError as error:
+            raise ResultError(
+                f"{folder} holds no finished {cls.kind} ({error.filename} is missing). "
+                "Run the experiment again: it goes on where it stopped."
+            ) from None
+        except (DamagedFile, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResultError(
+                f"The {cls.kind} in {folder} cannot be read ({error}). Delete {cls.kind}.json and "
+                f"{cls.kind}.safetensors there and run the experiment again."
+            ) from error
+
+    # Tables
+
+    def columns(self) -> Sequence[Column]:
+        """The columns of the table. By default every array of the result, if they share axes."""
+        return self.arrays()
+
+    def arrays(self) -> list[Column]:
+        """Every array of the result with the names of its axes, nested ones by their path."""
+        return list(_arrays(self, ""))
+
+    def coordinates(self, axis: str, size: int) -> Mapping[str, Sequence[Any]]:
+        """The names of the places along an axis.
+
+        An axis "multiplier" is named by the attribute `multipliers`, and so on; sites become a
+        column for the layer and one for the stream; rows are named, with their sites.
+        """
+        places: Any = getattr(self, f"{axis}s", None)
+        if isinstance(places, Tensor):
+            places = tuple(float(f"{x:.6g}") for x in places.tolist())  # not 0.10000000149
+        if places is None or len(places) != size:
+            return {axis: range(size)}
+        if axis == "site" or all(isinstance(place, Site) for place in places):
+            return _of_sites(tuple(places))
+        sites = getattr(self, "sites", ())
+        if axis == "row" and len(sites) == size:
+            return {axis: list(places), **_of_sites(sites)}
+        return {axis: list(places)}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The table, tidy: a row for every combination of the axes."""
+        return frames.to_frame(self.columns(), self.coordinates)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Every array with its axes and coordinates, and the columns of the table."""
+        arrays = {column.name: column for column in self.arrays()}
+        arrays |= {c.name: c for c in self.columns() if c.name not in arrays}
+        facts = {name: str(value) for name, value in self.made_by.items()}
+        return frames.to_xarray(list(arrays.values()), self.coordinates, facts)
+
+    # Words and pictures
+
+    def summary(self) -> str:
+        """What was found, in a few lines."""
+        return type(self).__name__
+
+    def plot(self) -> go.Figure:
+        """The main figure."""
+        raise NotImplementedError(f"{type(self).__name__} has no figure.")
+
+    def section(self, beside: Mapping[str, Result]) -> Section | None:
+        """Its section of the report page; None for none.
+
+        Args:
+            beside: The other results of the run, by kind.
+        """
+        return None
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        if type(self).plot is Result.plot:
+            return {"text/plain": repr(self)}
+        return self.plot()._repr_mimebundle_(include, exclude)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+
+def _of_sites(sites: Sequence[Site | None]) -> dict[str, list[Any]]:
+    return {
+        "layer": [None if site is None else site.layer for site in sites],
+        "stream": [None if site is None else site.stream for site in sites],
+    }
+
+
+def _arrays(value: Any, path: str) -> Any:
+    for name, hint in hints_of(type(value)).items():
+        found, whole = getattr(value, name), f"{path}{name}"
+        if found is None:
+            continue
+        if (axes := axes_of(hint)) is not None:
+            if axes != (name.removesuffix("s"),):  # `multipliers` names the axis "multiplier"
+                yield Column(whole, axes, found)
+        elif dataclasses.is_dataclass(found):
+            yield from _arrays(found, f"{whole}.")
+        elif isinstance(found, Mapping):
+            inner = axes_of((get_args(plain(hint)) or (None, None))[1])
+            if inner is not None:
+                yield from (Column(f"{whole}.{key}", inner, x) for key, x in found.items())

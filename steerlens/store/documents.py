@@ -1,0 +1,40 @@
+"""JSON files with a checksum of their own content: a changed character is noticed when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from steerlens.store.files import write_text
+from steerlens.store.tensors import DamagedFile
+
+CHECKSUM = "sha256"
+
+
+def write_document(path: Path, content: dict[str, Any]) -> Path:
+    """Writes a dictionary as JSON, with the checksum of its content beside it."""
+    whole = {**content, CHECKSUM: checksum(content)}
+    return write_text(path, json.dumps(whole, indent=1, sort_keys=True))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads what `write_document` wrote, without the checksum.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFile: If it is no JSON object, or its content is not what was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged ({error}).") from error
+    if not isinstance(content, dict) or content.pop(CHECKSUM, None) != checksum(content):
+        raise DamagedFile(f"{path} is damaged (its checksum does not match its content).")
+    return content
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """A hash of JSON content that does not depend on how it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
