@@ -239,7 +239,7 @@ def test_the_unsteered_texts_are_written_once_for_all_sites(gpt2, edits, monkeyp
     unsteered, real = [], module.generated_tokens
 
     def counted(model, prompts, **options):
-        unsteered.append(not model.hung)
+        unsteered.append(not model.attached)
         return real(model, prompts, **options)
 
     monkeypatch.setattr(module, "generated_tokens", counted)
