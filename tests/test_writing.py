@@ -146,10 +146,10 @@ def test_a_users_own_hook_belongs_to_the_unsteered_model(gpt2):
 
 
 def test_steered_models_are_not_asked_about_their_own_texts(gpt2, edits):
-    with pytest.raises(SteeringError, match="nothing here would be unsteered"), \
+    with pytest.raises(SteeringError, match="the model is not unsteered"), \
             edits()[0].attach(gpt2, 1.0):  # fmt: skip
         surprisal(gpt2, PROMPTS, torch.tensor(WRITTEN))
-    with pytest.raises(SteeringError, match="nothing here would be unsteered"), \
+    with pytest.raises(SteeringError, match="the model is not unsteered"), \
             edits()[0].attach(gpt2, 1.0):  # fmt: skip
         writing(gpt2, edits(), PROMPTS, (0.0, 1.0))
 
