@@ -13,7 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from steerlens.models.model import PRETRAINED
+from steerlens.models.loading import PRETRAINED
 from steerlens.saes.errors import DictionaryError
 from steerlens.saes.lens import sae_lens
 from steerlens.store.files import write_text
