@@ -144,6 +144,15 @@ class Result:
         """What was found, in a few lines."""
         return type(self).__name__
 
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """What the summary of a run says of it: by default its own summary.
+
+        Args:
+            beside: The other results of the run, by kind. What a result says may depend on them,
+                e.g. on the cell that a map recommends. "" for nothing.
+        """
+        return self.summary()
+
     def plot(self) -> go.Figure:
         """The main figure."""
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
