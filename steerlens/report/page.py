@@ -27,6 +27,16 @@ from steerlens.analyses.validity import ValidityFit
 from steerlens.analyses.writing.writing_map import Quantity, WritingMap
 from steerlens.directions import methods
 from steerlens.measures.generation import DoseResponse
+from steerlens.report.numbers import (
+    format_interval,
+    format_layers,
+    format_number,
+    format_p_value,
+    format_percent,
+    format_share,
+    format_signed,
+    with_minus,
+)
 from steerlens.stats import Interval
 
 UNITS = {
@@ -113,7 +123,10 @@ def _template() -> Any:
     world = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    world.filters |= {"number": number, "signed": signed, "percent": percent, "words": _words}
+    world.filters |= {
+        "number": format_number, "signed": format_signed, "percent": format_percent,
+        "words": format_layers,
+    }  # fmt: skip
     return world.from_string(
         files(__package__ or "steerlens").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
@@ -162,12 +175,12 @@ def _answer(map: SteerabilityMap) -> Answer:
         odds=None if gain is None else Interval(*(math.exp(min(x, 700.0)) for x in gain)),
         n=map.gains.shape[-1] if held is None else len(held.gains),
         held_out=held is not None,
-        cost=number(found.cost) if held is None else _interval(held.cost),
-        wrong_way="" if held is None else _share(held.wrong_way),
+        cost=format_number(found.cost) if held is None else format_interval(held.cost),
+        wrong_way="" if held is None else format_share(held.wrong_way),
         chance=(
             "The best of all cells would stand out as much with probability "
-            f"p = {number(map.null_shuffled.p_value)} if the labels meant nothing, and "
-            f"p = {number(map.null_random.p_value)} with random directions."
+            f"p = {format_number(map.null_shuffled.p_value)} if the labels meant nothing, and "
+            f"p = {format_number(map.null_random.p_value)} with random directions."
         ),
         facts=tuple(_facts(map)),
     )
@@ -181,26 +194,26 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
         facts += [
             Fact(
                 "Gain, held out",
-                f"{_interval(held.gain)} nats",
+                f"{format_interval(held.gain)} nats",
                 "How much steering raises the log-odds of the positive answer over the negative "
                 f"one, with its 95% interval, on {len(held.gains)} examples that had no part in "
                 "the choice. One nat multiplies the odds by 2.72.",
             ),
             Fact(
                 "Steered the wrong way",
-                _share(held.wrong_way),
+                format_share(held.wrong_way),
                 f"Share of those {len(held.gains)} examples whose gain is below zero, with its "
                 "95% interval: a good mean can hide examples that steering harms.",
             ),
             Fact(
                 "Cost, held out",
-                f"{_interval(held.cost)} nats per token",
+                f"{format_interval(held.cost)} nats per token",
                 "KL divergence: how far the predictions of the next token move on ordinary text "
                 f"that steering should leave alone. 0 is unchanged; {map.budget:g} was allowed.",
             ),
             Fact(
                 "Change of utility, held out",
-                f"{_interval(held.utility, signed)} nats",
+                f"{format_interval(held.utility, format_signed)} nats",
                 "Log-odds of giving either answer rather than anything else. Below zero, the model "
                 "begins to lose the question.",
             ),
@@ -209,7 +222,7 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
         facts.append(
             Fact(
                 "Gain where it was chosen",
-                f"{_interval(found.gain)} nats",
+                f"{format_interval(found.gain)} nats",
                 f"The same on the {examples} examples that chose this cell out of {cells}. "
                 "It flatters, as the best of many does.",
             )
@@ -219,7 +232,7 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
             facts.append(
                 Fact(
                     "Cost",
-                    f"{number(map.cost[i, j])} nats per token",
+                    f"{format_number(map.cost[i, j])} nats per token",
                     "KL divergence: how far the predictions of the next token move on ordinary "
                     f"text. 0 is unchanged; {map.budget:g} was allowed.",
                 )
@@ -227,14 +240,14 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
     facts += [
         Fact(
             "Is it the labels?",
-            _p(map.null_shuffled.p_value, len(map.shuffled)),
+            format_p_value(map.null_shuffled.p_value, len(map.shuffled)),
             f"Chance that the best of all {cells} cells would stand out as much if the labels "
             f"meant nothing, from {len(map.shuffled)} maps with directions fitted to shuffled "
             "labels.",
         ),
         Fact(
             "Is it this direction?",
-            _p(map.null_random.p_value, len(map.random)),
+            format_p_value(map.null_random.p_value, len(map.random)),
             f"The same against {len(map.random)} maps of random directions just as long: would any "
             "push do it?",
         ),
@@ -250,9 +263,9 @@ def _less(map: SteerabilityMap) -> tuple[str, str]:
         return "nothing", (
             "No cell with a negative multiplier is both above the null and within the budget."
         )
-    return f"{_interval(found.gain)} nats", (
+    return f"{format_interval(found.gain)} nats", (
         f"How far a negative multiplier lowers the log-odds, at the best cell for that: "
-        f"{_minus(str(found.cell))}, for {number(found.cost)} nats of KL per token. "
+        f"{with_minus(str(found.cell))}, for {format_number(found.cost)} nats of KL per token. "
         "On the examples that chose it."
     )
 
@@ -265,7 +278,9 @@ def _written(map: SteerabilityMap, writing: WritingMap) -> dict[str, str] | None
     i, j = writing.index(cell)
 
     def change(kind: Quantity) -> str:
-        return _interval(Interval(*(float(x[i, j]) for x in writing.change(kind)[:3])), signed)
+        return format_interval(
+            Interval(*(float(x[i, j]) for x in writing.change(kind)[:3])), format_signed
+        )
 
     return {"surprisal": change("surprisal"), "repeated": change("repeated")}
 
@@ -277,14 +292,14 @@ def _reading(probe: ProbeMap, map: SteerabilityMap | None) -> dict[str, Any]:
         correlation = map.probe_correlation(probe)
     return {
         "site": probe.best,
-        "auroc": _interval(Interval(*(float(x[best]) for x in probe.auroc_interval))),
-        "accuracy": _share(Interval(*(float(x[best]) for x in probe.accuracy_interval))),
+        "auroc": format_interval(Interval(*(float(x[best]) for x in probe.auroc_interval))),
+        "accuracy": format_share(Interval(*(float(x[best]) for x in probe.accuracy_interval))),
         "control": (probe.control_auroc.min(), probe.control_auroc.max()),
         "pairs": probe.scores.shape[1],
         "covers": map is not None and _covers(probe, map),
         "correlation": None
         if correlation is None or math.isnan(correlation.value)
-        else _interval(correlation, signed),
+        else format_interval(correlation, format_signed),
     }
 
 
@@ -307,15 +322,15 @@ def _compared(comparison: FeatureComparison) -> dict[str, Any] | None:
     return {
         "feature": feature.feature,
         "layer": feature.site.layer,
-        "gain": _interval(feature.gain),
-        "kl": _interval(feature.kl),
-        "diffmean": _interval(diffmean.gain),
-        "diffmean_kl": _interval(diffmean.kl),
+        "gain": format_interval(feature.gain),
+        "kl": format_interval(feature.kl),
+        "diffmean": format_interval(diffmean.gain),
+        "diffmean_kl": format_interval(diffmean.kl),
         "diffmean_layer": diffmean.site.layer,
-        "over": _interval(over, signed),
+        "over": format_interval(over, format_signed),
         "verdict": verdict,
-        "random": _interval(comparison.at_equal_kl.gain(FEATURE)),
-        "searched": _interval(searched.gain),
+        "random": format_interval(comparison.at_equal_kl.gain(FEATURE)),
+        "searched": format_interval(searched.gain),
         "n": comparison.at_equal_kl.gains.shape[-1],
     }
 
@@ -390,11 +405,11 @@ def _steered(map: SteerabilityMap | None, i: int) -> dict[str, Any]:
     gains = bool(within[j] > 0)
     rank = map.monotonicity[i]
     return {
-        "slope": _interval(Interval(*(float(x[i]) for x in map.slope_interval))),
+        "slope": format_interval(Interval(*(float(x[i]) for x in map.slope_interval))),
         "anti": map.anti_steerable[i],
         # Constant examples have no rank correlation.
         "monotonicity": rank[~rank.isnan()].mean(),
-        "gain": _interval(Interval(*(float(x[i, j]) for x in map.gain_interval)))
+        "gain": format_interval(Interval(*(float(x[i, j]) for x in map.gain_interval)))
         if gains
         else None,
         "multiplier": map.multipliers[j] if gains else None,
@@ -408,8 +423,8 @@ def _read(probe: ProbeMap | None, site: Any) -> dict[str, Any]:
         return {"auroc": None, "accuracy": None}
     i = probe.sites.index(site)
     return {
-        "auroc": _interval(Interval(*(float(x[i]) for x in probe.auroc_interval))),
-        "accuracy": _share(Interval(*(float(x[i]) for x in probe.accuracy_interval))),
+        "auroc": format_interval(Interval(*(float(x[i]) for x in probe.auroc_interval))),
+        "accuracy": format_share(Interval(*(float(x[i]) for x in probe.accuracy_interval))),
     }
 
 
@@ -464,73 +479,3 @@ def rerun_source(fields: dict[str, Any]) -> str:
 
 def _literal(value: Any) -> str:
     return repr(tuple(value) if isinstance(value, list) else value)
-
-
-# Words --------------------------------------------------------------------------------------------
-
-
-def number(value: Any) -> str:
-    """Three significant digits and a true minus sign; a dash for what was not measured (or None).
-
-    >>> number(-0.12345)
-    '−0.123'
-    """
-    value = math.nan if value is None else float(value) + 0.0
-    return "–" if math.isnan(value) else _minus(f"{value:.3g}")
-
-
-def signed(value: Any) -> str:
-    """`number`, with a plus sign above zero."""
-    value = float(value) + 0.0
-    return f"+{number(value)}" if value > 0 else number(value)
-
-
-def percent(value: Any) -> str:
-    """A share as per cent.
-
-    >>> percent(0.125)
-    '12.5%'
-    """
-    value = float(value)
-    return "–" if math.isnan(value) else f"{number(round(100 * value, 1))}%"
-
-
-def _interval(interval: Interval | None, form: Callable[[Any], str] = number) -> str:
-    if interval is None or math.isnan(interval.value):
-        return "–"
-    if math.isnan(interval.low):
-        return form(interval.value)
-    return f"{form(interval.value)} [{form(interval.low)}, {form(interval.high)}]"
-
-
-def _share(interval: Interval) -> str:
-    return f"{percent(interval.value)} [{percent(interval.low)}, {percent(interval.high)}]"
-
-
-def _p(value: float, maps: int) -> str:
-    least = ", the least that so few maps allow" if value <= 1.0001 / (maps + 1) else ""
-    return f"p = {number(value)}{least}"
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _words(layers: tuple[int, ...]) -> str:
-    """Layers in words, runs joined.
-
-    >>> _words((0, 1, 2, 5)), _words((4,))
-    ('layers 0–2 and 5', 'layer 4')
-    """
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    names: list[str] = []
-    for run in runs:
-        joined = f"{run[0]}–{run[-1]}"
-        names += [joined] if len(run) > 2 else [str(layer) for layer in run]
-    listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{'layer' if len(layers) == 1 else 'layers'} {listed}"
