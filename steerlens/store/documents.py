@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steerlens.store.files import read_bytes, write_text
-from steerlens.store.tensors import DamagedFile
+from steerlens.store.files import DamagedFile, read_bytes, write_text
 
 CHECKSUM = "sha256"
 
