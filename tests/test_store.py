@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.interventions import Add
 from steerlens.measures import reading as capture
 from steerlens.measures.activation_store import ActivationStore, StoreError

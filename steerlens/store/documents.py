@@ -13,9 +13,9 @@ CHECKSUM = "sha256"
 
 
 def write_document(path: Path, content: dict[str, Any]) -> Path:
-    """Writes a dictionary as JSON, with the checksum of its content beside it."""
+    """Writes a dictionary as JSON, with the checksum of its content as its last entry."""
     whole = {**content, CHECKSUM: checksum(content)}
-    return write_text(path, json.dumps(whole, indent=1, sort_keys=True))
+    return write_text(path, json.dumps(whole, indent=1))
 
 
 def read_document(path: Path) -> dict[str, Any]:
