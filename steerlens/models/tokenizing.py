@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.sites import TokenBatch
 
 PaddingSide = Literal["left", "right"]
