@@ -7,16 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steerlens.store.files import write_text
-from steerlens.store.tensors import DamagedFile
+from steerlens.store.files import DamagedFile, read_bytes, write_text
 
 CHECKSUM = "sha256"
 
 
 def write_document(path: Path, content: dict[str, Any]) -> Path:
-    """Writes a dictionary as JSON, with the checksum of its content beside it."""
+    """Writes a dictionary as JSON, with the checksum of its content as its last entry."""
     whole = {**content, CHECKSUM: checksum(content)}
-    return write_text(path, json.dumps(whole, indent=1, sort_keys=True))
+    return write_text(path, json.dumps(whole, indent=1))
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -24,10 +23,11 @@ def read_document(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        StorageError: If it cannot be read.
         DamagedFile: If it is no JSON object, or its content is not what was written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged ({error}).") from error
     if not isinstance(content, dict) or content.pop(CHECKSUM, None) != checksum(content):
