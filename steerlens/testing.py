@@ -386,7 +386,7 @@ def _traces(model: Model) -> tuple[str, int, int]:
     """What an intervention could leave: changed weights, hooks, edits on record."""
     points = model.wrapped.hook_dict.values()
     hooks = sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
-    return model.fingerprint, hooks, len(model.hung)
+    return model.fingerprint, hooks, len(model.attached)
 
 
 def _require_gone(

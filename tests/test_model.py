@@ -176,7 +176,7 @@ def test_nothing_is_left_after_the_with_or_after_an_error(either, random_directi
     with pytest.raises(KeyError), steering.attach(either, 3.0):
         raise KeyError
     assert torch.equal(either.logits(TEXTS), unsteered)
-    assert (hooks_of(either), either.hung) == (hooks, ())
+    assert (hooks_of(either), either.attached) == (hooks, ())
 
 
 def test_an_error_in_the_edit_leaves_nothing_behind(gpt2):

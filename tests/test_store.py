@@ -192,6 +192,6 @@ def test_steered_activations_are_not_stored(store, model, random_direction):
 def test_activations_under_a_users_own_hook_are_not_stored(store, model):
     name = Site(0).hook
     with model.wrapped.hooks(fwd_hooks=[(name, lambda resid, hook: resid * 2)]), \
-            pytest.raises(StoreError, match=f"Hooks hang on {name}.*are not stored"):  # fmt: skip
+            pytest.raises(StoreError, match=f"There are hooks on {name}.*are not stored"):  # fmt: skip
         read(store, model)
     assert files(store) == []

@@ -146,10 +146,10 @@ def test_a_users_own_hook_belongs_to_the_unsteered_model(gpt2):
 
 
 def test_steered_models_are_not_asked_about_their_own_texts(gpt2, edits):
-    with pytest.raises(SteeringError, match="nothing here would be unsteered"), \
+    with pytest.raises(SteeringError, match="the model is not unsteered"), \
             edits()[0].attach(gpt2, 1.0):  # fmt: skip
         surprisal(gpt2, PROMPTS, torch.tensor(WRITTEN))
-    with pytest.raises(SteeringError, match="nothing here would be unsteered"), \
+    with pytest.raises(SteeringError, match="the model is not unsteered"), \
             edits()[0].attach(gpt2, 1.0):  # fmt: skip
         writing(gpt2, edits(), PROMPTS, (0.0, 1.0))
 
@@ -239,7 +239,7 @@ def test_the_unsteered_texts_are_written_once_for_all_sites(gpt2, edits, monkeyp
     unsteered, real = [], module.generated_tokens
 
     def counted(model, prompts, **options):
-        unsteered.append(not model.hung)
+        unsteered.append(not model.attached)
         return real(model, prompts, **options)
 
     monkeypatch.setattr(module, "generated_tokens", counted)

@@ -20,7 +20,7 @@ E = TypeVar("E", bound="_AlongDirection")
 
 
 class _AlongDirection(ABC):
-    """What add, ablate and clamp share: where they act, and how they are hung on a model."""
+    """What add, ablate and clamp share: where they act, and how they are attached to a model."""
 
     direction: Direction
     positions: Positions
@@ -53,9 +53,9 @@ class _AlongDirection(ABC):
         """
         if not isinstance(model, Hookable):
             raise TypeError(
-                "Steering hangs on a steerlens Model, which knows where prompts end and what is "
-                f"padding; got {type(model).__name__}. Wrap it once, model = Model(hooked), and "
-                "run it through the Model inside the `with`."
+                "Steering is attached to a steerlens Model, which knows where prompts end and "
+                f"what is padding; got {type(model).__name__}. Wrap it once, model = "
+                "Model(hooked), and run it through the Model inside the `with`."
             )
         self.require_fits(model)
         return model.hooked(self.site, self, self.positions, multiplier)

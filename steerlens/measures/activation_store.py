@@ -46,11 +46,12 @@ class ActivationStore:
         """`steerlens.activations`, from disk where it was read before.
 
         Raises:
-            StoreError: If a stored file is damaged, or steering or hooks hang on the model.
+            StoreError: If a stored file is damaged, or steering or hooks are attached to the model.
         """
         model = as_model(model)
-        if model.hung or model.foreign_hooks:
-            what = f"Hooks hang on {', '.join(model.foreign_hooks)}" if model.foreign_hooks else ""
+        if model.attached or model.foreign_hooks:
+            on = ", ".join(model.foreign_hooks)
+            what = f"There are hooks on {on}" if on else ""
             raise StoreError(
                 f"{what or 'Steering is attached to the model'}, so its activations are not the "
                 "model's own and are not stored. Use steerlens.activations(…) for them."

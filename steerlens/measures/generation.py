@@ -129,7 +129,7 @@ def _stepper(model: Model, use_cache: bool, width: int) -> Step:
     if not use_cache:
         return lambda batch, start: _full(model, batch)
     kernel = model.kernel()
-    if kernel is not None and all(hung.site.entry is not None for hung in model.hung):
+    if kernel is not None and all(attached.site.entry is not None for attached in model.attached):
         return _KernelSteps(model, kernel, width)
     return _BridgeSteps(model) if model.is_bridge else _HookedSteps(model)
 
@@ -192,13 +192,13 @@ class _KernelSteps:
             own_index=index,
         )
         resid = self.kernel.embed(batch.tokens[:, None, start:], columns.positions)
-        edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.hung]
+        edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.attached]
         for entry in range(self.model.n_layers + 1):
             # resid_post of a block comes before resid_pre of the next: the order hooks fire in.
             for stream in ("resid_post", "resid_pre"):
-                for hung, chosen in edits:
-                    if hung.site.entry == entry and hung.site.stream == stream:
-                        resid = hung.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
+                for attached, chosen in edits:
+                    if attached.site.entry == entry and attached.site.stream == stream:
+                        resid = attached.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
             if entry < self.model.n_layers:
                 tail = self._tail(entry, edits)
                 resid, _ = self.kernel.block(
@@ -209,7 +209,7 @@ class _KernelSteps:
     def _tail(self, entry: int, edits: list) -> int | None:
         """In the last block only the last column matters, unless an edit after it must count."""
         last = self.model.n_layers - 1
-        after = any(hung.site.entry == last + 1 for hung, _ in edits)
+        after = any(attached.site.entry == last + 1 for attached, _ in edits)
         return 1 if entry == last and not after else None
 
 

@@ -62,7 +62,9 @@ def chunks(
         model.require_site(site)
     lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
     order = torch.tensor(sorted(range(len(pairs)), key=lambda i: (lengths[i], i)))
-    kernel = model.kernel() if all(s.entry is not None for s in sites) and not model.hung else None
+    kernel = (
+        model.kernel() if all(s.entry is not None for s in sites) and not model.attached else None
+    )
     for k, index in enumerate(order.split(batch_size)):
         ready = None if have is None else have(k)
         if ready is not None and torch.equal(ready.index, index):

@@ -75,11 +75,12 @@ def surprisal(
 
 
 def require_unsteered(model: Model) -> None:
-    """Raises SteeringError if steering hangs on the model."""
-    if model.hung:
+    """Raises SteeringError if steering is attached to the model."""
+    if model.attached:
+        sites = ", ".join(str(attached.site) for attached in model.attached)
         raise SteeringError(
-            f"Steering hangs on {model.name!r} at {', '.join(str(h.site) for h in model.hung)}, so "
-            "nothing here would be unsteered. Leave the `with` first."
+            f"Steering is attached to {model.name!r} at {sites}, so the model is not unsteered. "
+            "Leave the `with` first."
         )
 
 

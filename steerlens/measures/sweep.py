@@ -341,7 +341,7 @@ class _Engine:
                     fits(model)
         edits = all(isinstance(i, ResidualEdit) for i in self.interventions)
         in_stream = edits and all(i.site.entry is not None for i in self.interventions)
-        self.kernel: Kernel | None = model.kernel() if in_stream and not model.hung else None
+        self.kernel: Kernel | None = model.kernel() if in_stream and not model.attached else None
         self.path = (
             "wavefront" if self.kernel else "rows" if edits and model.is_bridge else "general"
         )

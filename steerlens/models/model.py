@@ -1,6 +1,6 @@
 """`Model`: a handle over a HookedTransformer (or TransformerBridge) that never guesses.
 
-Padding, masks and BOS are explicit at every call; steering is hung on as hooks and is gone after
+Padding, masks and BOS are explicit at every call; steering is attached as hooks and is gone after
 the `with`; a steering call that edited no token raises.
 """
 
@@ -39,8 +39,8 @@ class SteeringError(ValueError):
 
 
 @dataclass(eq=False)
-class Hung:
-    """One edit that hangs on the model, and how many tokens it edited in the current run."""
+class Attached:
+    """One edit attached to the model, and how many tokens it edited in the current run."""
 
     site: Site
     edit: Edit
@@ -96,7 +96,7 @@ class Model:
     revision: str | None = None
     prepend_bos: bool | None = None
     """Whether texts start with BOS; by default as the model's config says. Recorded with results."""
-    _hung: list[Hung] = field(default_factory=list, init=False, repr=False)
+    _attached: list[Attached] = field(default_factory=list, init=False, repr=False)
     _window: _Window | None = field(default=None, init=False, repr=False)
     _untrusted: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
@@ -476,7 +476,7 @@ class Model:
         """
         self.require_site(site)
         _require_strength(multiplier)
-        hung = Hung(site, edit, positions, multiplier)
+        attached = Attached(site, edit, positions, multiplier)
 
         def fire(resid: Tensor, hook: Any) -> Tensor:
             if self._window is None:
@@ -485,47 +485,47 @@ class Model:
                     "known where its prompts end and which tokens are padding. Run it through the "
                     "Model: model.logits(…), model.cache(…), model.generate(…)."
                 )
-            return hung.apply(resid, self._window.chosen(positions, resid.shape[1]))
+            return attached.apply(resid, self._window.chosen(positions, resid.shape[1]))
 
-        self._hung.append(hung)
+        self._attached.append(attached)
         try:
             with self.wrapped.hooks(fwd_hooks=[(site.hook, fire)]):
                 yield
         finally:
-            self._hung.remove(hung)
-        if not hung.ever_ran:
+            self._attached.remove(attached)
+        if not attached.ever_ran:
             raise SteeringError(
                 f"Steering at {site} never fired: no forward pass of {self.name!r} reached that "
                 "layer inside the `with`. Run the model inside it."
             )
 
     @property
-    def hung(self) -> tuple[Hung, ...]:
-        """The edits that hang on the model now, in order."""
-        return tuple(self._hung)
+    def attached(self) -> tuple[Attached, ...]:
+        """The edits attached to the model now, in order."""
+        return tuple(self._attached)
 
     @property
     def foreign_hooks(self) -> list[str]:
-        """Hook points that carry forward hooks besides the edits of `hung`."""
-        known = Counter(hung.site.hook for hung in self._hung)
+        """Hook points that carry forward hooks besides the edits of `attached`."""
+        known = Counter(attached.site.hook for attached in self._attached)
         points = self.wrapped.hook_dict.items()
         return [name for name, point in points if len(point.fwd_hooks) > known[name]]
 
     @contextmanager
     def running(self, batch: TokenBatch, stop_at: int | None = None) -> Iterator[None]:
         """One run over a batch, after which every edit must have edited some token."""
-        for hung in self._hung:
-            hung.edited = 0
+        for attached in self._attached:
+            attached.edited = 0
         try:
             yield
         finally:
             self._window = None
-        for hung in self._hung:
-            entry = hung.site.layer if stop_at is None else hung.site.layer - stop_at
-            if hung.edited == 0 and (stop_at is None or entry < 0):
+        for attached in self._attached:
+            entry = attached.site.layer if stop_at is None else attached.site.layer - stop_at
+            if attached.edited == 0 and (stop_at is None or entry < 0):
                 raise SteeringError(
-                    f"{hung.positions} chose no token of these texts, so steering at {hung.site} "
-                    "did nothing. Positions.generated() needs tokens after the prompt."
+                    f"{attached.positions} chose no token of these texts, so steering at "
+                    f"{attached.site} did nothing. Positions.generated() needs tokens after the prompt."
                 )
 
     def computing(self, batch: TokenBatch, start: int = 0) -> None:
@@ -600,9 +600,9 @@ class Model:
     def kernel(self) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.
 
-        Steering that hangs on the model is not applied by it: the caller applies `hung`.
+        It does not apply attached steering: the caller applies `attached`.
         """
-        known = Counter(hung.site.hook for hung in self._hung)
+        known = Counter(attached.site.hook for attached in self._attached)
         if self.is_bridge or why_not(self.wrapped, known) is not None:
             return None
         return Kernel(self.wrapped, known)
@@ -641,7 +641,7 @@ def _require_device(device: torch.device | str) -> None:
 
 
 def _untrusted_streams(wrapped: Any) -> dict[str, str]:
-    """Streams whose hooks mean something else. Not asked while hooks of somebody hang on it."""
+    """Streams whose hooks mean something else. Not measured while other hooks are on it."""
     if wrapped in _measured:
         return _measured[wrapped]
     if any(point.fwd_hooks for point in wrapped.hook_dict.values()):

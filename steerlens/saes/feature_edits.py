@@ -25,7 +25,7 @@ FeatureUnit = Literal["resid_norm", "max_activation", "activation"]
 
 
 class _OfFeatures(ABC):
-    """What all feature edits share: where they act, and how they hang on a model."""
+    """What all feature edits share: where they act, and how they are attached to a model."""
 
     sae: SAE
     positions: Positions
@@ -74,9 +74,9 @@ class _OfFeatures(ABC):
         """
         if not isinstance(model, Model):
             raise TypeError(
-                "Steering hangs on a steerlens Model, which knows where prompts end and what is "
-                f"padding; got {type(model).__name__}. Wrap it once, model = Model(hooked), and "
-                "run it through the Model inside the `with`."
+                "Steering is attached to a steerlens Model, which knows where prompts end and "
+                f"what is padding; got {type(model).__name__}. Wrap it once, model = "
+                "Model(hooked), and run it through the Model inside the `with`."
             )
         self.require_fits(model)
         return model.hooked(self.site, self, self.positions, multiplier)

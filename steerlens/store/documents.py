@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steerlens.store.files import write_text
+from steerlens.store.files import read_bytes, write_text
 from steerlens.store.tensors import DamagedFile
 
 CHECKSUM = "sha256"
@@ -24,10 +24,11 @@ def read_document(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        StorageError: If it cannot be read.
         DamagedFile: If it is no JSON object, or its content is not what was written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged ({error}).") from error
     if not isinstance(content, dict) or content.pop(CHECKSUM, None) != checksum(content):

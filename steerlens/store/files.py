@@ -2,28 +2,151 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+TEMPORARY = ".steerlens-tmp"
+"""How the name of every unfinished file or folder ends. Its first character is a dot."""
+
+
+class StorageError(OSError):
+    """A file or folder that cannot be written or read. The message says why, and what to do."""
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Writes a file atomically, making its folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes it private; results are meant to be shared
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Writes a file atomically, making its folder if needed.
+
+    Raises:
+        StorageError: If it cannot be written; an older file at this place stays as it was.
+    """
+    with explained(path):
+        make_folder(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        unfinished = temporary_name(path)
+        try:
+            with open(unfinished, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise
     return path
 
 
 def write_text(path: Path, content: str) -> Path:
     """`write_bytes` for UTF-8 text."""
     return write_bytes(path, content.encode("utf-8"))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        StorageError: If it cannot be read.
+    """
+    with explained(path, "read"):
+        return path.read_bytes()
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes a folder and those above it where they are missing.
+
+    Raises:
+        StorageError: If that is not possible.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        StorageError: If it cannot be read.
+    """
+    found = hashlib.sha256()
+    with explained(path, "read"), open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside a path for what is not finished yet, which `remove_temporaries` knows."""
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def remove_temporaries(folder: Path) -> list[Path]:
+    """Removes the unfinished files that killed processes left in a folder and below it.
+
+    Call it only while holding the folder's lock (`RunFolder` does), since the unfinished file of a
+    process that still writes looks the same.
+
+    Returns:
+        What was removed.
+    """
+    stale = [path for path in sorted(folder.rglob(f".*{TEMPORARY}")) if not path.is_dir()]
+    for path in stale:
+        with explained(path, "removed"), suppress(FileNotFoundError):
+            path.unlink()
+    return stale
+
+
+@contextmanager
+def explained(path: Path, done: str = "written") -> Iterator[None]:
+    """Turns the system's errors into a `StorageError` that names the path and says what to do.
+
+    Args:
+        done: What is done to the path: "written", "read" or "removed". That a file to be read does
+            not exist stays a FileNotFoundError.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and done == "read":
+            raise
+        explanation = StorageError(f"{path} cannot be {done}: {_reason(path, error, done)}")
+        explanation.errno = error.errno
+        raise explanation from error
+
+
+def _reason(path: Path, error: OSError, done: str) -> str:
+    """Why, and what to do."""
+    code = error.errno
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            "the disk or your quota is full. Free some space, or choose a folder on another disk."
+        )
+    if code == errno.EFBIG:
+        return "the file is larger than the system allows. Raise the limit (ulimit -f)."
+    if code == errno.EROFS:
+        return "the file system is read-only. Choose another folder."
+    if code in (errno.EACCES, errno.EPERM):
+        where = path if done == "read" else path.parent
+        return (
+            f"you have no permission. Change the permissions of {where}, or choose another place."
+        )
+    if code == errno.EISDIR:
+        return "it is a folder. Choose another name, or move the folder away."
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
+        return f"{file} is a file, so it cannot be a folder. Choose another folder."
+    if code == errno.ENAMETOOLONG:
+        return "its name is too long. Choose a shorter one."
+    if code == errno.EMFILE:
+        return "too many files are open. Raise the limit (ulimit -n)."
+    return f"{error.strerror or error}. Check the disk and the path."
