@@ -1,6 +1,7 @@
 """SAE experiments: from two files and a folder of SAEs to a page, resumable, refusing what is wrong."""
 
 import dataclasses
+import re
 import shutil
 
 import pytest
@@ -13,7 +14,7 @@ from steerlens.models.model import Model
 from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Site
 from steerlens.store.result_files import ResultError
-from tests.handmade import handmade, planted_rows
+from tests.handmade import handmade, planted_rows, random_rows
 from tests.planted_files import write_planted
 
 LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")
@@ -164,6 +165,49 @@ def test_saes_that_do_not_fit_are_refused_before_anything_is_written(
     with pytest.raises(error, match=said):
         dataclasses.replace(experiment, **change).run(tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+class OnAnotherDevice(Model):
+    """As much of a model on a GPU as loading SAEs asks for."""
+
+    device = torch.device("cuda", 1)
+    n_layers = 2
+
+
+@pytest.mark.parametrize("saes", ["reviews", "a release", "a folder"])
+def test_saes_are_loaded_where_and_in_the_precision_in_which_the_model_computes(
+    experiment, folder, monkeypatch, saes
+):
+    asked = []
+
+    def load(source, sae_id=None, **where):
+        asked.append(where)
+        return made
+
+    made = handmade(random_rows(3, 8), LIVE)
+    monkeypatch.setattr(SAE, "load", load)
+    monkeypatch.setattr(SAE, "require_fits", lambda self, model: None)
+    named = {
+        "reviews": {"saes": "reviews"},
+        "a release": {"saes": "release", "sae_ids": ("one", "two")},
+        "a folder": {"saes": str(folder / "saes")},
+    }[saes]
+    model = OnAnotherDevice.__new__(OnAnotherDevice)
+    dataclasses.replace(experiment, dtype="bfloat16", **named).load_saes(model)
+    assert asked == [{"device": torch.device("cuda", 1), "dtype": torch.bfloat16}] * 2
+
+
+def test_a_run_in_half_precision_reads_its_saes_in_half_precision(folder, experiment):
+    half = dataclasses.replace(experiment, dtype="bfloat16")
+    for site in (LIVE, DEAD):  # they state the hash of the weights in full precision
+        shutil.copytree(folder / "saes" / site.hook, folder / "unhashed" / site.hook)
+        config = folder / "unhashed" / site.hook / "cfg.json"
+        config.write_text(
+            re.sub('"fingerprint": "[0-9a-f]+"', '"fingerprint": ""', config.read_text())
+        )
+    model = half.load_model()
+    found = dataclasses.replace(half, saes=str(folder / "unhashed")).load_saes(model)
+    assert [sae.W_dec.dtype for sae in found] == [torch.bfloat16] * 2
 
 
 def test_an_sae_whose_model_was_trained_on_is_refused(experiment, folder, planted, tmp_path):
