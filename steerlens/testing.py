@@ -7,6 +7,7 @@ project relies on. The tiny models are made in memory, through the real loading 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,8 +21,15 @@ from steerlens.models.checkpoints import (
     word_tokenizer,
 )
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import Intervention, Method, ResidualEdit
-from steerlens.sites import TokenBatch
+from steerlens.protocols import (
+    Fitted,
+    Intervention,
+    Method,
+    ResidualEdit,
+    first_block,
+    takes_rows,
+)
+from steerlens.sites import Site, TokenBatch
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -275,8 +283,10 @@ def check_intervention(
 
     At multiplier 0 the logits are the unsteered ones exactly; at 1 something changes; after the
     `with` and after an error in it nothing is left. A row of a batch is as if alone, padding on
-    either side changes nothing, a multiplier per row is each row with its own, and cached
-    generation is what a full forward pass says.
+    either side changes nothing, and cached generation is what a full forward pass says. What the
+    intervention states of itself holds: the blocks below its `first_block` see the unsteered
+    stream, `require_fits` accepts this model, and where it takes a multiplier per row, each row
+    is as with its own.
 
     Args:
         model: A `Model` or what it wraps.
@@ -287,8 +297,11 @@ def check_intervention(
     """
     model = as_model(model)
     name = repr(intervention)
+    rows = takes_rows(intervention)
     if isinstance(intervention, ResidualEdit):
         _check_edit(intervention, name, model)
+    if isinstance(intervention, Fitted):
+        _check_fits(intervention, name, model)
     prompts, continuations = [p for p, _ in texts], [c for _, c in texts]
     batch = model.answered(prompts, continuations)
     before = _traces(model)
@@ -308,7 +321,7 @@ def check_intervention(
         pass
     what = f"{name} left something behind after an error in the `with` (undo it in `finally`)"
     _require_gone(model, before, unsteered, batch, what)
-    for zero in (0.0, torch.zeros(len(batch), device=model.device)):
+    for zero in (0.0, torch.zeros(len(batch), device=model.device)) if rows else (0.0,):
         _require(
             all(map(torch.equal, steered(zero), unsteered)),
             f"{name} at multiplier {zero} is not the unsteered model: logits differ. Whatever it "
@@ -327,11 +340,15 @@ def check_intervention(
     right = steered(1.0, model.answered(prompts, continuations, padding_side="right"))
     for i, (one, other) in enumerate(zip(right, at_one, strict=True)):
         _require_same(one, other, model, f"{name}: text {i} differs between left and right padding")
-    strengths = torch.linspace(-1, 1, len(batch), device=model.device)
-    per_row = steered(strengths)
-    for i, m in enumerate(strengths.tolist()):
-        text = f"{name}: row {i} of a batch with one multiplier per row is not as with {m:g} alone"
-        _require_same(per_row[i], steered(m)[i], model, text)
+    if rows:
+        strengths = torch.linspace(-1, 1, len(batch), device=model.device)
+        per_row = steered(strengths)
+        for i, m in enumerate(strengths.tolist()):
+            text = (
+                f"{name}: row {i} of a batch with one multiplier per row is not as with {m:g} alone"
+            )
+            _require_same(per_row[i], steered(m)[i], model, text)
+    _check_first_block(intervention, name, model, batch)
     _check_cached(intervention, name, model, prompts)
 
 
@@ -357,6 +374,56 @@ def _check_edit(edit: ResidualEdit, name: str, model: Model) -> None:
         f"{name} edits a token by looking at other tokens, which padding and caching would change. "
         "If that is meant, give it no `site` and no `positions`, so that it is not a ResidualEdit",
     )
+
+
+def _check_fits(intervention: Fitted, name: str, model: Model) -> None:
+    before = _traces(model)
+    try:
+        intervention.require_fits(model)
+    except ValueError as error:
+        raise AssertionError(
+            f"{name} does not fit {model.name!r}, as its require_fits says: {error} Check it on a "
+            "model that it was made for."
+        ) from error
+    _require(_traces(model) == before, f"{name}: require_fits changed the model. Let it only look.")
+    try:
+        intervention.require_fits(_other_model())
+    except ValueError:
+        pass
+    except Exception as error:
+        raise AssertionError(
+            f"{name}: require_fits raised {error!r} for a model of other shapes. Raise ValueError "
+            "with a text that says what does not fit."
+        ) from error
+
+
+@cache
+def _other_model() -> Model:
+    """A model of one narrow layer, which few interventions fit."""
+    return Model(tiny_model("gpt2", n_layers=1, d_model=16))
+
+
+def _check_first_block(
+    intervention: Intervention, name: str, model: Model, batch: TokenBatch
+) -> None:
+    first = first_block(intervention)
+    _require(
+        0 <= first <= model.n_layers,
+        f"{name} says that first_block is {first}, and {model.name!r} has blocks 0 to "
+        f"{model.n_layers - 1}. Give the first block that it changes, or {model.n_layers} for what "
+        "comes after the last.",
+    )
+    below = [Site(layer, "resid_pre") for layer in range(first)]
+    sites = [*below, Site(model.n_layers - 1)]  # the last one, so that all blocks are run
+    unsteered = model.cache(batch, sites)
+    with intervention.attach(model, 1.0):
+        steered = model.cache(batch, sites)
+    for site in below:
+        _require(
+            torch.equal(steered[site][batch.mask], unsteered[site][batch.mask]),
+            f"{name} says that first_block is {first}, and it changes what enters block "
+            f"{site.layer}. Give the first block whose input or weights it changes.",
+        )
 
 
 def _check_cached(

@@ -12,24 +12,9 @@ from steerlens.interventions import Ablate, Add, Clamp, Together
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
+from tests.strangers import LouderHeads, Silent, low_rank
 
 PROMPTS = [prompt for prompt, _ in TEXTS]
-
-
-@dataclass(frozen=True)
-class LouderHeads:
-    """A stranger's intervention that is no edit of a stream: it turns up a layer's heads."""
-
-    layer: int
-
-    @contextmanager
-    def attach(self, model, multiplier):
-        def louder(z, hook):
-            m = multiplier[:, None, None, None] if isinstance(multiplier, Tensor) else multiplier
-            return z * (1 + m)
-
-        with model.wrapped.hooks(fwd_hooks=[(f"blocks.{self.layer}.attn.hook_z", louder)]):
-            yield
 
 
 @pytest.fixture
@@ -62,6 +47,17 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_an_intervention_keeps_the_contract(gpt2, direction, name):
     check_intervention(every_intervention(direction)[name], gpt2)
+
+
+def test_a_strangers_change_of_weights_keeps_the_contract(tiny):
+    weights = dict(tiny.wrapped.named_parameters())
+    change = low_rank(tiny, 1)
+    for intervention in (change, Silent(change)):
+        check_intervention(intervention, tiny)
+    left = dict(tiny.wrapped.named_parameters())
+    assert all(left[name] is weights[name] for name in weights), "the very same parameters"
+    with pytest.raises(ValueError, match="this model has none"):
+        low_rank(tiny, 2).require_fits(Model(tiny_model("gpt2", n_layers=1)))
 
 
 @pytest.mark.parametrize("name", ["Add in direction", "Ablate"])
@@ -161,6 +157,17 @@ class Wrong:
     """Adds ones-and-minus-ones to a stream, with one fault."""
 
     fault: str
+    per_row = True
+
+    @property
+    def first_block(self):
+        return 3 if self.fault == "says it starts later" else 2
+
+    def require_fits(self, model):
+        if self.fault == "fits no model":
+            raise ValueError("It was made for a larger one.")
+        if self.fault == "cannot say what it fits":
+            model.wrapped.blocks[1]
 
     @contextmanager
     def attach(self, model, multiplier):
@@ -218,6 +225,9 @@ class WrongEdit:
         ("looks at neighbours", "text . alone is not as in a batch"),
         ("absolute columns", "text . alone is not as in a batch"),
         ("first call only", "cached generation wrote a token"),
+        ("says it starts later", "first_block is 3, and it changes what enters block 2"),
+        ("fits no model", "does not fit 'tiny-llama', as its require_fits says: It was made for"),
+        ("cannot say what it fits", "require_fits raised IndexError"),
         ("leaves its hook", "left something behind after the `with`: hooks changed"),
         ("changes weights", "left something behind after the `with`: weights changed"),
     ],

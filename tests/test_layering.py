@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 ORDER = [
     "units", "sites", "stats", "store", "plots", "report.section", "report.numbers", "results",
     "data", "directions", "protocols", "models", "interventions", "measures", "saes", "analyses",
-    "report", "testbed", "experiment", "testing", "cli",
+    "report", "testbed",
+    "experiment", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {
     "transformer_lens": {"models", "testing", "testbed"},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.testbed import reviews
-from steerlens.testbed.grammar import CONCEPTS, TOPICS
+from steerlens.testbed.grammar import CONCEPTS
+from steerlens.testbed.review_grammar import TOPICS
 
 WORLD = "reviews/"
 """Contrasts of the reference world are named "reviews/sentiment", "reviews/register", …"""

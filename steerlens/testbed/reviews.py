@@ -15,19 +15,18 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.testbed.grammar import (
     BODY,
     CLOSING,
     NEGATIONS,
     SENTENCE_ENDS,
-    TOPICS,
     Clause,
     Document,
     Latents,
     require_concept,
-    review_grammar,
 )
+from steerlens.testbed.review_grammar import TOPICS, review_grammar
 
 Context = Literal["mixed", "none", "positive", "negative"]
 Register = Literal["formal", "casual"]
