@@ -1,4 +1,4 @@
-"""What a type checker sees through the door of the package; `make check` reads this, nothing runs it."""
+"""What a type checker sees through the door of the package. `make check` reads it; nothing runs it."""
 
 from typing import TYPE_CHECKING
 
