@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from steerlens import stats
 from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import WORLD, Data, load_data
 from steerlens.interventions.residual import Add

@@ -27,7 +27,7 @@ from studies import claim_folder, keep
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import WORLD, Data, load_data

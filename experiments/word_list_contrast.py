@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tyro
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.models.model import Model
 
 SUBJECTS = (

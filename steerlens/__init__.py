@@ -12,8 +12,8 @@ _HOME = {
     "Site": "sites",
     "Positions": "sites",
     # data
-    "ContrastPair": "data.contrast",
-    "ContrastSet": "data.contrast",
+    "ContrastPair": "data",
+    "ContrastSet": "data",
     # reading
     "activations": "measures.reading",
     "directions": "measures.reading",

@@ -54,7 +54,7 @@ def planted():
 @pytest.fixture(scope="session")
 def planted_data(planted):
     """Contexts and questions of the planted model, in parts that share no opening."""
-    from steerlens.data.contrast import ContrastPair, ContrastSet
+    from steerlens.data import ContrastPair, ContrastSet
     from steerlens.testbed.planted import planted_pairs
 
     def made(kind: str, n: int, seed: int) -> ContrastSet:

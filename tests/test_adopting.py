@@ -105,7 +105,7 @@ def test_adding_keeps_its_effect_both_ways(models, family, label, stream, unit):
 
 
 def test_a_converted_direction_is_the_one_that_would_be_fitted_there(models, gpt2):
-    from steerlens.data.contrast import ContrastPair, ContrastSet
+    from steerlens.data import ContrastPair, ContrastSet
     from steerlens.directions.methods import DiffMean
     from steerlens.measures.reading import activations
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions.methods import PCA, DiffMean, Logistic
 from steerlens.interventions import Add
 from steerlens.measures import reading as capture

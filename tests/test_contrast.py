@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from steerlens.data.contrast import ContrastError, ContrastPair, ContrastSet, chat_prompt
+from steerlens.data import ContrastError, ContrastPair, ContrastSet, chat_prompt
 
 
 def questions(n: int = 12, copies: int = 1) -> ContrastSet:
@@ -86,7 +86,7 @@ def test_hash_sees_order_and_pairedness():
 
 def test_hash_and_split_are_the_same_in_another_process():
     code = (
-        "from steerlens.data.contrast import *;"
+        "from steerlens.data import *;"
         "s = ContrastSet('s', [ContrastPair(f'q{i}', ' a', ' b') for i in range(9)]);"
         "print(s.hash, *[p.prompt for part in s.split(3) for p in part])"
     )

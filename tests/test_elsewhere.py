@@ -12,7 +12,7 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.ratios import difference_of_means, ratio_of_means
 from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
-from steerlens.data.contrast import ContrastError, ContrastPair, ContrastSet
+from steerlens.data import ContrastError, ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Ablate, Add, Together
 from steerlens.models.model import Model

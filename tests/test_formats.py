@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlens.data.contrast import ContrastError, ContrastSet
+from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.formats import hub
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from steerlens.data.contrast import ContrastError, ContrastSet
+from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.formats.recognise import FORMATS
 
 FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

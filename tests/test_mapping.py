@@ -10,7 +10,7 @@ from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.analyses.validity.measure_validity import strengths
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions.methods import DiffMean, Logistic
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.directions import Direction, DirectionError
 from steerlens.interventions import Ablate, Add
 from steerlens.models.model import Model, SteeringError, as_model

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.exchange import gguf, steering_vectors
 from steerlens.directions.methods import PCA, DiffMean

@@ -18,7 +18,7 @@ from steerlens.analyses.features.rank_features import (
     first_order,
     strongest,
 )
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
 from steerlens.measures.reading import activations

@@ -69,7 +69,7 @@ def test_a_direction_that_cannot_cost_that_much_has_no_length(model, planted, pl
 
 
 def test_lengths_of_equal_utility_lose_what_was_asked(gpt2):
-    from steerlens.data.contrast import ContrastPair
+    from steerlens.data import ContrastPair
 
     pairs = [
         ContrastPair("the cat sat on the", " bed", " wine"),

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.interventions import Add, Together
 from steerlens.measures.generation import generated_tokens
 from steerlens.measures.sweep import sweep

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.interventions import Add
 from steerlens.measures.scores import CEILING, preference, utility
 from steerlens.measures.sweep import Plan, Swept, sweep

@@ -1,10 +1,14 @@
 """The store reads what it wrote, never what has become stale, and goes on after a kill."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.interventions import Add
 from steerlens.measures import reading as capture
 from steerlens.measures.activation_store import ActivationStore, StoreError
@@ -12,6 +16,8 @@ from steerlens.measures.reading import activations
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_model
+
+ROOT = Path(__file__).parents[1]
 
 
 def pairs_of(*last):
@@ -195,3 +201,16 @@ def test_activations_under_a_users_own_hook_are_not_stored(store, model):
             pytest.raises(StoreError, match=f"There are hooks on {name}.*are not stored"):  # fmt: skip
         read(store, model)
     assert files(store) == []
+
+
+def test_equal_tensors_give_equal_bytes_in_every_process(tmp_path):
+    code = (
+        "import sys, torch; from pathlib import Path\n"
+        "from steerlens.store.tensors import write_tensors\n"
+        "write_tensors(Path(sys.argv[1]), {'a': torch.ones(2), 'b': torch.zeros(3, 1)}, "
+        "states={'name': 'gain', 'unit': '0', 'run': 'abc'})"
+    )
+    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path in paths:
+        subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
+    assert len({path.read_bytes() for path in paths}) == 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.directions import Direction
 from steerlens.interventions import Ablate, Add, Clamp, Together
 from steerlens.measures.sweep import divergence, plan, questions, sweep

@@ -9,7 +9,7 @@ import torch
 from task import Positions
 from torch import Tensor
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Add
 from steerlens.measures.generation import generated_tokens

@@ -13,7 +13,7 @@ from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
 from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.writing.measure_writing import writing
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.experiment.experiment_data import (
     Data,
     ExperimentError,

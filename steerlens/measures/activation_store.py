@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.reading import Chunk, activations, reading_positions
 from steerlens.models.model import Model, as_model

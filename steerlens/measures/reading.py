@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.models.kernel import Columns, Kernel

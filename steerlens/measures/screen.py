@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens import stats
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.measures.sweep import Questions, questions
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import ResidualEdit

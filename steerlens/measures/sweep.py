@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.models.kernel import Columns, Kernel, KeysValues, soft_cap
 from steerlens.models.memory import free_bytes, is_out_of_memory
 from steerlens.models.model import Model, SteeringError, as_model

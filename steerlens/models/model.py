@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import TransformerLensKeyValueCache
 
-from steerlens.data.contrast import ContrastPair
+from steerlens.data import ContrastPair
 from steerlens.directions import Direction, DirectionError
 from steerlens.models import checkpoints
 from steerlens.models.kernel import Kernel, soft_cap, why_not

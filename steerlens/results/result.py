@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 from torch import Tensor
 
 from steerlens.results import frames
+from steerlens.results.cell import Cell
 from steerlens.results.encoding import axes_of, decode, encode, hints_of, plain
 from steerlens.results.frames import Column
 from steerlens.sites import Site
@@ -144,6 +145,23 @@ class Result:
         """What was found, in a few lines."""
         return type(self).__name__
 
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """What the summary of a run says of it: by default its own summary.
+
+        Args:
+            beside: The other results of the run, by kind. What a result says may depend on them,
+                e.g. on the cell that a map recommends. "" for nothing.
+        """
+        return self.summary()
+
+    @property
+    def chosen(self) -> Cell | None:
+        """The cell that this result recommends; None where it recommends none.
+
+        Sections of other results of the same run describe what that cell does.
+        """
+        return None
+
     def plot(self) -> go.Figure:
         """The main figure."""
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
@@ -163,6 +181,11 @@ class Result:
 
     def __repr__(self) -> str:
         return self.summary()
+
+
+def chosen_cell(results: Mapping[str, Result]) -> Cell | None:
+    """The cell that one of these results recommends; None where none does."""
+    return next((r.chosen for r in results.values() if r.chosen is not None), None)
 
 
 def _of_sites(sites: Sequence[Site | None]) -> dict[str, list[Any]]:

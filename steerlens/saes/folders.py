@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steerlens.models.model import PRETRAINED
 from steerlens.saes.errors import DictionaryError
 from steerlens.saes.lens import sae_lens
 from steerlens.store.files import write_text
-from steerlens.store.tensors import DamagedFile, read_tensors, write_tensors
+from steerlens.store.tensors import has_checksum, read_tensors, write_tensors
 
 CONFIG, WEIGHTS, MAXIMA = "cfg.json", "sae_weights.safetensors", "max_activation.safetensors"
 
@@ -50,7 +49,8 @@ def read_folder(folder: Path, name: str, device: str) -> tuple[Any, Float[Tensor
             "Dictionary.save wrote, 'reviews/<layer>', or a release with its id: "
             "Dictionary.load('gpt2-small-res-jb', 'blocks.8.hook_resid_pre')."
         )
-    _require_whole(folder / WEIGHTS)
+    if has_checksum(folder / WEIGHTS):  # written by `save`; a file of sae_lens has none
+        read_tensors(folder / WEIGHTS)
     lens = sae_lens()
     try:
         with warnings.catch_warnings():
@@ -89,13 +89,3 @@ def write_folder(
     else:
         write_tensors(folder / MAXIMA, {"max_activation": maxima.float()})
     write_text(folder / CONFIG, json.dumps(config, indent=1, default=str) + "\n")
-
-
-def _require_whole(path: Path) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            checksum = (file.metadata() or {}).get("sha256")
-    except SafetensorError as error:
-        raise DamagedFile(f"{path} is damaged ({error}).") from error
-    if checksum is not None:  # written by `save`; a file of sae_lens has none
-        read_tensors(path)

@@ -7,16 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steerlens.store.files import read_bytes, write_text
-from steerlens.store.tensors import DamagedFile
+from steerlens.store.files import DamagedFile, read_bytes, write_text
 
 CHECKSUM = "sha256"
 
 
 def write_document(path: Path, content: dict[str, Any]) -> Path:
-    """Writes a dictionary as JSON, with the checksum of its content beside it."""
+    """Writes a dictionary as JSON, with the checksum of its content as its last entry."""
     whole = {**content, CHECKSUM: checksum(content)}
-    return write_text(path, json.dumps(whole, indent=1, sort_keys=True))
+    return write_text(path, json.dumps(whole, indent=1))
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -18,6 +18,10 @@ class StorageError(OSError):
     """A file or folder that cannot be written or read. The message says why, and what to do."""
 
 
+class DamagedFile(ValueError):
+    """A file that is not what was written, or states that it is something else."""
+
+
 def write_bytes(path: Path, content: bytes) -> Path:
     """Writes a file atomically, making its folder if needed.
 

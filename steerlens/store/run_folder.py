@@ -24,13 +24,13 @@ from filelock import FileLock, Timeout
 
 from steerlens.store.documents import read_document, write_document
 from steerlens.store.files import (
+    DamagedFile,
     StorageError,
     explained,
     make_folder,
     remove_temporaries,
     sha256_of,
 )
-from steerlens.store.tensors import DamagedFile
 
 LOCK, MARKER = ".lock", "finished.json"
 FORMAT = "steerlens.finished/1"

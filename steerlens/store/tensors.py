@@ -6,17 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from steerlens.store.files import write_bytes
+from steerlens.store.files import DamagedFile as DamagedFile
+from steerlens.store.files import explained, write_bytes
 
-
-class DamagedFile(ValueError):
-    """A file that is not what was written, or states that it is something else."""
+METADATA = "steerlens"
+"""The one entry of the file's metadata: safetensors writes several in an order of chance."""
 
 
 def write_tensors(
@@ -24,17 +25,23 @@ def write_tensors(
 ) -> str:
     """Writes one safetensors file with a checksum of its content in its metadata.
 
+    Equal content gives equal bytes.
+
     Args:
         states: What the file is, for `read_tensors` to check; covered by the checksum.
 
     Returns:
         The checksum.
+
+    Raises:
+        StorageError: If it cannot be written.
     """
-    content = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    stated = json.dumps(dict(states or {}), sort_keys=True)
-    metadata = {"states": stated, "sha256": _checksum(content, stated)}
-    write_bytes(path, save(content, metadata=metadata))
-    return metadata["sha256"]
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stated = dict(states or {})
+    checksum = _checksum(content, stated)
+    metadata = json.dumps({"sha256": checksum, "states": stated}, sort_keys=True)
+    write_bytes(path, save(content, metadata={METADATA: metadata}))
+    return checksum
 
 
 def read_tensors(path: Path, *, states: Mapping[str, str] | None = None) -> dict[str, Tensor]:
@@ -45,8 +52,8 @@ def read_tensors(path: Path, *, states: Mapping[str, str] | None = None) -> dict
 
     Raises:
         FileNotFoundError: If there is no such file.
-        DamagedFile: If it cannot be read, its content is not what was written, or it states that
-            it is something else.
+        StorageError: If it cannot be read.
+        DamagedFile: If its content is not what was written, or it states that it is something else.
     """
     return read_with_checksum(path, states)[0]
 
@@ -55,29 +62,74 @@ def read_with_checksum(
     path: Path, states: Mapping[str, str] | None
 ) -> tuple[dict[str, Tensor], str]:
     """`read_tensors`, and the checksum that `write_tensors` returned."""
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise DamagedFile(f"{path} is damaged ({error}).") from error
-    stated = metadata.get("states", "{}")
+    tensors, metadata = _read(path)
     # safetensors checks its header, not its numbers; a flipped bit must not pass for data.
-    if metadata.get("sha256") != _checksum(tensors, stated):
+    if METADATA in metadata:
+        try:
+            stated = json.loads(metadata[METADATA])
+            checksum, stated = stated["sha256"], stated["states"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedFile(f"{path} is damaged (its metadata cannot be read).") from error
+        whole = checksum == _checksum(tensors, stated)
+    else:  # written before files stated what they are, as the SAEs that ship were
+        checksum, stated = metadata.get("sha256", ""), {}
+        whole = checksum == _checksum_of_numbers(tensors)
+    if not whole:
         raise DamagedFile(f"{path} is damaged (its checksum does not match its content).")
-    if states is not None and json.loads(stated) != dict(states):
+    if states is not None and stated != dict(states):
         raise DamagedFile(
-            f"{path} is another file: it states {stated}, and {dict(states)} is needed."
+            f"{path} is another file: it states {_words(stated)}, where {_words(states)} is needed."
         )
-    return tensors, metadata["sha256"]
+    return tensors, checksum
 
 
-def _checksum(tensors: Mapping[str, Tensor], stated: str) -> str:
-    found = hashlib.sha256(stated.encode())
+def has_checksum(path: Path) -> bool:
+    """Whether a safetensors file states a checksum of ours.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        StorageError: If it cannot be read.
+        DamagedFile: If it is no safetensors file.
+    """
+    return bool({METADATA, "sha256"} & _read(path, tensors=False)[1].keys())
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with explained(path, "read"):
+        if path.stat().st_size == 0:
+            raise DamagedFile(f"{path} is damaged (it is empty).")
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys() if tensors else ()
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # safetensors and torch raise many kinds for damaged headers
+            raise DamagedFile(f"{path} is damaged ({error}).") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], stated: Any) -> str:
+    found = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(_numbers(tensor))
     return found.hexdigest()
+
+
+def _checksum_of_numbers(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(_numbers(tensors[name]))
+    return found.hexdigest()
+
+
+def _numbers(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _words(stated: Any) -> str:
+    """What a file states, for a message."""
+    if not isinstance(stated, Mapping):
+        return repr(stated)
+    return ", ".join(f"{name} {value!r}" for name, value in stated.items()) or "nothing"

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.testbed.grammar import (
     BODY,
     CLOSING,

@@ -21,7 +21,7 @@ from steerlens.analyses.features.feature_effects import EffectMap
 from steerlens.analyses.features.feature_ranking import FeatureContrast
 from steerlens.analyses.features.measure_features import random_directions
 from steerlens.analyses.features.rank_features import alive, by_effect, gradients, strongest
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.models.model import Model

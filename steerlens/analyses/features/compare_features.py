@@ -37,7 +37,7 @@ from steerlens.analyses.features.measure_features import (
 )
 from steerlens.analyses.features.rank_features import alive, by_contrast, require_same_model
 from steerlens.analyses.steerability.measure_steerability import require_disjoint
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores

@@ -14,7 +14,7 @@ from steerlens import plots, stats
 from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking, FoundFeature
 from steerlens.analyses.features.feature_writing import written_tokens
 from steerlens.analyses.features.find_features import find_features
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
 from steerlens.measures.sweep import divergence, sweep

@@ -15,7 +15,7 @@ from steerlens.analyses.features.feature_ranking import (
 )
 from steerlens.analyses.features.feature_writing import Written, output_scores, written_tokens
 from steerlens.analyses.features.rank_features import MULTIPLIER, alive, by_contrast, by_effect
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.reading import activations as read_activations
 from steerlens.models.model import Model, as_model

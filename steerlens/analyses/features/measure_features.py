@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerlens.analyses.features.feature_map import FeatureMap
 from steerlens.analyses.features.rank_features import alive
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.features.feature_ranking import FeatureContrast
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.interventions.residual import Add
 from steerlens.measures.screen import screen

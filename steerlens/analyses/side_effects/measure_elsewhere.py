@@ -15,7 +15,7 @@ from torch import Tensor
 from steerlens.analyses.answers import Answers
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions import Direction
 from steerlens.directions.methods import Random
 from steerlens.interventions.residual import Add

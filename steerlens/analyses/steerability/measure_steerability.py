@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerlens.analyses.steerability.steerability_map import Cell, Confirmation, SteerabilityMap
-from steerlens.data.contrast import ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import DiffMean, Random
 from steerlens.interventions.residual import Add

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerlens.analyses.validity import ValidityFit, fit_validity
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.measures import scores
 from steerlens.measures.scores import Per
 from steerlens.measures.sweep import sweep

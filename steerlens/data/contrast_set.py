@@ -1,0 +1,409 @@
+"""Contrast sets: named pairs of texts, one that shows a behaviour and one that does not.
+
+`ContrastSet.load` reads the formats of the field (docs/formats.md). A set knows its content hash,
+splits by question without leaks, and reports what its data hide.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from steerlens.data import splitting
+from steerlens.data.audit import ContrastReport, audit
+from steerlens.data.formats.chat import ChatTokenizer
+from steerlens.data.formats.drafts import FileFacts
+from steerlens.data.formats.text import ContrastError, components, digest, shortened
+from steerlens.data.loading import LoadOptions, load_pairs
+from steerlens.data.pair import ContrastPair, as_pair
+from steerlens.data.templates import in_chat, in_template
+from steerlens.store.files import write_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Split(NamedTuple):
+    """Three sets that share no group: to fit on, to choose with, and to report on."""
+
+    fit: ContrastSet
+    choose: ContrastSet
+    report: ContrastSet
+
+
+@dataclass(frozen=True)
+class ContrastSet:
+    """Named pairs with a content hash.
+
+    Raises:
+        ContrastError: If there are no pairs.
+
+    >>> tea = ContrastSet("tea", (ContrastPair("Tea?", " Yes", " No"),))
+    >>> len(tea), tea.flipped().pairs[0].positive
+    (1, ' No')
+    """
+
+    name: str
+    pairs: tuple[ContrastPair, ...]
+    source: str = ""
+    """Where the pairs came from: a path or a hub name."""
+    paired: bool = True
+    """False if positives and negatives are two classes matched at random."""
+    notes: tuple[str, ...] = ()
+    """What was done to the set, in the order it was done."""
+    facts: FileFacts | None = field(default=None, compare=False, repr=False)
+    """What was counted while the file was read."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pairs", tuple(self.pairs))
+        object.__setattr__(self, "notes", tuple(self.notes))
+        if not isinstance(self.name, str) or not self.name:
+            raise ContrastError(f"A set needs a name, got {self.name!r}. Say name='…'.")
+        if not self.pairs:
+            raise ContrastError(
+                f"ContrastSet {self.name!r} has no pairs, so nothing can be fitted or scored. "
+                "Check the filters that were applied, or pass at least one ContrastPair."
+            )
+        for i, pair in enumerate(self.pairs):
+            if not isinstance(pair, ContrastPair):
+                raise ContrastError(
+                    f"pairs[{i}] of {self.name!r} is a {type(pair).__name__}, not a ContrastPair. "
+                    "Use ContrastSet.from_pairs(…) for tuples and other libraries' samples."
+                )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        flip: bool = False,
+        name: str | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> ContrastSet:
+        """Loads a file, or a dataset of the hub, in any of the formats of docs/formats.md.
+
+        The format is recognised by content. Nothing is dropped or chosen silently: `report` says
+        what was.
+
+        Args:
+            path: A local file (never touches the network), or owner/name on the hub.
+            format: Name of a format, to insist on it.
+            flip: Exchange positive and negative, for files whose labels are inverted.
+            name: Name of the set; made from the file name if not given.
+            options: How to read the file, each explained in `steerlens.data.loading.LoadOptions`:
+                columns (`positive`, `negative`, `prompt`), a `template`, a least
+                `min_confidence`, a second file (`negatives`), `encoding`, the hub's `split`, ….
+                An option that the format does not use is refused.
+
+        Raises:
+            ContrastError: If the file cannot be read, has no known format, or holds no pairs; the
+                text says why and what to write instead.
+            TypeError: If there is no such option.
+        """
+        loaded = load_pairs(path, format, options)
+        made = cls(
+            name=name or loaded.name,
+            pairs=loaded.pairs,
+            source=loaded.source,
+            paired=loaded.paired,
+            notes=loaded.notes,
+            facts=loaded.facts,
+        )
+        if loaded.stated_hash is not None and loaded.stated_hash != made.hash:
+            raise ContrastError(
+                f"{loaded.where} was changed after it was saved: its pairs hash to "
+                f"{made.hash[:12]} and its header says {loaded.stated_hash[:12]}. Save the set "
+                "again, or remove 'hash' from the first line if the change is meant."
+            )
+        if loaded.template is not None:
+            made = made.with_template(loaded.template)
+        return made.flipped() if flip else made
+
+    @classmethod
+    def from_pairs(
+        cls, samples: Iterable[Any], name: str = "pairs", *, source: str = ""
+    ) -> ContrastSet:
+        """Builds a set from pairs in memory, also those of other libraries.
+
+        Args:
+            samples: `ContrastPair`s; tuples (positive, negative) or (prompt, positive, negative);
+                mappings with these names; a pandas DataFrame with these columns; or objects with
+                `positive_str` and `negative_str` (steering-vectors) or with `positive` and
+                `negative` (repeng). Their token indices are not used: `Positions` states where to
+                read.
+            name: Name of the set.
+            source: Where the samples came from.
+
+        Raises:
+            ContrastError: If something among the samples is no pair, or there are none.
+
+        >>> ContrastSet.from_pairs([("2 + 2 = 4", "2 + 2 = 7")], name="sums").pairs[0].negative
+        '2 + 2 = 7'
+        """
+        if hasattr(samples, "columns") and hasattr(samples, "to_dict"):
+            samples = samples.to_dict("records")  # type: ignore[union-attr]
+        return cls(name, tuple(as_pair(s, i) for i, s in enumerate(samples)), source)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the set as JSON lines: a header, then one pair per line. `load` reads it back."""
+        target = Path(path)
+        header: dict[str, Any] = {
+            "steerlens": "contrast-set 1",
+            "name": self.name,
+            "source": self.source,
+            "paired": self.paired,
+            "notes": list(self.notes),
+            "hash": self.hash,
+            "facts": None if self.facts is None else asdict(self.facts),
+        }
+        lines = [header]
+        for pair in self.pairs:
+            row: dict[str, Any] = {
+                "prompt": pair.prompt,
+                "positive": pair.positive,
+                "negative": pair.negative,
+            }
+            if pair.group:
+                row["group"] = pair.group
+            if pair.meta:
+                row["meta"] = dict(pair.meta)
+            lines.append(row)
+        text = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
+        write_text(target, text)
+        return target
+
+    @property
+    def report(self) -> ContrastReport:
+        """What the set holds and what its data hide."""
+        return audit(
+            self.pairs,
+            self.groups,
+            name=self.name,
+            paired=self.paired,
+            notes=self.notes,
+            facts=self.facts,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"ContrastSet({self.name!r}, {len(self)} pairs, {len(set(self.groups))} groups, "
+            f"hash {self.hash[:12]})"
+        )
+
+    def _repr_html_(self) -> str:
+        style = "text-align:left;white-space:pre-wrap"
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f"<td style='{style}'>{html.escape(shortened(text, 200))}</td>"
+                for text in (pair.prompt, pair.positive, pair.negative)
+            )
+            + "</tr>"
+            for pair in self.pairs[:4]
+        )
+        more = f"<p>… and {len(self) - 4} more pairs</p>" if len(self) > 4 else ""
+        head = "<tr><th>prompt</th><th>positive</th><th>negative</th></tr>"
+        return f"{self.report._repr_html_()}<table>{head}{rows}</table>{more}"
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[ContrastPair]:
+        return iter(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> ContrastPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> ContrastSet: ...
+    def __getitem__(self, index: int | slice) -> ContrastPair | ContrastSet:
+        """One pair, or the set of a slice of the pairs.
+
+        Raises:
+            ContrastError: If a slice holds no pair.
+        """
+        if not isinstance(index, slice):
+            return self.pairs[operator.index(index)]
+        start, stop, step = index.indices(len(self))
+        note = f"pairs [{start}:{stop}:{step}] of {len(self)}"
+        return self._with(self.pairs[index], note=note)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex digest of the pairs in their order and of `paired`; not of name, notes and meta.
+
+        Order counts because activations are stored row by row.
+        """
+        parts = (x for p in self.pairs for x in (p.prompt, p.positive, p.negative, p.group))
+        return digest("contrast-set 1", self.paired, *parts)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """For each pair, the name of the group that a split keeps whole."""
+        return tuple(components([pair.keys for pair in self.pairs]))
+
+    def split(
+        self, seed: int = 0, fractions: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    ) -> Split:
+        """Splits into parts to fit, choose and report on, keeping each group in one part.
+
+        Which part a group goes to depends on the seed and the group, not on the order of pairs.
+        Larger groups are placed first, each where most pairs are still missing.
+
+        Args:
+            seed: Another seed gives another split.
+            fractions: Shares of pairs for fit, choose and report; positive, sum 1.
+
+        Raises:
+            ContrastError: If the fractions make no sense or there are fewer groups than parts.
+        """
+        if (
+            len(fractions) != 3
+            or not all(f > 0 for f in fractions)
+            or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6)
+        ):
+            raise ContrastError(
+                f"fractions={fractions} must be three positive shares that sum to 1, for fit, "
+                "choose and report; e.g. (0.5, 0.25, 0.25)."
+            )
+        return Split(*self._parts(seed, dict(zip(Split._fields, fractions, strict=True))))
+
+    def halved(self, seed: int = 0) -> tuple[ContrastSet, ContrastSet]:
+        """Questions to choose on and to report on, where another set is fitted on; see `split`."""
+        choose, report = self._parts(seed, {"choose": 0.5, "report": 0.5})
+        return choose, report
+
+    def _parts(self, seed: int, shares: Mapping[str, float]) -> list[ContrastSet]:
+        found = splitting.parts(self.groups, shares, seed, self.name)
+        return [
+            self._with(
+                (self.pairs[i] for i in rows),
+                note=f"{part} part of a split with seed={seed}, shares {dict(shares)}",
+            )
+            for part, rows in found.items()
+        ]
+
+    def flipped(self) -> ContrastSet:
+        """The set with positive and negative exchanged in every pair."""
+        return self._with((p.flipped() for p in self.pairs), note="positive and negative exchanged")
+
+    def shuffled(self, seed: int) -> ContrastSet:
+        """A control: each pair is flipped or not by a fair coin, so no concept is left."""
+        coins = (int(key, 16) % 2 for key in splitting.ranks(self.pairs, "shuffle", seed))
+        return self._with(
+            (p.flipped() if coin else p for p, coin in zip(self.pairs, coins, strict=True)),
+            note=f"labels shuffled pair by pair with seed={seed}",
+        )
+
+    def subset(self, n: int, seed: int = 0) -> ContrastSet:
+        """n pairs chosen by the seed, in their order here.
+
+        Raises:
+            ContrastError: If there are not n pairs, or n is less than 1.
+        """
+        if not 1 <= n <= len(self):
+            raise ContrastError(
+                f"subset(n={n}) of {self.name!r}, which has {len(self)} pairs. "
+                f"Choose n from 1 to {len(self)}."
+            )
+        ranked = splitting.ranks(self.pairs, "subset", seed)
+        kept = splitting.first_by_rank(range(len(self)), n, ranked)
+        return self._with(
+            (self.pairs[i] for i in kept),
+            note=f"{n} of {len(self)} pairs, chosen with seed={seed}",
+        )
+
+    def where(self, **meta: str) -> ContrastSet:
+        """The pairs whose `meta` has these values.
+
+        Raises:
+            ContrastError: If no pair has them; the error lists the values there are.
+        """
+        kept = [p for p in self.pairs if all(p.meta.get(k) == v for k, v in meta.items())]
+        if not kept:
+            there = {k: sorted({p.meta.get(k, "(none)") for p in self.pairs})[:10] for k in meta}
+            raise ContrastError(f"No pair of {self.name!r} has {meta}. Its values are {there}.")
+        return self._with(kept, note=f"only pairs with {meta}")
+
+    def without(self, *others: ContrastSet) -> ContrastSet:
+        """The pairs that share no question with other sets, so that both are independent.
+
+        Raises:
+            ContrastError: If no pair is left.
+        """
+        known = {key for other in others for pair in other for key in pair.keys}
+        kept = [pair for pair in self.pairs if known.isdisjoint(pair.keys)]
+        names = ", ".join(repr(other.name) for other in others)
+        if not kept:
+            raise ContrastError(f"Every question of {self.name!r} is also in {names}.")
+        return self._with(kept, note=f"{len(kept)} of {len(self)} pairs, those not in {names}")
+
+    def balanced_letters(self, seed: int = 0) -> ContrastSet:
+        """Drops surplus pairs so that no answer letter is matching more often than not.
+
+        For every two answers x and y, as many pairs keep x matching against y as y against x; with
+        two letters each therefore matches equally often. A mean difference then carries no "letter
+        A". Also serves Yes/No.
+
+        Raises:
+            ContrastError: If answers are not letters or Yes/No, or nothing balanced remains.
+        """
+        kept = splitting.balanced(self.pairs, seed, self.name)
+        return self._with(
+            (self.pairs[i] for i in kept),
+            note=f"answer letters balanced: {len(kept)} of {len(self)} pairs, seed={seed}",
+        )
+
+    def merged(self, *others: ContrastSet, name: str | None = None) -> ContrastSet:
+        """This set followed by others. Groups that share a key become one."""
+        sets = (self, *others)
+        return ContrastSet(
+            name=name or " + ".join(s.name for s in sets),
+            pairs=tuple(pair for s in sets for pair in s.pairs),
+            source=" + ".join(s.source for s in sets if s.source),
+            paired=all(s.paired for s in sets),
+            notes=tuple(f"{s.name}: {note}" for s in sets for note in s.notes),
+        )
+
+    def with_template(self, template: str) -> ContrastSet:
+        """Puts every prompt into a template; groups stay what they were.
+
+        Args:
+            template: Text with `{prompt}`, which may be missing only where all prompts are empty.
+                An optional `{answer}` after it says where the continuation goes (otherwise at the
+                end); text after it is added to both sides. The space before the answer follows
+                `steerlens.data.formats.text.spaced`.
+
+        Raises:
+            ContrastError: If a placeholder is missing, repeated or misplaced, or if the template
+                brings chat markers to prompts that already have them.
+
+        >>> pair = ContrastPair("", "good", "bad")
+        >>> ContrastSet("w", (pair,)).with_template("The soup was {answer} and").pairs[0].positive
+        ' good and'
+        """
+        made = in_template(self.pairs, template, self.name)
+        return self._with(made, note=f"template {template!r}")
+
+    def with_chat(self, tokenizer: ChatTokenizer, system: str | None = None) -> ContrastSet:
+        """Puts every prompt through the tokenizer's own chat template, once.
+
+        Continuations then stand at the start of the assistant's turn. A BOS that the template
+        writes is kept in the text and noted: tokenize such prompts without adding another one.
+
+        Raises:
+            ContrastError: If prompts are empty or already have chat markers.
+        """
+        made, note = in_chat(self.pairs, tokenizer, system)
+        return self._with(made, note=note)
+
+    def _with(self, pairs: Iterable[ContrastPair], note: str) -> ContrastSet:
+        return replace(self, pairs=tuple(pairs), notes=(*self.notes, note))
