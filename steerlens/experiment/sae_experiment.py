@@ -16,7 +16,7 @@ from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import ExperimentError, load_data
-from steerlens.experiment.fields import Experiment
+from steerlens.experiment.former_experiment import Experiment
 from steerlens.experiment.run import Run, begin, finish, is_finished, read_manifest
 from steerlens.measures.activation_store import ActivationStore
 from steerlens.measures.sweep import questions as scorable

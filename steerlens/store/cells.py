@@ -1,7 +1,15 @@
 """Finished units of work on disk, so that a stopped run goes on where it was.
 
-An analysis cuts its work into units whose bounds depend on the work alone, never on the machine.
-Each unit is one file that states what it is; a file that states something else is refused.
+An analysis cuts its work into units whose bounds depend on the work alone, never on the machine:
+
+    cells = cells_or_none(cells, "gain", progress)
+    with cells.bar(len(examples), "example") as bar:
+        for k, chunk in enumerate(chunks):
+            gains = cells.compute(k, lambda: {"gains": measure(chunk)})["gains"]
+            bar.update(len(chunk))
+
+Each unit is one file that states what it is; a file that states something else is refused. Equal
+numbers give equal files.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steerlens.store.files import DamagedFile
 from steerlens.store.tensors import read_tensors, write_tensors
 
 Unit = dict[str, Tensor]
@@ -37,7 +46,11 @@ class Cells:
     progress: bool = True
 
     def part(self, name: str, **facts: str) -> Cells:
-        """The units of one part of the work, in a folder of their own."""
+        """The units of one part of the work, in a folder of their own.
+
+        Args:
+            facts: What else decides the numbers of this part.
+        """
         return replace(
             self,
             folder=None if self.folder is None else self.folder / _safe(name),
@@ -49,27 +62,44 @@ class Cells:
         """The numbers of a unit that a former run finished, or None.
 
         Raises:
-            DamagedFile: If the file is damaged, or states that it is another unit.
+            StorageError: If its file cannot be read.
+            DamagedFile: If its file is damaged, or states that it is another unit.
         """
-        if self.folder is None or not (path := self._path(unit)).exists():
+        if self.folder is None:
             return None
-        return read_tensors(path, states=self._states(unit))
+        path = self._path(unit)
+        try:
+            return read_tensors(path, states=self._states(unit))
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            raise DamagedFile(
+                f"{error} Delete this file and run again; only its numbers are computed again."
+            ) from error
 
     def save(self, unit: int | str, numbers: Unit) -> None:
-        """Keeps the numbers of a finished unit."""
+        """Keeps the numbers of a finished unit.
+
+        Raises:
+            StorageError: If its file cannot be written.
+        """
         if self.folder is not None:
             write_tensors(self._path(unit), numbers, states=self._states(unit))
 
     def compute(self, unit: int | str, make: Callable[[], Unit]) -> Unit:
-        """The numbers of a unit: those of a former run, or new ones, which are kept."""
+        """The numbers of a unit, on the CPU: those of a former run, or new ones, which are kept."""
         numbers = self.load(unit)
         if numbers is None:
-            numbers = make()
+            numbers = {name: tensor.detach().cpu() for name, tensor in make().items()}
             self.save(unit, numbers)
         return numbers
 
     def bar(self, total: int, unit: str) -> Any:
-        """A progress bar over the whole of this part."""
+        """A progress bar over the whole of this part.
+
+        Args:
+            unit: What is counted, e.g. "example".
+        """
         label = self.name.rpartition("/")[2] or unit
         return tqdm(total=total, desc=label, unit=unit, disable=not self.progress)
 
@@ -90,7 +120,14 @@ def cells_or_none(cells: Cells | None, name: str, progress: bool) -> Cells:
 
 
 def _safe(name: str) -> str:
-    """The name as a file can have it: a template or a path becomes its hash."""
-    if re.fullmatch(r"[\w.-]+", name) and not name.startswith("."):
+    """The name as every system can have it for a file; another name gets a hash.
+
+    >>> _safe("gain"), _safe("shifts/hotel")
+    ('gain', 'shifts-hotel-fcd1bd89')
+    """
+    if re.fullmatch(r"[a-z0-9_-][a-z0-9_.-]{0,60}", name):
         return name
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
+    # Lower case, since some systems take "Hotel" and "hotel" for one file.
+    plain = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:40]
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain}-{digest}".lstrip("-")

@@ -13,8 +13,19 @@ CHECKSUM = "sha256"
 
 
 def write_document(path: Path, content: dict[str, Any]) -> Path:
-    """Writes a dictionary as JSON, with the checksum of its content as its last entry."""
-    whole = {**content, CHECKSUM: checksum(content)}
+    """Writes a dictionary as JSON, with the checksum of its content as its last entry.
+
+    Raises:
+        StorageError: If it cannot be written.
+        TypeError: If it holds something that JSON cannot hold.
+        ValueError: If it has an entry of the checksum's name.
+    """
+    if CHECKSUM in content:
+        raise ValueError(
+            f"A document cannot have an entry {CHECKSUM!r}: its checksum is kept there."
+        )
+    text = json.dumps(content, indent=1)
+    whole = {**content, CHECKSUM: checksum(json.loads(text))}  # as it will be read: keys are text
     return write_text(path, json.dumps(whole, indent=1))
 
 

@@ -77,9 +77,7 @@ def read_with_checksum(
     if not whole:
         raise DamagedFile(f"{path} is damaged (its checksum does not match its content).")
     if states is not None and stated != dict(states):
-        raise DamagedFile(
-            f"{path} is another file: it states {_words(stated)}, where {_words(states)} is needed."
-        )
+        raise DamagedFile(f"{path} is another file: it states {_differing(stated, states)}.")
     return tensors, checksum
 
 
@@ -125,11 +123,13 @@ def _checksum_of_numbers(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _numbers(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _words(stated: Any) -> str:
-    """What a file states, for a message."""
-    if not isinstance(stated, Mapping):
-        return repr(stated)
-    return ", ".join(f"{name} {value!r}" for name, value in stated.items()) or "nothing"
+def _differing(stated: Any, needed: Mapping[str, str]) -> str:
+    """What a file states that it should not, for a message."""
+    stated = stated if isinstance(stated, Mapping) else {}
+    names = sorted(n for n in {*stated, *needed} if stated.get(n) != needed.get(n))
+    has = {name: repr(stated[name]) if name in stated else "nothing" for name in names}
+    needs = {name: repr(needed[name]) if name in needed else "nothing" for name in names}
+    return ", ".join(f"{name} {has[name]} instead of {needs[name]}" for name in names)
