@@ -167,7 +167,7 @@ def format_sites(sites: Iterable[Site]) -> str:
     layers: dict[Stream, list[int]] = {}
     for site in sites:
         layers.setdefault(site.stream, []).append(site.layer)
-    return "; ".join(_format_layers(stream, found) for stream, found in layers.items())
+    return "; ".join(_format_layers(stream, found) for stream, found in layers.items()) or "none"
 
 
 def _format_layers(stream: Stream, layers: Sequence[int]) -> str:
