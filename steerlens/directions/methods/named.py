@@ -15,7 +15,9 @@ from steerlens.directions.methods.logistic import Logistic
 from steerlens.directions.methods.pca import PCA
 from steerlens.directions.methods.random import Random
 
-METHODS: dict[str, type] = {found.__name__: found for found in (DiffMean, PCA, Logistic, LDA, Random)}
+METHODS: dict[str, type] = {
+    found.__name__: found for found in (DiffMean, PCA, Logistic, LDA, Random)
+}
 """The methods of steerlens by name."""
 
 _Method = Callable[[Tensor, Tensor], Tensor]  # protocols.Method, which stands above this file
