@@ -61,9 +61,7 @@ class Activations:
         Raises:
             ValueError: If that site was not read, or the layer was read at several streams.
         """
-        named: Site | int = (
-            as_site(site) if isinstance(site, Site | str) else as_int("layer", site)
-        )
+        named: Site | int = as_site(site) if isinstance(site, Site | str) else as_int("layer", site)
         found = [i for i, s in enumerate(self.sites) if named in (s, s.layer)]
         if len(found) != 1:
             raise ValueError(

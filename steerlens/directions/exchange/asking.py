@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steerlens.directions import Direction, DirectionError, require_vector
-from steerlens.directions import direction_facts
+from steerlens.directions import Direction, DirectionError, direction_facts, require_vector
 from steerlens.sites import Positions, Site
 
 EVERYWHERE = Positions.all(special=True)

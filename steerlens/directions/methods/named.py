@@ -15,7 +15,9 @@ from steerlens.directions.methods.logistic import Logistic
 from steerlens.directions.methods.pca import PCA
 from steerlens.directions.methods.random import Random
 
-METHODS: dict[str, type] = {found.__name__: found for found in (DiffMean, PCA, Logistic, LDA, Random)}
+METHODS: dict[str, type] = {
+    found.__name__: found for found in (DiffMean, PCA, Logistic, LDA, Random)
+}
 """The methods of steerlens by name."""
 
 _Method = Callable[[Tensor, Tensor], Tensor]  # protocols.Method, which stands above this file
@@ -42,7 +44,7 @@ def as_method(value: Any) -> _Method:
             f"method={value!r:.80} is not a method: it cannot be called with the activations of "
             f"both sides. Use one of {', '.join(METHODS)}, e.g. DiffMean()."
         )
-    return value
+    return value  # type: ignore[return-value]
 
 
 def _parsed(text: str) -> tuple[type, dict[str, Any]]:
