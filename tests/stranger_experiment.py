@@ -53,7 +53,7 @@ class Separation(Result):
         bands = tuple(zip(*map(self.mean, range(len(self.sites))), strict=True))
         return plots.layer_curve(
             {"distance": bands},
-            layers=[site.layer for site in self.sites],
+            rows=[site.layer for site in self.sites],
             unit="of the norm",
             title="Distance of the two sides by layer",
         )
