@@ -39,8 +39,9 @@ from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model
 from steerlens.store.files import write_text
 from steerlens.testbed import reviews
-from steerlens.testbed.grammar import CONCEPTS, SENTENCE_ENDS, review_grammar
+from steerlens.testbed.grammar import CONCEPTS, SENTENCE_ENDS
 from steerlens.testbed.oracle import ClauseReading, Oracle
+from steerlens.testbed.review_grammar import review_grammar
 
 COUNTED = ("positive", "negative", "clauses", "good", "formed", "nats", "tokens", "texts")
 """What is summed over the texts of one prompt; "good" and "formed" are shares of a text's clauses."""

@@ -1,75 +1,81 @@
 """steerlens: where and how strongly can a language model be steered, at what cost, is it real?
 
-Names are loaded on first use, so that importing the package costs nothing.
+Names are loaded on first use, so that importing the package costs nothing. `__init__.pyi` says the
+same to editors and type checkers.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOME = {
-    # models and where to look
+    # Model: what is read and steered, and where
     "Model": "models.model",
     "Site": "sites",
     "Positions": "sites",
-    # data
+    # Data: pairs of texts, or of answers to a question
     "ContrastPair": "data",
     "ContrastSet": "data",
-    # reading
+    # Activations and directions: what a model computes for the pairs
     "activations": "measures.reading",
-    "directions": "measures.reading",
     "Activations": "directions",
     "ActivationStore": "measures.activation_store",
+    "fit_directions": "measures.reading",
     "Direction": "directions",
-    "probe": "analyses.probe.measure_probe",
-    # methods
+    # Methods: activations of pairs in, a direction out
     "DiffMean": "directions.methods",
     "PCA": "directions.methods",
     "Logistic": "directions.methods",
     "LDA": "directions.methods",
     "Random": "directions.methods",
-    # steering
+    # Interventions: what changes a model, with a strength
     "Add": "interventions",
     "Ablate": "interventions",
     "Clamp": "interventions",
     "Together": "interventions",
+    # Measures: what a model does under an intervention
     "generate": "measures.generation",
     "dose_response": "measures.generation",
-    "writing": "analyses.writing.measure_writing",
-    "equal_kl": "measures.equal_cost",
-    # measuring
     "sweep": "measures.sweep",
     "divergence": "measures.sweep",
     "screen": "measures.screen",
+    "equal_kl": "measures.equal_cost",
+    # Analyses: a question in, a result out
+    "probe": "analyses.probe.measure_probe",
     "steerability": "analyses.steerability.measure_steerability",
+    "writing": "analyses.writing.measure_writing",
     "decay": "analyses.validity.measure_validity",
+    "fit_validity": "analyses.validity",
     "shifted": "analyses.side_effects.measure_elsewhere",
     "spillover": "analyses.side_effects.measure_elsewhere",
-    "SteerabilityMap": "analyses.steerability.steerability_map",
+    # Results
+    "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
+    "SteerabilityMap": "analyses.steerability.steerability_map",
     "WritingMap": "analyses.writing.writing_map",
+    "ValidityFit": "analyses.validity",
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
-    "ValidityFit": "analyses.validity",
-    "fit_validity": "analyses.validity",
-    # sparse autoencoders
-    "Dictionary": "saes",
+    # Sparse autoencoders
+    "SAE": "saes",
     "AddFeature": "saes",
     "ClampFeature": "saes",
     "AblateFeature": "saes",
     "EditFeatures": "saes",
-    "train_dictionaries": "saes",
+    "train_saes": "saes",
     "find_features": "analyses.features.find_features",
     "feature_card": "analyses.features.feature_card",
     "feature_map": "analyses.features.measure_features",
     "feature_spill": "analyses.features.feature_texts",
     "fit_effects": "analyses.features.feature_effects",
     "compare_features": "analyses.features.compare_features",
-    # experiments
+    # Experiments: a whole question as a value, with a folder and a page
+    "Experiment": "experiment",
     "ProbingExperiment": "experiment",
     "SteerabilityExperiment": "experiment",
     "SAEExperiment": "experiment",
     "Run": "experiment",
 }
+"""The module that defines each public name."""
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -1,28 +1,36 @@
 """Where to read and where to steer: one language for capture, scoring, steering and decoding.
 
-A `Site` is a layer and a stream. `Positions` is a rule for which tokens. A `TokenBatch` is what the
-rule is asked about: padded tokens, and for every row where its prompt ends.
+A `Site` is a layer and a stream. `Positions` is a rule that chooses tokens. A `TokenBatch` is what
+the rule is applied to: padded tokens, and for every row the column where its prompt ends. `as_site`,
+`as_sites` and `as_positions` take what users write instead: a layer, a hook name, a rule's name.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from steerlens.arguments import ArgumentError, as_bool, as_int
+
 Stream = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 Rule = Literal["all", "last", "from_prompt_end", "generated", "answer", "span"]
 
-_HOOK = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
+_HOOK = re.compile(r"blocks\.(\d{1,9})\.hook_(\w+)", re.ASCII)
+_LABEL = re.compile(r"L(\d{1,9}) (\w+)", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
 class Site:
     """One layer and one stream of the residual highway, named as TransformerLens prints it.
+
+    Raises:
+        ArgumentError: If the layer is not a whole number from 0, or the stream has no such name.
 
     >>> Site(8).hook
     'blocks.8.hook_resid_post'
@@ -36,12 +44,18 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.stream not in get_args(Stream):
-            raise ValueError(
-                f"stream={self.stream!r} is not a stream that can be steered. "
+            raise ArgumentError(
+                f"stream={self.stream!r:.80} is not a stream that can be steered. "
                 f"Use one of {', '.join(get_args(Stream))}."
             )
+        if isinstance(self.layer, str):
+            raise ArgumentError(
+                f"layer={self.layer!r:.80} is text, and a layer is a whole number. Write Site(3), "
+                "or Site.from_hook('blocks.3.hook_resid_post') for the name of a hook."
+            )
+        object.__setattr__(self, "layer", as_int("layer", self.layer))
         if self.layer < 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"layer={self.layer}: layers count from 0 upwards. "
                 "For the last layer write Site(model.n_layers - 1)."
             )
@@ -53,11 +67,15 @@ class Site:
 
     @classmethod
     def from_hook(cls, name: str) -> Site:
-        """The site of a hook name such as ``blocks.8.hook_resid_post``."""
-        found = _HOOK.fullmatch(name)
+        """The site of a hook name such as ``blocks.8.hook_resid_post``.
+
+        Raises:
+            ArgumentError: If it is not the name of such a hook.
+        """
+        found = _HOOK.fullmatch(name) if isinstance(name, str) else None
         if found is None or found[2] not in get_args(Stream):
-            raise ValueError(
-                f"{name!r} is not a site with a d_model-wide stream. "
+            raise ArgumentError(
+                f"{name!r:.80} is not a site with a stream of width d_model. "
                 f"Write blocks.<layer>.hook_<stream>, stream one of {', '.join(get_args(Stream))}."
             )
         return cls(int(found[1]), found[2])  # type: ignore[arg-type]
@@ -74,9 +92,99 @@ class Site:
         return f"L{self.layer} {self.stream}"
 
 
+SiteLike = Site | SupportsIndex | str
+"""A site, a layer, or the name of a hook: what `as_site` takes."""
+
+
+def as_site(value: SiteLike) -> Site:
+    """A site from a `Site`, a layer (resid_post), a hook name, or a site's label.
+
+    Raises:
+        ArgumentError: If it is none of these.
+
+    >>> as_site(12), as_site("blocks.3.hook_attn_out"), as_site("L0 mlp_out")
+    (Site(layer=12, stream='resid_post'), Site(layer=3, stream='attn_out'), \
+Site(layer=0, stream='mlp_out'))
+    """
+    if isinstance(value, Site):
+        return value
+    if isinstance(value, str):
+        label = _LABEL.fullmatch(value)
+        return Site(int(label[1]), label[2]) if label else Site.from_hook(value)  # type: ignore[arg-type]
+    try:
+        layer = as_int("site", value)
+    except ArgumentError:
+        raise ArgumentError(
+            f"{value!r:.80} is not a site. Write Site(8), the layer's number 8 (the stream "
+            "resid_post), or the name of a hook: 'blocks.8.hook_resid_post'."
+        ) from None
+    return Site(layer)
+
+
+def as_sites(
+    values: SiteLike | Iterable[SiteLike], n_layers: int | None = None
+) -> tuple[Site, ...]:
+    """One or several sites, each as `as_site` takes it; also `range(12)` or an array of layers.
+
+    Args:
+        n_layers: The number of layers of the model, if it is to be checked.
+
+    Raises:
+        ArgumentError: If there is no site, one is not a site, one occurs twice, or one is not in
+            the model.
+
+    >>> as_sites(range(2))
+    (Site(layer=0, stream='resid_post'), Site(layer=1, stream='resid_post'))
+    """
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    try:
+        given = list(values) if several else [values]  # type: ignore[arg-type]
+    except TypeError:  # an array or tensor of one number
+        given = [values]
+    sites = tuple(as_site(value) for value in given)  # type: ignore[arg-type]
+    if not sites:
+        raise ArgumentError("There is no site. Name at least one, e.g. [Site(8)].")
+    if twice := [site for i, site in enumerate(sites) if site in sites[:i]]:
+        raise ArgumentError(f"{format_sites(twice)} is given twice. Name each site once.")
+    if n_layers is not None and (beyond := [site for site in sites if site.layer >= n_layers]):
+        raise ArgumentError(
+            f"The model has layers 0–{n_layers - 1}, so it has no {format_sites(beyond)}. "
+            f"Its last layer is {n_layers - 1}."
+        )
+    return sites
+
+
+def format_sites(sites: Iterable[Site]) -> str:
+    """Sites in few words, for messages.
+
+    >>> format_sites(Site(layer) for layer in range(30))
+    'layers 0–29'
+    >>> format_sites([Site(0), Site(4), Site(5), Site(6), Site(2, "mlp_out")])
+    'layers 0, 4–6; L2 mlp_out'
+    >>> format_sites([Site(3)])
+    'L3 resid_post'
+    """
+    layers: dict[Stream, list[int]] = {}
+    for site in sites:
+        layers.setdefault(site.stream, []).append(site.layer)
+    return "; ".join(_format_layers(stream, found) for stream, found in layers.items()) or "none"
+
+
+def _format_layers(stream: Stream, layers: Sequence[int]) -> str:
+    distinct = sorted(set(layers))
+    if len(distinct) == 1:
+        return str(Site(distinct[0], stream))
+    starts = [i for i, n in enumerate(distinct) if i == 0 or n != distinct[i - 1] + 1]
+    runs = [distinct[a:b] for a, b in zip(starts, [*starts[1:], len(distinct)], strict=True)]
+    parts: list[str] = []
+    for run in runs:
+        parts += [f"{run[0]}–{run[-1]}"] if len(run) > 2 else map(str, run)
+    return f"layers {', '.join(parts)}" + ("" if stream == "resid_post" else f" of {stream}")
+
+
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """Padded tokens and what must be known about them; never inferred from the ids again."""
+    """Padded tokens and the facts about them that cannot be inferred from the ids."""
 
     tokens: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
@@ -144,6 +252,16 @@ class Positions:
     start: int = 0
     stop: int | None = None
     special: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise ArgumentError(
+                f"rule={self.rule!r:.80} is not a rule. Use one of {', '.join(get_args(Rule))}."
+            )
+        object.__setattr__(self, "start", as_int("start", self.start))
+        if self.stop is not None:
+            object.__setattr__(self, "stop", as_int("stop", self.stop))
+        object.__setattr__(self, "special", as_bool("special", self.special))
 
     @classmethod
     def all(cls, *, special: bool = False) -> Positions:
@@ -244,3 +362,29 @@ class Positions:
         if self.special and self.rule in ("all", "span"):
             arguments.append("special=True")
         return f"Positions.{self.rule}({', '.join(arguments)})"
+
+
+def as_positions(value: Positions | str) -> Positions:
+    """A rule from a `Positions` or from the name of one, e.g. "all" or "from_prompt_end".
+
+    Raises:
+        ArgumentError: If it is neither, or the rule needs numbers (`Positions.span`).
+
+    >>> as_positions("last")
+    Positions.last()
+    """
+    if isinstance(value, Positions):
+        return value
+    made = {
+        "all": Positions.all,
+        "last": Positions.last,
+        "from_prompt_end": Positions.from_prompt_end,
+        "generated": Positions.generated,
+        "answer": Positions.answer,
+    }
+    if isinstance(value, str) and value in made:
+        return made[value]()
+    raise ArgumentError(
+        f"positions={value!r:.80} is not a rule that chooses tokens. Use one of "
+        f"{', '.join(map(repr, made))}, or Positions.span(start, stop)."
+    )

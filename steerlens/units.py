@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable
+from typing import Literal, SupportsFloat, get_args
+
+from steerlens.arguments import ArgumentError, as_floats
 
 StrengthUnit = Literal["resid_norm", "direction", "projection_std"]
 """A length that `Add` knows by name."""
@@ -27,30 +28,37 @@ directions."""
 
 
 def require_unit(unit: object, allowed: object = StrengthUnit) -> None:
-    """Raises ValueError if a unit is not one of a `Literal` of units."""
+    """Raises ArgumentError if a unit is not one of a `Literal` of units."""
     known = get_args(allowed)
     if unit not in known:
-        raise ValueError(f"unit={unit!r} is not a unit of strength. Use one of {', '.join(known)}.")
+        raise ArgumentError(
+            f"unit={unit!r:.80} is not a unit of strength. Use one of {', '.join(known)}."
+        )
 
 
-def require_multipliers(multipliers: Sequence[float], *, positive: bool = True) -> None:
-    """Raises ValueError unless the strengths can be compared with the unsteered model.
+def require_multipliers(
+    multipliers: Iterable[SupportsFloat], *, positive: bool = True
+) -> tuple[float, ...]:
+    """The strengths as Python's floats, if they can be compared with the unsteered model.
 
     Args:
+        multipliers: A sequence, NumPy array or torch tensor of numbers.
         positive: Whether one strength must be above 0.
+
+    Raises:
+        ArgumentError: If one is not a finite number, 0 is missing, or one is given twice.
     """
-    values = tuple(float(m) for m in multipliers)
-    if not all(math.isfinite(m) for m in values):
-        raise ValueError(f"multipliers={values} are not all finite numbers.")
+    values = as_floats("multipliers", multipliers)
     if 0.0 not in values:
-        raise ValueError(
+        raise ArgumentError(
             f"multipliers={values} has no 0.0, which is the unsteered model that all others are "
             "compared with. Add 0.0."
         )
     if len(set(values)) != len(values):
-        raise ValueError(f"multipliers={values} holds a strength twice. Give each once.")
+        raise ArgumentError(f"multipliers={values} holds a strength twice. Give each once.")
     if len(values) < 2 or (positive and max(values) <= 0):
-        raise ValueError(
+        raise ArgumentError(
             f"multipliers={values} has no strength {'above' if positive else 'other than'} 0.0, so "
             "nothing is steered. Add one."
         )
+    return values

@@ -9,7 +9,13 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions.methods import PCA, DiffMean, Logistic
 from steerlens.interventions import Add
 from steerlens.measures import reading as capture
-from steerlens.measures.reading import activations, chunks, diffmean, directions, reading_positions
+from steerlens.measures.reading import (
+    activations,
+    chunks,
+    diffmean,
+    fit_directions,
+    reading_positions,
+)
 from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
@@ -117,7 +123,7 @@ def test_streaming_diffmean_is_diffmean_of_the_activations(tiny, pairs, batch_si
 
 def test_directions_of_any_method_come_one_per_site(gpt2):
     for method in (DiffMean(), Logistic()):
-        found = directions(gpt2, ANSWERED, method)
+        found = fit_directions(gpt2, ANSWERED, method)
         assert [d.site for d in found] == list(gpt2.sites())
         assert {d.method for d in found} == {repr(method)}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -74,7 +75,71 @@ def test_a_clamp_and_nothing_else_has_a_value(operation, value):
         Direction(torch.ones(4), Site(0), operation=operation, value=value)
 
 
-def test_what_is_clamped_turns_round_with_the_direction(direction):
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"resid_norm": np.float32(2), "pairs": np.int64(3), "projection_std": torch.tensor(0.5)},
+        {"resid_norm": torch.tensor(2.0), "pairs": torch.tensor(3), "projection_std": 0.5},
+        {"resid_norm": 2, "pairs": np.array(3), "projection_std": np.float64(0.5)},
+    ],
+)
+def test_numbers_of_other_libraries_are_kept_as_pythons(tmp_path, given):
+    made = Direction(torch.ones(4), Site(np.int64(1)), **given)
+    read = Direction.load(made.save(tmp_path / "it.safetensors"))
+    for direction in (made, read):
+        assert (direction.resid_norm, direction.pairs, direction.projection_std) == (2.0, 3, 0.5)
+        assert [type(x) for x in (direction.resid_norm, direction.pairs)] == [float, int]
+
+
+def test_a_vector_a_site_and_a_rule_may_be_named_plainly(tmp_path):
+    array = np.arange(1, 5, dtype=np.float32)
+    made = Direction(array, 12, apply_at="all", processing="raw")
+    array[:] = 0
+    assert torch.equal(made.vector, torch.arange(1.0, 5.0))
+    assert (made.site, made.apply_at) == (Site(12), Positions.all())
+    assert Direction(torch.ones(4), "blocks.3.hook_mlp_out").site == Site(3, "mlp_out")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"site": 8.0}, r"8.0 is not a site. Write Site\(8\)"),
+        ({"site": None}, "None is not a site"),
+        ({"pairs": 2.5}, "pairs=2.5 is not a whole number"),
+        ({"pairs": -1}, "pairs=-1 is too small"),
+        ({"resid_norm": "2"}, "resid_norm='2' is not a number"),
+        ({"resid_norm": torch.ones(2)}, "is not one number"),
+        ({"operation": "multiply"}, "operation='multiply' is not something.*add, ablate, clamp"),
+        ({"strength_unit": "pairs"}, "unit='pairs' is not a unit of strength"),
+        ({"apply_at": "some"}, "positions='some' is not a rule"),
+        ({"method": DiffMean()}, r"method=DiffMean\(\) of a direction is not text"),
+        ({"model": None}, "model=None of a direction is not text"),
+        ({"processing": 1}, "processing=1 of a direction is not text"),
+        ({"vector": np.array(["a"])}, "not a fact of a direction"),
+    ],
+)
+def test_a_fact_of_the_wrong_type_is_refused_at_once(given, message):
+    with pytest.raises(DirectionError, match=message):
+        Direction(**({"vector": torch.ones(4), "site": Site(0)} | given))
+
+
+@pytest.mark.parametrize("two", [2, np.float32(2), np.int64(2), torch.tensor(2.0)], ids=repr)
+def test_a_direction_is_multiplied_by_any_number_from_either_side(added, two):
+    for made in (two * added, added * two):
+        assert isinstance(made, Direction)
+        torch.testing.assert_close(made.vector, 2 * added.vector)
+    with pytest.raises(ValueError, match="factor=.* is not one number"):
+        added * torch.ones(2)
+
+
+def test_directions_of_different_width_are_neither_added_nor_compared(added):
+    narrow = dataclasses.replace(added, vector=torch.ones(4))
+    for call in (lambda: added + narrow, lambda: added.cosine(narrow)):
+        with pytest.raises(DirectionError, match="d_model 16 and 4"):
+            call()
+
+
+def test_what_is_clamped_changes_its_sign_with_the_direction(direction):
     along = direction.value * direction.unit().vector
     for turned in (-direction, -2 * direction, 3 * direction):
         torch.testing.assert_close(turned.value * turned.unit().vector, along)
@@ -291,6 +356,15 @@ def test_a_site_that_was_not_read_is_refused(read):
     with pytest.raises(ValueError, match="1 is more than once among the sites"):
         two.at(1)
     assert two.index(Site(1, "resid_pre")) == 1
+
+
+def test_sites_and_methods_may_be_named(read):
+    expected = read.direction(Site(1), DiffMean())
+    for site, method in ((np.int64(1), DiffMean), ("blocks.1.hook_resid_post", "DiffMean")):
+        made = read.direction(site, method)
+        assert made.facts() == expected.facts()
+        assert torch.equal(made.vector, expected.vector)
+    assert read.shuffled(np.int64(1)).data == read.shuffled(1).data == "cd:shuffled:1"
 
 
 def test_pca_needs_true_pairs(read):

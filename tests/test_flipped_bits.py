@@ -14,8 +14,8 @@ import pytest
 from steerlens.models.checkpoints import fingerprint, load_hooked, save_hooked
 from steerlens.models.checkpoints.errors import CheckpointError, DamagedCheckpoint
 from steerlens.models.model import PRETRAINED
-from steerlens.saes.dictionary import Dictionary
-from steerlens.saes.errors import DamagedSAE
+from steerlens.saes.sae import SAE
+from steerlens.saes.sae_errors import DamagedSAE
 from steerlens.store.checksums import CHECKSUMS, require_unchanged
 from steerlens.store.documents import read_document, write_document
 from steerlens.store.files import DamagedFile
@@ -64,7 +64,7 @@ def test_an_sae_folder(tmp_path):
     untrained("topk").save(tmp_path)
 
     def load():
-        sae = Dictionary.load(tmp_path)
+        sae = SAE.load(tmp_path)
         return sae.hash, sae.resid_norm, sae.site, sae.processing, sae.fingerprint
 
     check(tmp_path, load, DamagedSAE, load())
@@ -75,9 +75,9 @@ def test_another_k_of_an_sae_is_refused(tmp_path):
     path = tmp_path / "cfg.json"
     path.write_text(path.read_text().replace('"k": ', '"k": 1'))
     with pytest.raises(DamagedSAE, match=r"cfg\.json is damaged, or was changed.*delete checksums"):
-        Dictionary.load(tmp_path)
+        SAE.load(tmp_path)
     (tmp_path / CHECKSUMS).unlink()
-    assert Dictionary.load(tmp_path).sae.cfg.k > 10
+    assert SAE.load(tmp_path).sae.cfg.k > 10
 
 
 def test_a_missing_file_of_a_model_is_named(tmp_path):

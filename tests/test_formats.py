@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from steerlens.data import ContrastError, ContrastSet
-from steerlens.data.formats import hub
+from steerlens.data.formats import hub_datasets as hub
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(

@@ -7,9 +7,9 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 
 # From the ground up. A package stands for all its files, its face (`__init__`) included.
 ORDER = [
-    "units", "sites", "stats", "store", "plots", "report.section", "report.numbers", "results",
-    "data", "directions", "protocols", "models", "interventions", "measures", "saes", "analyses",
-    "report", "testbed",
+    "arguments", "units", "sites", "stats", "store", "plots", "report.section", "report.numbers",
+    "results", "data", "directions", "protocols", "models", "interventions", "measures", "saes",
+    "analyses", "report", "testbed",
     "experiment", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {

@@ -8,7 +8,8 @@ import torch
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.linear_model import LogisticRegression
 
-from steerlens.directions.methods import LDA, PCA, DiffMean, Logistic, Random
+from steerlens.arguments import ArgumentError
+from steerlens.directions.methods import LDA, METHODS, PCA, DiffMean, Logistic, Random, as_method
 from steerlens.testing import check_method
 
 
@@ -160,3 +161,49 @@ def test_a_method_needs_a_label_that_lasts():
 
     with pytest.raises(AssertionError, match="it holds a memory address"):
         check_method(Nameless())
+
+
+# Names of methods
+
+
+@pytest.mark.parametrize("method", [*EVERY_METHOD[:-1], Random(3)], ids=repr)
+def test_a_method_is_made_of_its_label(method):
+    assert as_method(repr(method)) == method
+    assert as_method(method) is method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_made_of_its_name_or_class(name):
+    assert as_method(name) == as_method(METHODS[name]) == METHODS[name]()
+    assert as_method(MedianDifference) == MedianDifference()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "diffmeans", "DiffMean(", "Logistic(0.1)", "Logistic(c=open('x'))", "Logistic(**{})",
+     "__import__('os').getcwd()", "Logistic()()", "a" * 2000, 3, None],
+)  # fmt: skip
+def test_what_is_no_method_is_refused_and_never_run(value):
+    with pytest.raises(ArgumentError, match="^method=.*DiffMean, PCA, Logistic, LDA, Random"):
+        as_method(value)
+
+
+def test_arguments_that_a_method_does_not_have_are_refused():
+    with pytest.raises(ArgumentError, match="DiffMean cannot be made with .*'c': 1"):
+        as_method("DiffMean(c=1)")
+    with pytest.raises(ArgumentError, match="Wrong cannot be made with no arguments"):
+        as_method(Wrong)
+
+
+def test_numbers_of_other_libraries_give_the_same_label():
+    assert repr(Logistic(c=np.float64(0.1))) == "Logistic(c=0.1, max_iter=1000)"
+    assert repr(Random(torch.tensor(2))) == "Random(seed=2)"
+    assert repr(PCA(centred=np.True_)) == "PCA(centred=True)"
+    for made, message in (
+        (lambda: Logistic(c=0.0), "c=0.0 is not positive"),
+        (lambda: Logistic(c="1"), "c='1' is not a number"),
+        (lambda: Random(1.5), "seed=1.5 is not a whole number"),
+        (lambda: PCA(1), "centred=1 is not a bool"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            made()

@@ -17,7 +17,7 @@ LAYERS = [0, 1, 2]
 MULTIPLIERS = [-1.0, 0.0, 1.0, 2.0]
 VALUES = [[0.0, 0.0, 0.1, 0.2], [-1.5, 0.0, 1.4, 2.5], [-0.5, 0.0, 0.4, 0.6]]
 NAN = math.nan
-HEAT = {"layers": LAYERS, "columns": MULTIPLIERS, "unit": "nats", "title": "Propensity gain"}
+HEAT = {"rows": LAYERS, "columns": MULTIPLIERS, "unit": "nats", "title": "Propensity gain"}
 SCORE = {"score": [0.2, 2.5, 0.6], "score_unit": "nats"}
 BAND = ([0.1, 1.0, 0.5], [0.0, 0.8, 0.4], [0.2, 1.2, 0.6])
 
@@ -36,7 +36,7 @@ def everything() -> dict[str, go.Figure]:
     return {
         "layer_heatmap": heatmap(best=(1, 2.0)),
         "steerability_figure": plots.steerability_figure(VALUES, **HEAT, **SCORE),
-        "layer_curve": plots.layer_curve({"a": BAND}, layers=LAYERS, unit="accuracy", title="t"),
+        "layer_curve": plots.layer_curve({"a": BAND}, rows=LAYERS, unit="accuracy", title="t"),
         "dose_response": plots.dose_response(
             {"layer 1": per_multiplier},
             multipliers=MULTIPLIERS,
@@ -49,18 +49,18 @@ def everything() -> dict[str, go.Figure]:
             [1.0, 2.0, 0.5],
             [0.1, 0.4, 0.3],
             labels=["p", "q", "r"],
-            layers=LAYERS,
+            rows=LAYERS,
             gain_unit="nats",
             cost_unit="nats",
             title="t",
             budget=0.35,
             best="p",
         ),
-        "example_slopes": plots.example_slopes(VALUES, layers=LAYERS, unit="nats", title="t"),
+        "example_slopes": plots.example_slopes(VALUES, rows=LAYERS, unit="nats", title="t"),
         "probe_against_steering": plots.probe_against_steering(
             BAND,
             BAND,
-            layers=LAYERS,
+            rows=LAYERS,
             probe_unit="AUROC",
             steering_unit="nats",
             title="t",
@@ -147,7 +147,7 @@ def test_one_outlier_does_not_stretch_the_colours_and_is_announced():
 def test_one_live_layer_among_silent_ones_is_not_an_outlier():
     values = np.full((48, 21), 0.01)
     values[20] = np.linspace(-3, 3, 21)
-    heat = heatmap(values, layers=range(48), columns=np.linspace(-1, 1, 21).tolist()).data[0]
+    heat = heatmap(values, rows=range(48), columns=np.linspace(-1, 1, 21).tolist()).data[0]
     assert heat.zmax == 3.0
     assert "clipped" not in heat.colorbar.title.text
 
@@ -168,7 +168,7 @@ def test_best_and_values_follow_unsorted_layers_and_multipliers():
     shuffled = np.array(VALUES)[np.ix_(rows, columns)]
     figure = heatmap(
         shuffled,
-        layers=[LAYERS[r] for r in rows],
+        rows=[LAYERS[r] for r in rows],
         columns=[MULTIPLIERS[c] for c in columns],
         best=(1, 2.0),
         below_null=shuffled == 2.5,
@@ -203,7 +203,7 @@ def test_small_grids_show_their_numbers_and_large_ones_do_not():
     (texts,) = named(heatmap(), "written values")
     assert "−1.50" in texts.text and len(texts.text) == 12
     big = plots.layer_heatmap(
-        np.zeros((48, 21)), layers=range(48), columns=range(21), unit="nats", title="t"
+        np.zeros((48, 21)), rows=range(48), columns=range(21), unit="nats", title="t"
     )
     assert not named(big, "written values")
 
@@ -222,10 +222,10 @@ def test_hover_gives_value_unit_and_extra_text():
         ({"values": [[1.0, 2.0]]}, "values has shape"),
         ({"values": [[1.0], [1.0, 2.0], [0.0]]}, "not an array of numbers"),
         ({"values": np.array(VALUES) + np.inf}, "infinite"),
-        ({"layers": [0, 1]}, "does not fit 2 layers x 4 columns"),
-        ({"layers": [0, 1, 1]}, "twice"),
+        ({"rows": [0, 1]}, "does not fit 2 rows x 4 columns"),
+        ({"rows": [0, 1, 1]}, "twice"),
         ({"columns": [0.0, 1.0, 2.0, NAN]}, "not finite"),
-        ({"layers": []}, "empty"),
+        ({"rows": []}, "empty"),
         ({"best": (7, 1.0)}, "not a cell"),
         ({"best": (1, 3.5)}, "not a cell"),
         ({"below_null": [[True]]}, "below_null has shape"),
@@ -236,6 +236,32 @@ def test_hover_gives_value_unit_and_extra_text():
 def test_bad_heatmap_input_raises(settings, message):
     with pytest.raises(ValueError, match=message):
         heatmap(**settings)
+
+
+def test_named_rows_are_drawn_downwards_in_their_order_and_named_on_hover():
+    names = ["low-rank change of block 3", "add", "clamp"]
+    figure = heatmap(rows=names, best=("add", 2.0), below_null=np.array(VALUES) > 2)
+    assert [list(row) for row in figure.data[0].z] == VALUES[::-1]
+    assert [t.replace("<br>", " ") for t in figure.layout.yaxis.ticktext] == names[::-1]
+    assert figure.layout.yaxis.title.text == "" and figure.layout.margin.l > 100
+    assert "add, multiplier 2" in figure.data[0].hovertext[1][3]
+    mark = named(figure, "best cell")[-1]
+    assert (min(mark.x), min(mark.y)) == (2.5, 0.5)
+    (dots,) = named(figure, "below the null threshold")
+    assert np.mean(dots.x) == pytest.approx(3.0) and np.mean(dots.y) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [(["a", 1, 2], "layers and names"), (["a", "b", "a"], "a name twice"), ([], "empty")],
+)
+def test_rows_that_cannot_be_told_apart_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        heatmap(rows=rows)
+
+
+def test_a_note_is_written_under_the_title_of_a_heatmap():
+    assert "no null maps" in heatmap(note="no null maps").layout.title.text
 
 
 # Steerability figure
@@ -256,6 +282,16 @@ def test_score_bars_share_the_layer_axis_and_carry_their_intervals():
     np.testing.assert_array_equal(figure.data[0].z, VALUES)
 
 
+def test_score_bars_stand_beside_their_named_rows():
+    figure = plots.steerability_figure(
+        VALUES, **(HEAT | {"rows": ["a", "b", "c"]}), **SCORE, best=("b", 2.0)
+    )
+    (bars,) = [t for t in figure.data if t.type == "bar"]
+    assert list(bars.x) == SCORE["score"][::-1]
+    assert bars.hovertext[0].startswith("c<br>")
+    assert bars.marker.color[1] != bars.marker.color[0] == bars.marker.color[2]
+
+
 def test_a_score_of_the_wrong_length_raises():
     with pytest.raises(ValueError, match="score has shape"):
         plots.steerability_figure(VALUES, **HEAT, score=[1.0], score_unit="nats")
@@ -269,7 +305,7 @@ def test_a_score_of_the_wrong_length_raises():
 def test_curve_carries_means_bands_controls_and_reference():
     figure = plots.layer_curve(
         {"probe": BAND, "shuffled": [0.5, NAN, 0.5]},
-        layers=LAYERS, unit="accuracy", title="t", controls=["shuffled"], reference=0.5,
+        rows=LAYERS, unit="accuracy", title="t", controls=["shuffled"], reference=0.5,
     )  # fmt: skip
     (line,) = named(figure, "probe")
     assert list(line.y) == BAND[0] and "1 [0.8, 1.2] accuracy" in line.hovertext[1]
@@ -280,17 +316,27 @@ def test_curve_carries_means_bands_controls_and_reference():
     assert list(named(figure, "chance (0.5)")[0].y) == [0.5, 0.5]
 
 
+def test_named_rows_of_a_curve_are_points_with_whiskers():
+    figure = plots.layer_curve({"a": BAND}, rows=["p", "q", "r"], unit="u", title="t")
+    (points,) = named(figure, "a")
+    assert points.mode == "markers" and list(points.x) == [0, 1, 2]
+    np.testing.assert_allclose(points.error_y.array, [0.1, 0.2, 0.1])
+    assert not named(figure, "a interval")
+    assert list(figure.layout.xaxis.ticktext) == ["p", "q", "r"]
+    assert "Whiskers: 95% interval" in figure.layout.title.text
+
+
 def test_a_band_is_broken_where_it_was_not_measured():
     mean = [0.0, 1.0, NAN, 3.0, 4.0]
     low, high = np.array(mean) - 1, np.array(mean) + 1
-    figure = plots.layer_curve({"a": (mean, low, high)}, layers=range(5), unit="u", title="t")
+    figure = plots.layer_curve({"a": (mean, low, high)}, rows=range(5), unit="u", title="t")
     (band,) = named(figure, "a interval")
     assert list(band.x).count(None) == 1
     assert 2 not in band.x
 
 
 def test_bad_curves_raise():
-    settings = {"layers": LAYERS, "unit": "u", "title": "t"}
+    settings = {"rows": LAYERS, "unit": "u", "title": "t"}
     with pytest.raises(ValueError, match="not in series"):
         plots.layer_curve({"a": BAND}, **settings, controls=["b"])
     with pytest.raises(ValueError, match="upside down"):
@@ -326,7 +372,7 @@ def test_bad_dose_response_raises():
 def test_frontier_holds_the_cells_that_nothing_beats():
     figure = plots.tradeoff(
         [1.0, 2.0, 0.5, 1.9], [0.1, 0.4, 0.3, 0.5],
-        labels=list("abcd"), layers=range(4), gain_unit="nats", cost_unit="nats", title="t",
+        labels=list("abcd"), rows=range(4), gain_unit="nats", cost_unit="nats", title="t",
     )  # fmt: skip
     (frontier,) = named(figure, "efficient frontier")
     assert list(zip(frontier.x, frontier.y, strict=True)) == [(0.1, 1.0), (0.4, 2.0), (0.5, 2.0)]
@@ -334,7 +380,7 @@ def test_frontier_holds_the_cells_that_nothing_beats():
 
 
 def test_tradeoff_leaves_out_and_counts_unmeasured_cells():
-    settings = {"layers": [0, 1], "gain_unit": "nats", "cost_unit": "nats", "title": "t"}
+    settings = {"rows": [0, 1], "gain_unit": "nats", "cost_unit": "nats", "title": "t"}
     figure = plots.tradeoff([1.0, NAN], [0.1, 0.2], labels=["a", "b"], **settings, best="a")
     assert list(named(figure, "cells")[0].x) == [0.1]
     assert "1 of 2 cells not measured" in figure.layout.title.text
@@ -348,7 +394,7 @@ def test_tradeoff_leaves_out_and_counts_unmeasured_cells():
 
 
 def test_tradeoff_has_a_logarithmic_cost_axis_beyond_two_decades_and_hides_no_free_cell():
-    settings = {"labels": list("abcd"), "layers": range(4), "gain_unit": "nats", "title": "t"}
+    settings = {"labels": list("abcd"), "rows": range(4), "gain_unit": "nats", "title": "t"}
     settings |= {"cost_unit": "nats", "budget": 0.1}
     gain = [0.5, 1.0, 2.0, 3.0]
     figure = plots.tradeoff(gain, [0.0, 0.001, 0.05, 1.0], **settings)
@@ -366,7 +412,7 @@ def test_tradeoff_has_a_logarithmic_cost_axis_beyond_two_decades_and_hides_no_fr
 
 def test_example_slopes_shows_every_example_and_the_share_below_zero():
     slopes = [[-1.0, 1.0, 2.0, NAN], [1.0, 1.0, 2.0, 3.0], [NAN] * 4]
-    figure = plots.example_slopes(slopes, layers=LAYERS, unit="nats", title="t")
+    figure = plots.example_slopes(slopes, rows=LAYERS, unit="nats", title="t")
     (bars,) = [t for t in figure.data if t.type == "bar"]
     assert bars.y[0] == pytest.approx(1 / 3) and bars.y[1] == 0.0 and bars.y[2] is None
     drawn = [y for t in figure.data if t.type == "scatter" for y in t.y if y is not None]
@@ -375,13 +421,36 @@ def test_example_slopes_shows_every_example_and_the_share_below_zero():
     assert list(box.median) == [1.0, 1.5] and list(box.x) == [0, 1]
 
 
+def test_slopes_and_cells_of_named_rows_are_named():
+    names = ["p", "q", "r" * 60]
+    slopes = plots.example_slopes(VALUES, rows=names, unit="nats", title="t")
+    (bars,) = [t for t in slopes.data if t.type == "bar"]
+    assert bars.hovertext[1].startswith("q<br>")
+    assert slopes.layout.xaxis.ticktext[0] == "p"
+    cells = plots.tradeoff(
+        [1.0, 2.0, 0.5], [0.1, 0.4, 0.3], labels=["p +1", "q +1", "p +2"], rows=["p", "q", "p"],
+        gain_unit="nats", cost_unit="nats", title="t",
+    )  # fmt: skip
+    (points,) = named(cells, "cells")
+    first, second, third = points.marker.color
+    assert first == third != second
+    assert {"p", "q"} <= {t.name for t in cells.data if t.showlegend}
+    pairs = plots.probe_against_steering(
+        BAND, BAND, rows=names, probe_unit="AUROC", steering_unit="nats", title="t",
+        correlation=(0.5, -0.2, 0.9),
+    )  # fmt: skip
+    assert set(named(pairs, "rows")[0].text) == {""}
+    assert {"p", "q"} <= {t.name for t in pairs.data if t.showlegend}
+    assert "over 3 rows" in pairs.layout.title.text
+
+
 def test_probe_against_steering_pairs_each_layer_and_states_the_correlation():
     steering = ([2.0, NAN, 1.0], [1.5, NAN, 0.5], [2.5, NAN, 1.5])
     figure = plots.probe_against_steering(
-        BAND, steering, layers=LAYERS, probe_unit="AUROC", steering_unit="nats", title="t",
+        BAND, steering, rows=LAYERS, probe_unit="AUROC", steering_unit="nats", title="t",
         correlation=(-1.0, -1.0, 0.25),
     )  # fmt: skip
-    (points,) = named(figure, "layers")
+    (points,) = named(figure, "rows")
     assert list(points.x) == [0.1, 0.5] and list(points.y) == [2.0, 1.0]
     assert list(points.text) == ["0", "2"]
     assert "over 2 layers: −1 [−1, 0.25]" in figure.layout.title.text

@@ -13,8 +13,9 @@ import torch
 
 import steerlens.testbed
 from steerlens.models.checkpoints import load_hooked
-from steerlens.testbed.grammar import CONCEPTS, EOS, review_grammar
+from steerlens.testbed.grammar import CONCEPTS, EOS
 from steerlens.testbed.oracle import Oracle
+from steerlens.testbed.review_grammar import review_grammar
 from steerlens.testbed.reviews import contexts, neutral_texts, questions
 
 SHIPPED = Path(steerlens.testbed.__file__).parents[1] / "pretrained" / "reviews"

@@ -1,9 +1,19 @@
 """Position rules choose the same tokens however a text is padded, batched or decoded."""
 
+import numpy as np
 import pytest
 import torch
 
-from steerlens.sites import Positions, Site, TokenBatch
+from steerlens.arguments import ArgumentError
+from steerlens.sites import (
+    Positions,
+    Site,
+    TokenBatch,
+    as_positions,
+    as_site,
+    as_sites,
+    format_sites,
+)
 
 BOS = 2
 PROMPT, ANSWER = [BOS, 10, 11, 12], [13, 14]  # tokens 0-3 and 4-5 of the text
@@ -121,3 +131,100 @@ def test_a_hook_that_is_no_site_is_refused(name):
 def test_layers_count_from_zero():
     with pytest.raises(ValueError, match=r"layer=-1.*Site\(model.n_layers - 1\)"):
         Site(-1)
+
+
+@pytest.mark.parametrize("layer", [np.int64(3), torch.tensor(3), np.uint8(3)], ids=repr)
+def test_a_layer_of_another_library_is_the_same_site(layer):
+    assert Site(layer) == Site(3)
+    assert type(Site(layer).layer) is int
+    assert as_site(layer) == Site(3)
+    assert repr(Positions.span(layer, layer)) == "Positions.span(3, 3)"
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (8.0, r"layer=8.0 is not a whole number. Write 8\."),
+        (True, "layer=True is not a whole number"),
+        (None, "layer=None is not a whole number"),
+        ("blocks.3.hook_resid_post", r"is text.*Site.from_hook\('blocks.3.hook_resid_post'\)"),
+    ],
+)
+def test_a_layer_of_the_wrong_type_is_refused_at_once(layer, message):
+    with pytest.raises(ArgumentError, match=message):
+        Site(layer)
+
+
+def test_an_unknown_stream_is_refused():
+    with pytest.raises(ArgumentError, match="stream='resid' is not a stream.*resid_pre"):
+        Site(0, "resid")
+
+
+SITES = {
+    Site(3, "attn_out"): "blocks.3.hook_attn_out",
+    Site(4, "mlp_out"): "L4 mlp_out",
+    Site(12): 12,
+    Site(0): Site(0),
+}
+
+
+def test_a_site_is_made_of_a_layer_a_hook_name_or_its_label():
+    assert [as_site(value) for value in SITES.values()] == list(SITES)
+    assert as_sites(SITES.values()) == tuple(SITES)
+    for one in (7, "blocks.7.hook_resid_post", Site(7), np.array(7), [7], np.array([7]), {7}):
+        assert as_sites(one) == (Site(7),)
+    assert as_sites(np.arange(2)) == as_sites(range(2)) == as_sites(torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "There is no site"),
+        ([8.5], r"8.5 is not a site. Write Site\(8\)"),
+        ([None], "None is not a site"),
+        ("blocks.3.attn.hook_z", "is not a site with a stream"),
+        ("L3 resid", "is not a site with a stream"),
+        ([-1], "layers count from 0"),
+        ([1, 2, Site(1), "L2 resid_post"], "layers 1, 2 is given twice"),
+        (range(40), r"layers 0–11, so it has no layers 12–39\. Its last layer is 11"),
+        ([Site(12, "mlp_out")], "has no L12 mlp_out"),
+    ],
+)
+def test_what_names_no_sites_of_the_model_is_refused(values, message):
+    with pytest.raises(ArgumentError, match=message):
+        as_sites(values, n_layers=12)
+
+
+def test_many_sites_are_named_in_few_words():
+    every = [Site(layer) for layer in range(30)]
+    assert format_sites(every) == format_sites(every[::-1]) == "layers 0–29"
+    assert format_sites([Site(layer, "mlp_out") for layer in (0, 1, 5, 6, 7)]) == (
+        "layers 0, 1, 5–7 of mlp_out"
+    )
+    assert format_sites([]) == "none"
+
+
+@pytest.mark.parametrize("rule", ["all", "last", "from_prompt_end", "generated", "answer"])
+def test_a_rule_is_made_of_its_name(rule):
+    assert repr(as_positions(rule)) == f"Positions.{rule}()"
+    assert as_positions(as_positions(rule)) is not None
+
+
+@pytest.mark.parametrize("rule", ["span", "ALL", "", None, Positions.all, 3])
+def test_what_is_no_rule_is_refused(rule):
+    with pytest.raises(ArgumentError, match=r"not a rule.*'all'.*Positions.span\(start, stop\)"):
+        as_positions(rule)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rule": "some"}, "rule='some' is not a rule"),
+        ({"rule": "span", "start": 1.0}, "start=1.0 is not a whole number"),
+        ({"rule": "span", "stop": "x"}, "stop='x' is not a whole number"),
+        ({"rule": "all", "special": 1}, "special=1 is not a bool"),
+    ],
+)
+def test_the_fields_of_a_rule_are_checked_at_once(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        Positions(**arguments)

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from steerlens.testbed.grammar import (
-    ASPECTS,
     BOS,
     CONCEPTS,
-    CONNECTORS,
     EOS,
-    GENERAL,
-    PEOPLE,
     SENTENCE_ENDS,
-    STATES,
     Form,
     Grammar,
     Latents,
     Slot,
+)
+from steerlens.testbed.review_grammar import (
+    ASPECTS,
+    CONNECTORS,
+    GENERAL,
+    PEOPLE,
+    STATES,
     review_grammar,
 )
 from steerlens.testbed.reviews import contexts, forms_of, neutral_texts, questions

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from steerlens.data.formats.drafts import Content, FileFacts, Reading
-from steerlens.data.formats.hub import is_hub_name, read_hub
+from steerlens.data.formats.hub_datasets import is_hub_name, read_hub
 from steerlens.data.formats.pairs import count_unusable
 from steerlens.data.formats.read import read_content
 from steerlens.data.formats.recognise import as_rows, recognised, uses_template

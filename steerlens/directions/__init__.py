@@ -1,9 +1,9 @@
 """What was read (`Activations`) and what came of it (`Direction`), with where and how it was made."""
 
 from steerlens.directions.activations import Activations as Activations
-from steerlens.directions.errors import DirectionError as DirectionError
-from steerlens.directions.facts import LAYERS as LAYERS
-from steerlens.directions.facts import Operation as Operation
+from steerlens.directions.direction_errors import DirectionError as DirectionError
+from steerlens.directions.direction_facts import LAYERS as LAYERS
+from steerlens.directions.direction_facts import Operation as Operation
 from steerlens.directions.vector import FORMAT as FORMAT
 from steerlens.directions.vector import Adopter as Adopter
 from steerlens.directions.vector import Direction as Direction

@@ -1,18 +1,22 @@
-"""`Activations`: what was read of both sides of every pair."""
+"""`Activations`: the vectors that were read of both sides of every pair."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_int
+from steerlens.directions.methods import as_method
 from steerlens.directions.vector import Direction
-from steerlens.sites import Site
+from steerlens.sites import Site, SiteLike, as_site, format_sites
 
-_Method = Callable[[Tensor, Tensor], Tensor]  # protocols.Method, which stands above this file
+_Method = Callable[[Tensor, Tensor], Tensor] | str | type
+"""What `as_method` takes; protocols.Method stands above this file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class Activations:
     resid_norms: Float[Tensor, " site"]
     """Median over texts of the text's median token norm."""
     paired: bool = True
-    """False when row i of the two sides do not belong together."""
+    """False if row i of one side does not belong to row i of the other."""
     processing: str = "raw"
     read_at: str = ""
     model: str = ""
@@ -51,29 +55,40 @@ class Activations:
     def __len__(self) -> int:
         return self.positive.shape[0]
 
-    def index(self, site: Site | int) -> int:
-        """The index of a site, or of a layer when that layer was read at one stream only."""
-        found = [i for i, s in enumerate(self.sites) if site in (s, s.layer)]
+    def index(self, site: SiteLike) -> int:
+        """The index of a site, or of a layer if that layer was read at one stream only.
+
+        Raises:
+            ValueError: If that site was not read, or the layer was read at several streams.
+        """
+        named: Site | int = as_site(site) if isinstance(site, Site | str) else as_int("layer", site)
+        found = [i for i, s in enumerate(self.sites) if named in (s, s.layer)]
         if len(found) != 1:
             raise ValueError(
-                f"{site!r} is {'not' if not found else 'more than once'} among the sites that were "
-                f"read ({', '.join(map(str, self.sites))}). Name one of them."
+                f"{named!r} is {'not' if not found else 'more than once'} among the sites that "
+                f"were read ({format_sites(self.sites)}). Name one of them."
             )
         return found[0]
 
     def at(
-        self, site: Site | int
+        self, site: SiteLike
     ) -> tuple[Float[Tensor, "pair d_model"], Float[Tensor, "pair d_model"]]:
         """Both sides at one site."""
         i = self.index(site)
         return self.positive[:, i], self.negative[:, i]
 
-    def direction(self, layer: Site | int, method: _Method) -> Direction:
-        """The direction that a method finds at one site (a `Site`, or the layer's number).
+    def direction(self, layer: SiteLike, method: _Method) -> Direction:
+        """The direction that a method finds at one site.
+
+        Args:
+            layer: A `Site`, the number of a layer, or the name of a hook.
+            method: A method, its class, or its name.
 
         Raises:
-            ValueError: If the method needs true pairs and the set has none.
+            ValueError: If the method needs true pairs and the set has none, the site was not read,
+                or there is no such method.
         """
+        method = as_method(method)
         if getattr(method, "paired", False) and not self.paired:
             raise ValueError(
                 f"{method!r} uses the difference within each pair, and this set has no true pairs. "
@@ -104,8 +119,9 @@ class Activations:
         for site in self.sites:
             yield self.direction(site, method)
 
-    def shuffled(self, seed: int = 0) -> Activations:
-        """The control: in about half of the pairs, chosen at random, the sides change places."""
+    def shuffled(self, seed: SupportsIndex = 0) -> Activations:
+        """A control: the sides of about half of the pairs, chosen at random, are exchanged."""
+        seed = as_int("seed", seed)
         generator = torch.Generator().manual_seed(seed)
         swap = (torch.rand(len(self), generator=generator) < 0.5)[:, None, None]
         return replace(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.directions.errors import DirectionError
+from steerlens.directions.direction_errors import DirectionError
 
 CENTRED = "center_writing_weights"
 KNOWN = ("fold_ln", CENTRED, "center_unembed", "fold_value_biases")

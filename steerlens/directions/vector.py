@@ -6,20 +6,22 @@ import hashlib
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from steerlens.directions import basis, facts
-from steerlens.directions.errors import DirectionError
-from steerlens.directions.facts import Operation
-from steerlens.sites import Positions, Site
-from steerlens.store.files import write_bytes
-from steerlens.units import StrengthUnit
+from steerlens.arguments import ArgumentError, as_float, as_int
+from steerlens.directions import basis, direction_facts
+from steerlens.directions.direction_errors import DirectionError
+from steerlens.directions.direction_facts import Operation
+from steerlens.sites import Positions, Site, as_positions, as_site
+from steerlens.store.files import expanded, require_file, write_bytes
+from steerlens.units import StrengthUnit, require_unit
 
 FORMAT = "steerlens.directions/2"
 OLDER = ("steerlens.directions/1",)
@@ -78,6 +80,7 @@ class Direction:
     then carried over, so that a multiplier keeps its effect; they are not measured anew."""
 
     def __post_init__(self) -> None:
+        self._normalise()
         require_vector(self.vector, "A direction")
         wide = self.vector.float()
         if not bool(torch.isfinite(wide).all()):
@@ -91,8 +94,10 @@ class Direction:
                 "The two sides of the contrast were equal at the tokens that were read: "
                 "read where they differ, e.g. Positions.answer()."
             )
-        for name in ("resid_norm", "projection_std"):
-            unit = getattr(self, name)
+        for name, unit in (
+            ("resid_norm", self.resid_norm),
+            ("projection_std", self.projection_std),
+        ):
             if unit is not None and not (unit > 0 and math.isfinite(unit)):
                 raise DirectionError(
                     f"{name}={unit} of the direction at {self.site} cannot be a unit of strength. "
@@ -106,7 +111,45 @@ class Direction:
                 "projection to a value, and nothing else has one. Give both or neither."
             )
         if self.value is not None and not math.isfinite(self.value):
-            raise DirectionError(f"value={self.value} would fill the stream with NaN.")
+            raise DirectionError(
+                f"value={self.value} would fill the stream with NaN. Give a finite number."
+            )
+
+    def _normalise(self) -> None:
+        """Makes plain Python of NumPy and torch numbers, and sites and rules of their names.
+
+        Raises:
+            DirectionError: If a fact has another type.
+        """
+        facts: dict[str, Any] = {}
+        try:
+            if isinstance(self.vector, np.ndarray):
+                facts["vector"] = torch.tensor(self.vector)
+            facts["site"] = as_site(self.site)
+            facts["pairs"] = as_int("pairs", self.pairs, least=0)
+            for name in ("resid_norm", "projection_std", "value"):
+                number = getattr(self, name)
+                facts[name] = None if number is None else as_float(name, number, finite=False)
+            if self.apply_at is not None:
+                facts["apply_at"] = as_positions(self.apply_at)
+            if self.strength_unit is not None:
+                require_unit(self.strength_unit)
+        except (ArgumentError, TypeError) as error:  # a TypeError is NumPy's or torch's
+            raise DirectionError(f"This is not a fact of a direction: {error}") from error
+        if self.operation not in get_args(Operation):
+            raise DirectionError(
+                f"operation={self.operation!r:.80} is not something that a direction can be for. "
+                f"Use one of {', '.join(get_args(Operation))}."
+            )
+        for name in direction_facts.TEXTS:
+            text = getattr(self, name)
+            if not isinstance(text, str) and not (text is None and name in direction_facts.OPEN):
+                raise DirectionError(
+                    f"{name}={text!r:.80} of a direction is not text. Write e.g. {name}='…', or "
+                    "str(…) of what it is."
+                )
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     @property
     def norm(self) -> float:
@@ -120,19 +163,22 @@ class Direction:
     def __neg__(self) -> Direction:
         return self * -1.0
 
-    def __mul__(self, factor: float) -> Direction:
-        # What is clamped is the projection on the unit vector, which turns round with the sign.
-        value = None if self.value is None else math.copysign(1, factor) * self.value
-        return replace(self, vector=self.vector * factor, value=value)
+    def __mul__(self, factor: SupportsFloat) -> Direction:
+        number = as_float("factor", factor)
+        # A clamp sets the projection on the unit vector, whose sign changes with the factor's.
+        value = None if self.value is None else math.copysign(1, number) * self.value
+        return replace(self, vector=self.vector * number, value=value)
 
     __rmul__ = __mul__
+    __array_ufunc__ = None  # so that NumPy leaves `numpy_number * direction` to `__rmul__`
 
     def __add__(self, other: Direction) -> Direction:
         if other.site != self.site:
             raise DirectionError(
-                f"Cannot add a direction at {other.site} to one at {self.site}: they live in "
+                f"Cannot add a direction at {other.site} to one at {self.site}: they belong to "
                 "different streams. Attach both interventions, one inside the other."
             )
+        self._require_same_width(other)
         if None not in (both := {self.processing, other.processing}) and len(both) > 1:
             raise DirectionError(
                 f"Cannot add a direction made under weight processing {other.processing!r} to one "
@@ -141,7 +187,8 @@ class Direction:
         if self.operation != "add" or other.operation != "add":
             raise DirectionError(
                 f"Cannot add directions that are made to {self.operation} and {other.operation}: "
-                "such operations do not add up. Attach both, e.g. with Together."
+                "the sum of two vectors has the effect of both only if both are added. Attach "
+                "both interventions, e.g. with Together."
             )
         return replace(
             self,
@@ -152,7 +199,15 @@ class Direction:
 
     def cosine(self, other: Direction) -> float:
         """Cosine of the angle to another direction, in [-1, 1]."""
+        self._require_same_width(other)
         return float(torch.cosine_similarity(self.vector, other.vector, dim=0))
+
+    def _require_same_width(self, other: Direction) -> None:
+        if len(self.vector) != len(other.vector):
+            raise DirectionError(
+                f"The directions have d_model {len(self.vector)} and {len(other.vector)}: they "
+                "belong to different models. Use directions of one model."
+            )
 
     # Between weight processings
 
@@ -231,9 +286,9 @@ class Direction:
     def save(self, path: Path | str) -> Path:
         """Writes one safetensors file that states everything above; atomic, never pickle."""
         vector = self.vector.detach().cpu().contiguous()
-        stated = facts.to_json(self.facts())
+        stated = direction_facts.to_json(self.facts())
         meta = {"format": FORMAT, "direction": stated, "sha256": _checksum(stated, vector)}
-        return write_bytes(Path(path), save({"vector": vector}, metadata=meta))
+        return write_bytes(expanded(path), save({"vector": vector}, metadata=meta))
 
     @classmethod
     def load(cls, path: Path | str, model: Adopter | None = None) -> Direction:
@@ -246,7 +301,10 @@ class Direction:
         Raises:
             DirectionError: If the file is broken, holds a tensor without the facts that make it
                 usable, or does not fit the model.
+            StorageError: If the path is not that of a regular file, or it cannot be read.
+            FileNotFoundError: If there is no such file.
         """
+        path = require_file(path)
         try:
             with safe_open(path, framework="pt") as file:
                 meta = file.metadata() or {}
@@ -261,7 +319,7 @@ class Direction:
                 "exchange.plain.load(path, site=Site(layer), processing='raw', model='name')."
             )
         require_vector(vector, str(path))
-        direction = cls(vector=vector, **facts.from_json(meta["direction"], str(path)))
+        direction = cls(vector=vector, **direction_facts.from_json(meta["direction"], str(path)))
         if meta["format"] == FORMAT and meta.get("sha256") != _checksum(meta["direction"], vector):
             raise DirectionError(
                 f"{path} is damaged or was edited: its checksum does not match its content. "

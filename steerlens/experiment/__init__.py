@@ -1,12 +1,15 @@
 """Experiments as values: every input that changes the numbers, frozen, hashed, and resumable.
 
-An experiment is the arguments of the functions below it, and holds no logic of its own. `run()`
-puts everything into one folder: the manifest first, then activations and cells as they are
-finished, then results and a report page. A killed run goes on where it was.
+An experiment is one file: its fields, what its runs hold, and how that is measured. `run()` puts
+everything into one folder: the manifest first, then activations and units of work as they are
+finished, results, a report page, and last the marker of a finished run. A killed run goes on where
+it was.
 """
 
+from steerlens.experiment.experiment import Experiment as Experiment
 from steerlens.experiment.experiment_data import ExperimentError as ExperimentError
 from steerlens.experiment.experiment_data import load_data as load_data
+from steerlens.experiment.experiment_file import load_experiment as load_experiment
 from steerlens.experiment.fields import method_named as method_named
 from steerlens.experiment.probing_experiment import ProbingExperiment as ProbingExperiment
 from steerlens.experiment.run import Run as Run
@@ -17,3 +20,5 @@ from steerlens.experiment.sae_experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment.steerability_experiment import (
     SteerabilityExperiment as SteerabilityExperiment,
 )
+from steerlens.experiment.workplace import Inputs as Inputs
+from steerlens.experiment.workplace import Workplace as Workplace

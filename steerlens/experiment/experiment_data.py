@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.testbed import reviews
-from steerlens.testbed.grammar import CONCEPTS, TOPICS
+from steerlens.testbed.grammar import CONCEPTS
+from steerlens.testbed.review_grammar import TOPICS
 
 WORLD = "reviews/"
 """Contrasts of the reference world are named "reviews/sentiment", "reviews/register", …"""

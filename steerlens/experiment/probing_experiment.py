@@ -10,7 +10,8 @@ from typing import ClassVar
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.directions.methods import Logistic
 from steerlens.experiment.experiment_data import load_pairs
-from steerlens.experiment.fields import Experiment, MethodField
+from steerlens.experiment.fields import MethodField
+from steerlens.experiment.former_experiment import Experiment
 from steerlens.experiment.run import Run, begin, finish
 from steerlens.measures.activation_store import ActivationStore
 

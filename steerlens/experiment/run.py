@@ -27,7 +27,7 @@ from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.analyses.validity import ValidityFit, fit_validity
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.data import ContrastSet
-from steerlens.experiment.fields import Experiment
+from steerlens.experiment.former_experiment import Experiment
 from steerlens.measures.generation import DoseResponse
 from steerlens.models.model import Model
 from steerlens.report import page as report

@@ -22,7 +22,7 @@ from steerlens.experiment.experiment_data import (
     load_others,
     load_shifts,
 )
-from steerlens.experiment.fields import Experiment
+from steerlens.experiment.former_experiment import Experiment
 from steerlens.experiment.run import (
     Run,
     begin,

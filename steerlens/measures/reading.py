@@ -184,7 +184,7 @@ def diffmean(
     ]
 
 
-def directions(
+def fit_directions(
     model: Model, pairs: ContrastSet, method: Method, sites: Sequence[Site] | None = None
 ) -> list[Direction]:
     """One direction per site by any method; DiffMean streams."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.models.kernel import Columns, Kernel, KeysValues, soft_cap
@@ -26,6 +26,7 @@ from steerlens.models.memory import free_bytes, is_out_of_memory
 from steerlens.models.model import Model, SteeringError, as_model
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.sites import TokenBatch
+from steerlens.store.cells import Cells, cells_or_none
 
 _log = logging.getLogger("steerlens.sweep")
 
@@ -46,7 +47,8 @@ class Plan:
     """Columns per row that the cells compute (the rest is each prompt's shared prefix)."""
     bytes_per_example: int
     """Peak working memory for one example, with all cells in one batch."""
-    budget: int
+    budget: int = field(compare=False)
+    """Bytes that may be used."""
     examples_per_chunk: int
     cells_per_chunk: int
 
@@ -202,6 +204,7 @@ def sweep(
     log_odds_only: bool = False,
     memory: int | None = None,
     progress: bool = True,
+    cells: Cells | None = None,
     label: str = "sweep",
     done: Callable[[slice, Tensor], None] | None = None,
     have: Callable[[slice], Tensor | None] | None = None,
@@ -214,6 +217,7 @@ def sweep(
         log_odds_only: Skip the normaliser over the vocabulary. Enough for propensities; utility
             needs the log-probabilities themselves.
         memory: Bytes of working memory; by default a quarter of what is free.
+        cells: Where finished units of examples are kept and found; by default nowhere.
         label: What the progress bar calls this sweep.
         done: Called with each finished slice of examples and its numbers
             [intervention, multiplier, example, 2], for a caller that saves them.
@@ -226,24 +230,27 @@ def sweep(
     asked, engine, planned = _prepared(
         model, pairs, interventions, multipliers, log_odds_only, memory
     )
-    _log.info("%s: %s", label, planned)
+    cells = cells_or_none(cells, label, progress)
+    _log.info("%s: %s", cells.name, planned)
     out = torch.full((len(interventions), len(multipliers), len(asked), 2), torch.nan)
-    with tqdm(
-        total=len(asked) * planned.cells, desc=label, unit="cell", disable=not progress
-    ) as bar:
+    with cells.bar(len(asked) * planned.cells, "cell") as bar:
         for start in range(0, len(asked), planned.examples_per_chunk):
             chunk = slice(start, min(start + planned.examples_per_chunk, len(asked)))
+            unit = f"{chunk.start:06d}-{chunk.stop:06d}"
             ready = None if have is None else have(chunk)
+            if ready is None and (kept := cells.load(unit)) is not None:
+                ready = kept["values"]
             if ready is None:
                 ready = _halving(
                     lambda c: engine.answers(asked.rows(c), planned, log_odds_only), chunk
                 )
                 if not bool(torch.isfinite(ready).all()):
                     raise ValueError(
-                        f"{label}: some log-probabilities of examples {chunk.start} to "
+                        f"{cells.name}: some log-probabilities of examples {chunk.start} to "
                         f"{chunk.stop - 1} are NaN or infinite. Use float32 or bfloat16, and "
                         "smaller multipliers."
                     )
+                cells.save(unit, {"values": ready})
                 if done is not None:
                     done(chunk, ready)
             out[:, :, chunk] = ready
@@ -268,6 +275,7 @@ def divergence(
     prompt_share: float = 0.5,
     memory: int | None = None,
     progress: bool = True,
+    cells: Cells | None = None,
 ) -> Float[Tensor, "intervention multiplier example"]:
     """What steering costs on ordinary text: KL from the unsteered to the steered model.
 
@@ -277,6 +285,7 @@ def divergence(
 
     Args:
         prompt_share: How much of each text is prompt.
+        cells: Where finished units of texts are kept and found; by default nowhere.
     """
     model = as_model(model)
     batch = halved(model, texts, prompt_share)
@@ -284,11 +293,16 @@ def divergence(
     read = int((batch.width - batch.prompt_end + 1).max())
     plan = engine.plan(batch, 1, batch.width - read + 1, read)
     out = torch.full((len(interventions), len(multipliers), len(batch)), torch.nan)
-    with tqdm(total=len(batch), desc="cost", unit="text", disable=not progress) as bar:
+    cells = cells_or_none(cells, "cost", progress)
+
+    def computed(chunk: slice) -> dict[str, Tensor]:
+        return {"values": _halving(lambda c: engine.divergence(batch.rows(c), plan, read), chunk)}
+
+    with cells.bar(len(batch), "text") as bar:
         for start in range(0, len(batch), plan.examples_per_chunk):
             chunk = slice(start, min(start + plan.examples_per_chunk, len(batch)))
-            done = _halving(lambda c: engine.divergence(batch.rows(c), plan, read), chunk)
-            out[:, :, chunk] = done[..., 0]
+            unit = f"{chunk.start:06d}-{chunk.stop:06d}"
+            out[:, :, chunk] = cells.compute(unit, partial(computed, chunk))["values"][..., 0]
             bar.update(chunk.stop - chunk.start)
     return out
 
@@ -307,7 +321,7 @@ def halved(model: Model, texts: Sequence[str], share: float = 0.5) -> TokenBatch
     return replace(batch, prompt_end=batch.width - lengths + kept)
 
 
-Cells = list[tuple[int, list[int]]]
+CellList = list[tuple[int, list[int]]]
 """Interventions by index, each with the indices of its multipliers that are not 0."""
 
 
@@ -347,7 +361,7 @@ class _Engine:
         )
         self.memory = memory or free_bytes(model.device) // 4
         steered = [j for j, m in enumerate(self.multipliers) if m != 0]
-        self.cells: Cells = (
+        self.cells: CellList = (
             [(i, steered) for i in range(len(self.interventions))] if steered else []
         )
 
@@ -436,7 +450,9 @@ class _Engine:
         shape = (len(self.interventions), len(self.multipliers), examples, values)
         return torch.full(shape, torch.nan)
 
-    def _place(self, out: Tensor, cells: Cells, values: Float[Tensor, "prompt cell value"]) -> None:
+    def _place(
+        self, out: Tensor, cells: CellList, values: Float[Tensor, "prompt cell value"]
+    ) -> None:
         """Puts the values of a run's cells where they belong; a run of no cells is multiplier 0."""
         if not cells:
             for j, m in enumerate(self.multipliers):
@@ -484,7 +500,7 @@ class _Engine:
 
     def _runs(
         self, batch: TokenBatch, variants: int, prompt_width: int, read: int, plan: Plan
-    ) -> Iterator[tuple[Cells, Float[Tensor, "prompt cell variant read d_model"]]]:
+    ) -> Iterator[tuple[CellList, Float[Tensor, "prompt cell variant read d_model"]]]:
         """First the unsteered states (no cells), then all cells in as many runs as memory asks."""
         if self.path == "wavefront":
             yield from self._wavefront(batch, variants, prompt_width, read, plan)
@@ -503,7 +519,7 @@ class _Engine:
                 yield [(i, [j])], states.view(shape)[:, None]
 
     def _by_rows(
-        self, batch: TokenBatch, cells: Cells, read: int, shape: tuple[int, ...]
+        self, batch: TokenBatch, cells: CellList, read: int, shape: tuple[int, ...]
     ) -> Tensor:
         """All cells as rows of one batch; a row has strength 0 in all edits but its own."""
         flat = [(i, j) for i, ms in cells for j in ms]
@@ -518,7 +534,7 @@ class _Engine:
 
     def _wavefront(
         self, batch: TokenBatch, variants: int, prompt_width: int, read: int, plan: Plan
-    ) -> Iterator[tuple[Cells, Tensor]]:
+    ) -> Iterator[tuple[CellList, Tensor]]:
         kernel = self.kernel
         assert kernel is not None
         prompts, shared = len(batch) // variants, self._shared(batch, prompt_width)
@@ -572,11 +588,11 @@ class _Engine:
         base: Float[Tensor, "prompt variant pos d_model"],
         columns: Columns,
         prefix: list[KeysValues | None],
-        cells: Cells,
+        cells: CellList,
         chosen: dict[int, Tensor],
         variants: int,
         read: int,
-    ) -> tuple[Cells, Float[Tensor, "prompt row read d_model"]]:
+    ) -> tuple[CellList, Float[Tensor, "prompt row read d_model"]]:
         """Through all blocks; the edited copies join at the block that first reads them."""
         resid, order = base, []
         for entry in range(self.model.n_layers + 1):
@@ -630,7 +646,7 @@ def _halving(run: Callable[[slice], Tensor], chunk: slice) -> Tensor:
     return torch.cat([_halving(run, half) for half in halves], 2)
 
 
-def _split(cells: Cells, size: int) -> list[Cells]:
+def _split(cells: CellList, size: int) -> list[CellList]:
     flat = [(i, j) for i, ms in cells for j in ms]
     parts = []
     for start in range(0, len(flat), size):

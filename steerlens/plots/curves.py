@@ -1,4 +1,4 @@
-"""Quantities over the layers, and over the steering multiplier."""
+"""Quantities over the layers or other rows, and over the steering multiplier."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens.plots.arrays import bands, ordered
-from steerlens.plots.look import QUIET, house, layer_ticks, span
+from steerlens.plots.look import QUIET, WIDTH, house, span
 from steerlens.plots.marks import line, rule, series_looks
+from steerlens.plots.rows import label_columns, read_rows
 from steerlens.plots.words import axis_title, number
 
 
 def layer_curve(
     series: Mapping[str, Any],
     *,
-    layers: Iterable[SupportsIndex],
+    rows: Iterable[SupportsIndex] | Iterable[str],
     unit: str,
     title: str,
     quantity: str | None = None,
@@ -28,21 +29,23 @@ def layer_curve(
 ) -> go.Figure:
     """One quantity over the layers, a line and a shaded interval for each series.
 
+    Rows that have names instead of layers have no order, so their points are not joined.
+
     Args:
-        series: Name -> (mean, low, high), each of shape (layer,); or the mean alone.
-        layers: The layer of each entry.
+        series: Name -> (mean, low, high), each of shape (row,); or the mean alone.
+        rows: The layer of each entry, or its name.
         unit: Unit of the values, e.g. "accuracy".
         quantity: What the values are, for the axis title.
         controls: Names in `series` that are controls: drawn grey and dashed.
         reference: What chance gives: a horizontal line.
-        band_label: What the shaded bands are; written under the title.
+        band_label: What the shaded bands or whiskers are; written under the title.
 
     Raises:
         ValueError: If a control is not in `series`.
     """
-    rows, order = ordered("layers", layers)
-    x = np.asarray(rows, dtype=float)
-    drawn = bands("series", series, order, f"{len(rows)} layers")
+    columns = read_rows(rows)
+    x = columns.places
+    drawn = bands("series", series, columns.order, f"{columns.count} rows")
     grey = list(controls)
     if unknown := [name for name in grey if name not in drawn]:
         raise ValueError(
@@ -51,15 +54,19 @@ def layer_curve(
         )
     looks = series_looks([name for name in drawn if name not in grey])
     control = {"colour": "#8a8a8a", "symbol": "circle-open", "dash": "dash"}
-    hover = [f"layer {layer}" for layer in rows]
+    hover = [columns.text(i) for i in range(columns.count)]
+    joined = columns.are_layers
     figure = go.Figure()
     for name, band in drawn.items():
-        line(figure, name, x, band, hover=hover, unit=unit, **looks.get(name, control))
+        look = looks.get(name, control)
+        line(figure, name, x, band, hover=hover, unit=unit, joined=joined, **look)
     if reference is not None:
-        rule(figure, span(x), [reference, reference], f"chance ({number(reference)})")
+        rule(figure, columns.extent, [reference, reference], f"chance ({number(reference)})")
     shaded = any(band.has_interval for band in drawn.values())
-    house(figure, title=title, note=f"Shaded: {band_label}" if shaded else "")
-    figure.update_xaxes(title_text="layer", range=span(x), **layer_ticks(rows))
+    note = f"{'Shaded' if joined else 'Whiskers'}: {band_label}" if shaded else ""
+    house(figure, title=title, note=note)
+    figure.update_xaxes(title_text=columns.title, range=columns.extent)
+    label_columns(figure, columns, 17, WIDTH - 98, by_place=False)
     figure.update_yaxes(title_text=axis_title(quantity, unit))
     return figure
 

@@ -252,7 +252,7 @@ def gain_heatmap(
     order = np.argsort(layers) if layers is not None else np.arange(len(rows))[::-1]
     null = mask("below_null", below_null, shape, axes)
     figure = layer_heatmap(
-        grid[order], layers=range(len(rows)), columns=range(len(sets)), unit=unit, quantity="gain",
+        grid[order], rows=range(len(rows)), columns=range(len(sets)), unit=unit, quantity="gain",
         title=title, below_null=null[order],
     )  # fmt: skip
     names = [safe(rows[i]) for i in order]

@@ -1,4 +1,4 @@
-"""Layer x multiplier as a heatmap, with the cells that do not count marked."""
+"""Row x multiplier as a heatmap, with the cells that do not count marked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from steerlens.plots.look import (
     colour_bar,
     colour_range,
     house,
-    layer_ticks,
 )
 from steerlens.plots.marks import key
+from steerlens.plots.rows import Rows, label_rows, read_rows
 from steerlens.plots.words import axis_title, measured, number
 
 NULL = "below the null threshold"
@@ -32,74 +32,77 @@ COSTLY = "over the cost budget"
 def layer_heatmap(
     values: ArrayLike,
     *,
-    layers: Iterable[SupportsIndex],
+    rows: Iterable[SupportsIndex] | Iterable[str],
     columns: Iterable[SupportsFloat],
     unit: str,
     title: str,
     column_title: str = "multiplier",
     quantity: str | None = None,
-    best: tuple[SupportsIndex, SupportsFloat] | None = None,
+    best: tuple[SupportsIndex | str, SupportsFloat] | None = None,
     below_null: ArrayLike | None = None,
     over_budget: ArrayLike | None = None,
     hover: Sequence[Sequence[str]] | None = None,
     cell_names: Sequence[Sequence[str]] | None = None,
+    note: str = "",
     room: int = 480,
 ) -> go.Figure:
-    """Layer x column heatmap with diverging colours centred on zero, layer 0 at the bottom.
+    """Row x column heatmap with diverging colours centred on zero.
 
-    Rows and columns are drawn in increasing order whatever order they come in. A single cell more
-    than three times beyond all others does not stretch the colours; the colour bar then says where
-    they were clipped.
+    Layers are drawn upwards in increasing order, whatever order they come in; named rows are drawn
+    downwards in the given order. Columns are drawn in increasing order. A single cell more than
+    three times beyond all others does not stretch the colours; the colour bar then says where they
+    were clipped.
 
     Args:
-        values: Shape (layer, column); NaN is drawn grey, as "not measured".
-        layers: The layer of each row.
+        values: Shape (row, column); NaN is drawn grey, as "not measured".
+        rows: The layer of each row, or its name.
         columns: The multiplier of each column.
         unit: Unit of `values`, e.g. "nats".
         quantity: What `values` is, for the colour bar and the hover, e.g. "propensity gain".
-        best: The cell to mark, as (layer, multiplier), not as indices.
+        best: The cell to mark, as (layer or name, multiplier), not as indices.
         below_null: True where a cell is no larger than chance allows; stippled.
         over_budget: True where a cell costs too much; hatched.
         hover: One more line of hover text for each cell; may hold `<br>`.
         cell_names: What stands in each cell before its value, where there is room.
+        note: A line below the title.
         room: Pixels that the columns share at the narrowest width.
 
     Raises:
-        ValueError: If a layer or column is repeated, or `best` is not a cell.
+        ValueError: If a row or column is repeated, or `best` is not a cell.
 
     >>> figure = layer_heatmap(
-    ...     [[0.0, 0.1], [0.0, 2.0]], layers=[0, 1], columns=[0.0, 1.0], unit="nats",
+    ...     [[0.0, 0.1], [0.0, 2.0]], rows=[0, 1], columns=[0.0, 1.0], unit="nats",
     ...     title="Propensity gain", best=(1, 1.0),
     ... )
     >>> figure.data[0].zmin, figure.data[0].zmax
     (-2.0, 2.0)
     """
-    rows, row_order = ordered("layers", layers)
+    lines = read_rows(rows, downwards=True)
     names, column_order = ordered("columns", columns)
-    shape = (len(rows), len(names))
-    pick = np.ix_(row_order, column_order)
-    axes = f"{shape[0]} layers x {shape[1]} columns"
+    shape = (lines.count, len(names))
+    pick = np.ix_(lines.order, column_order)
+    axes = f"{shape[0]} rows x {shape[1]} columns"
     grid = array("values", values, shape, axes)[pick]
     null = mask("below_null", below_null, shape, axes)[pick]
     costly = mask("over_budget", over_budget, shape, axes)[pick]
     notes = np.full(shape, "", object) if hover is None else np.asarray(hover, dtype=object)
     notes = fit("hover", notes, shape, axes)[pick]
-    star = None if best is None else _locate(best, rows, names)
+    star = None if best is None else _locate(best, lines, names)
     digits = next(d for d in (3, 5, 17) if len({number(n, d) for n in names}) == len(names))
     labels = [number(n, digits) for n in names]
 
     missing = np.isnan(grid)
     texts = np.empty(shape, dtype=object)
     for cell in np.ndindex(shape):
-        lines = [
-            f"layer {rows[cell[0]]}, {column_title} {labels[cell[1]]}",
+        parts = [
+            f"{lines.text(cell[0])}, {column_title} {labels[cell[1]]}",
             measured(float(grid[cell]), unit, quantity=quantity),
             NULL if null[cell] else "",
             COSTLY if costly[cell] else "",
             "best cell" if star == cell else "",
             notes[cell],
         ]
-        texts[cell] = "<br>".join(filter(None, lines))
+        texts[cell] = "<br>".join(filter(None, parts))
 
     top, clipped = colour_range(grid)
     cells = _written(grid, top)
@@ -144,10 +147,11 @@ def layer_heatmap(
             name="written values",
         )
     if star is not None:
-        name = f"best: layer {rows[star[0]]}, {column_title} {labels[star[1]]}"
+        name = f"best: {lines.text(star[0])}, {column_title} {labels[star[1]]}"
         _outline(figure, star, name, with_star=not written)
 
-    house(figure, title=title, height=max(450, 150 + 11 * shape[0]), right=112)
+    height = max(450, 150 + lines.pitch * shape[0])
+    house(figure, title=title, note=note, height=height, left=lines.left, right=112)
     step = math.ceil(len(labels) * (6.2 * max(map(len, labels)) + 9) / room)
     zero = names.index(0) if 0 in names else 0
     shown = range(zero % step, len(labels), step)
@@ -159,23 +163,23 @@ def layer_heatmap(
         range=[-0.5, shape[1] - 0.5],
         **CELLS,
     )
-    ticks = layer_ticks(rows, 16, by_place=True)
-    figure.update_yaxes(title_text="layer", range=[-0.5, shape[0] - 0.5], **CELLS, **ticks)
+    figure.update_yaxes(range=[-0.5, shape[0] - 0.5], **CELLS)
+    label_rows(figure, lines, 16)
     return figure
 
 
 def _locate(
-    best: tuple[SupportsIndex, SupportsFloat], rows: Sequence[int], names: Sequence[float]
+    best: tuple[SupportsIndex | str, SupportsFloat], rows: Rows, names: Sequence[float]
 ) -> tuple[int, int]:
-    """Row and column of a cell given by its layer and multiplier."""
-    layer, multiplier = best
+    """Row and column of a cell given by its layer or name and its multiplier."""
+    row, multiplier = best
     found = np.flatnonzero(np.isclose(np.asarray(names, dtype=float), float(multiplier)))
-    if layer not in rows or not len(found):
+    if row not in rows.names or not len(found):
         raise ValueError(
-            f"best={best} is not a cell: layers are {list(rows)} and columns {list(names)}. "
-            "Pass (layer, multiplier) by their values, not by index."
+            f"best={best} is not a cell: rows are {rows.names} and columns {list(names)}. "
+            "Pass (row, multiplier) by their values, not by index."
         )
-    return rows.index(int(layer)), int(found[0])
+    return rows.names.index(row), int(found[0])
 
 
 def _written(grid: Array, top: float) -> dict[tuple[int, ...], str]:

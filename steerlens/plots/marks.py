@@ -26,19 +26,21 @@ def line(
     symbol: str = "circle",
     dash: str = "solid",
     listed: bool = True,
+    joined: bool = True,
     quantity: str | None = None,
     **panel: int,
 ) -> None:
     """A line with markers and, where it has an interval, a shaded band behind it.
 
     Args:
+        joined: False for places without an order, such as names: points with whiskers.
         hover: Where each point is, in words.
         listed: Whether the line is in the legend.
         quantity: What the values are, where the figure shows several quantities.
         panel: The row and col of the panel to draw in.
     """
     label = safe(name)
-    if band.has_interval:
+    if joined and band.has_interval:
         xs, ys = _outline(x, band)
         figure.add_scatter(
             x=xs,
@@ -54,9 +56,10 @@ def line(
     figure.add_scatter(
         x=x.tolist(),
         y=holes(band.mean),
-        mode="lines+markers",
+        mode="lines+markers" if joined else "markers",
         line={"color": colour, "width": 2, "dash": dash},
-        marker={"symbol": symbol, "size": 7 if len(x) <= 24 else 5},
+        marker={"symbol": symbol, "size": 7 if len(x) <= 24 else 5, "color": colour},
+        error_y=None if joined else whiskers(band, colour, width=4),
         hovertext=[
             f"{label}<br>{where}<br>{band.text(i, unit, quantity)}" for i, where in enumerate(hover)
         ],

@@ -1,4 +1,4 @@
-"""How readable each layer is, beside how steerable."""
+"""How readable a contrast is in each row, beside how steerable."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens.plots.arrays import Array, Band, band, ordered
-from steerlens.plots.look import INK, PALETTE, house, layer_markers, layer_ticks, span
+from steerlens.plots.arrays import Array, Band, band
+from steerlens.plots.look import INK, PALETTE, WIDTH, house
 from steerlens.plots.marks import line, whiskers
+from steerlens.plots.rows import label_columns, read_rows, row_keys, row_markers
 from steerlens.plots.words import axis_title, broken, number
 
 
@@ -19,7 +20,7 @@ def probe_against_steering(
     probe: Any,
     steering: Any,
     *,
-    layers: Iterable[SupportsIndex],
+    rows: Iterable[SupportsIndex] | Iterable[str],
     probe_unit: str,
     steering_unit: str,
     title: str,
@@ -33,13 +34,14 @@ def probe_against_steering(
     against the other, a point for each layer.
 
     Args:
-        probe: (mean, low, high) with 95% intervals, each of shape (layer,); or the mean alone.
+        probe: (mean, low, high) with 95% intervals, each of shape (row,); or the mean alone.
         steering: The same, for steering.
-        correlation: (value, low, high) of Spearman's rank correlation over layers.
+        rows: The layer of each row, or its name.
+        correlation: (value, low, high) of Spearman's rank correlation over rows.
     """
-    rows, order = ordered("layers", layers)
-    x = np.asarray(rows, dtype=float)
-    hover = [f"layer {layer}" for layer in rows]
+    columns = read_rows(rows)
+    x = columns.places
+    hover = [columns.text(i) for i in range(columns.count)]
     figure = make_subplots(
         rows=2,
         cols=2,
@@ -49,51 +51,59 @@ def probe_against_steering(
         vertical_spacing=0.07,
     )
     read, steer = (
-        band(name, value, order, f"{len(rows)} layers")
+        band(name, value, columns.order, f"{columns.count} rows")
         for name, value in (("probe", probe), ("steering", steering))
     )
     left = ((read, probe_quantity, probe_unit), (steer, steering_quantity, steering_unit))
     for row, (values, quantity, unit) in enumerate(left, start=1):
         line(
             figure, quantity, x, values, hover=hover, unit=unit, colour=PALETTE[row - 1],
-            listed=False, row=row, col=1,
+            listed=False, joined=columns.are_layers, row=row, col=1,
         )  # fmt: skip
     seen = np.flatnonzero(~np.isnan(read.mean + steer.mean)).tolist()
     read_seen, steer_seen = (Band(*(part[seen] for part in values)) for values in (read, steer))
     places = label_places(read_seen.mean, steer_seen.mean)
+    if not columns.are_layers:
+        places = [None] * len(seen)  # the legend names the points
     figure.add_scatter(
         x=read_seen.mean.tolist(),
         y=steer_seen.mean.tolist(),
         mode="markers+text",
-        marker=layer_markers([rows[i] for i in seen], rows) | {"size": 9 if len(seen) <= 24 else 7},
+        marker=row_markers(columns.names, seen) | {"size": 9 if len(seen) <= 24 else 7},
         error_x=whiskers(read_seen, "rgba(90,90,90,0.35)"),
         error_y=whiskers(steer_seen, "rgba(90,90,90,0.35)"),
-        text=[str(rows[i]) if place else "" for i, place in zip(seen, places, strict=True)],
+        text=[
+            str(columns.names[i]) if place else "" for i, place in zip(seen, places, strict=True)
+        ],
         textposition=[place or "middle center" for place in places],
         textfont={"size": 11, "color": INK},
         hovertext=[
             "<br>".join([hover[i], *(v.text(i, unit, quantity) for v, quantity, unit in left)])
             for i in seen
         ],
-        name="layers",
+        name="rows",
         row=1,
         col=2,
     )
+    named = row_keys(figure, columns.names)
     notes = []
     if correlation is not None:
         value, low, high = map(number, correlation)
-        notes.append(f"Spearman ρ over {len(seen)} layers: {value} [{low}, {high}]")
+        over = "layers" if columns.are_layers else "rows"
+        notes.append(f"Spearman ρ over {len(seen)} {over}: {value} [{low}, {high}]")
     if read.has_interval or steer.has_interval:
-        notes.append("shaded and whiskers: 95% interval")
-    house(figure, title=title, note="; ".join(notes), height=460, right=90)
-    figure.update_xaxes(range=span(x), **layer_ticks(rows, 9), col=1)
+        notes.append(f"{'shaded and ' * columns.are_layers}whiskers: 95% interval")
+    house(figure, title=title, note="; ".join(notes), height=460 + 12 * named, right=90)
+    figure.update_xaxes(range=columns.extent, col=1)
+    label_columns(figure, columns, 9, 0.47 * (WIDTH - 158), by_place=False, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
-    figure.update_xaxes(title_text="layer", row=2, col=1)
+    figure.update_xaxes(title_text=columns.title, row=2, col=1)
     titles = [axis_title(quantity, unit) for _, quantity, unit in left]
     for row, text in enumerate(titles, start=1):
         figure.update_yaxes(title_text=broken(text, 24), nticks=6, row=row, col=1)
     figure.update_xaxes(title_text=titles[0], nticks=6, row=1, col=2)
     figure.update_yaxes(title_text=titles[1], row=1, col=2)
+    figure.update_traces(cliponaxis=False, selector={"type": "scatter", "fill": None})
     # Rounding must not fill an axis where all layers are the same.
     for name, shown in (
         ("yaxis", PROBE_SHOWN),

@@ -1,4 +1,4 @@
-"""How each example responds, layer by layer."""
+"""How each example responds, row by row."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from steerlens.plots.arrays import array, holes, ordered
-from steerlens.plots.look import INK, MISSING, PALETTE, house, layer_ticks
+from steerlens.plots.arrays import array, holes
+from steerlens.plots.look import INK, MISSING, PALETTE, WIDTH, house
 from steerlens.plots.marks import key
+from steerlens.plots.rows import label_columns, read_rows
 from steerlens.plots.words import measured
 
 
 def example_slopes(
-    slopes: ArrayLike, *, layers: Iterable[SupportsIndex], unit: str, title: str
+    slopes: ArrayLike,
+    *,
+    rows: Iterable[SupportsIndex] | Iterable[str],
+    unit: str,
+    title: str,
 ) -> go.Figure:
-    """Per-example steering slopes at each layer, with the share steered the wrong way above.
+    """Per-example steering slopes of each row, with the share steered the wrong way above.
 
     Boxes span the quartiles with the median, whiskers reach the last point within 1.5 box lengths
     (Tukey), and every example is a point. The upper panel is the share of examples with a slope
     below zero (anti-steerable, arXiv:2407.12404).
 
     Args:
-        slopes: Shape (layer, example); NaN examples are left out and counted on hover.
-        layers: The layer of each row.
+        slopes: Shape (row, example); NaN examples are left out and counted on hover.
+        rows: The layer of each row, or its name.
         unit: Unit of the slopes, e.g. "nats per unit multiplier".
 
     Raises:
-        ValueError: If the shape is not (layer, example).
+        ValueError: If the shape is not (row, example).
     """
-    rows, order = ordered("layers", layers)
-    grid = array("slopes", slopes, (len(rows), None), f"{len(rows)} layers x examples")[order]
+    columns = read_rows(rows)
+    n = columns.count
+    grid = array("slopes", slopes, (n, None), f"{n} rows x examples")[columns.order]
     examples = grid.shape[1]
     counts = (~np.isnan(grid)).sum(1)
     full, empty = np.flatnonzero(counts), np.flatnonzero(counts == 0)
-    below = np.full(len(rows), np.nan)
+    below = np.full(n, np.nan)
     below[full] = (grid[full] < 0).sum(1) / counts[full]
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.2, 0.8], vertical_spacing=0.06
     )
     above: dict[str, Any] = {"row": 1, "col": 1}
     main: dict[str, Any] = {"row": 2, "col": 1}
-    roomy = len(rows) <= 16
+    roomy = n <= 16
     figure.add_bar(
-        x=list(range(len(rows))),
+        x=list(range(n)),
         y=holes(below),
         width=0.7,
         marker={"color": PALETTE[1]},
@@ -57,10 +63,11 @@ def example_slopes(
         textfont={"size": 11, "color": INK},
         cliponaxis=False,
         hovertext=[
-            f"layer {layer}<br>{b:.1%} of {n} examples below zero<br>{examples - n} not measured"
-            if n
-            else f"layer {layer}<br>not measured"
-            for layer, b, n in zip(rows, below, counts, strict=True)
+            f"{columns.text(i)}<br>{b:.1%} of {seen} examples below zero"
+            f"<br>{examples - seen} not measured"
+            if seen
+            else f"{columns.text(i)}<br>not measured"
+            for i, (b, seen) in enumerate(zip(below, counts, strict=True))
         ],
         name="share below zero",
         **above,
@@ -70,6 +77,7 @@ def example_slopes(
         ("below zero: anti-steerable", grid < 0, PALETTE[1]),
     ):
         r, e = np.nonzero(chosen)
+        which = list(zip(r.tolist(), e.tolist(), strict=True))
         # The golden-ratio sequence spreads the examples evenly and needs no seed.
         spread = (0.5 + e * 0.6180339887498949) % 1.0 - 0.5
         figure.add_scatter(
@@ -78,8 +86,9 @@ def example_slopes(
             mode="markers",
             marker={"size": 4.5 if grid.size <= 1500 else 3, "color": colour, "opacity": 0.45},
             hovertext=[
-                f"layer {rows[i]}, example {j}<br>{measured(grid[i, j], unit, quantity='slope')}"
-                for i, j in zip(r, e, strict=True)
+                f"{columns.text(i)}, example {j}"
+                f"<br>{measured(float(grid[i, j]), unit, quantity='slope')}"
+                for i, j in which
             ],
             legendgroup=name,
             name=name,
@@ -113,9 +122,9 @@ def example_slopes(
         key(figure, "not measured", symbol="square", size=11, color=MISSING)
     note = f"{examples} examples; boxes: quartiles, whiskers: 1.5 box lengths"
     house(figure, title=title, note=note, height=500)
-    ticks = layer_ticks(rows, 20, by_place=True)
-    figure.update_xaxes(range=[-0.6, len(rows) - 0.4], showgrid=False, **ticks)
-    figure.update_xaxes(title_text="layer", **main)
+    figure.update_xaxes(range=[-0.6, n - 0.4], showgrid=False)
+    label_columns(figure, columns, 20, WIDTH - 98, by_place=True)
+    figure.update_xaxes(title_text=columns.title, **main)
     highest = max(below[full], default=0.0)
     ceiling = max(0.1, min(1.0, 1.1 * highest)) * (1.25 if roomy else 1.0)
     figure.update_yaxes(

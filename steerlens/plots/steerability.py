@@ -1,4 +1,4 @@
-"""The heatmap with one score for each layer beside it."""
+"""The heatmap with one score for each row beside it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from steerlens.plots.arrays import band, holes, ordered
+from steerlens.plots.arrays import band, holes
 from steerlens.plots.heatmap import layer_heatmap
 from steerlens.plots.look import AXIS, INK, PALETTE, QUIET, span
 from steerlens.plots.marks import whiskers
+from steerlens.plots.rows import read_rows
 from steerlens.plots.words import axis_title, broken
 
 
 def steerability_figure(
     values: ArrayLike,
     *,
-    layers: Iterable[SupportsIndex],
+    rows: Iterable[SupportsIndex] | Iterable[str],
     score: ArrayLike,
     score_unit: str,
     score_title: str = "gain within budget",
@@ -27,10 +28,10 @@ def steerability_figure(
     score_high: ArrayLike | None = None,
     **heatmap: Any,
 ) -> go.Figure:
-    """`layer_heatmap` with one score per layer beside it, as bars on the same layer axis.
+    """`layer_heatmap` with one score per row beside it, as bars on the same axis.
 
     Args:
-        score: Shape (layer,), e.g. the gain available within the budget; NaN is shown as
+        score: Shape (row,), e.g. the gain available within the budget; NaN is shown as
             "not measured".
         score_low: Lower end of each score's interval, drawn as a whisker.
         score_high: Upper end of each score's interval.
@@ -39,25 +40,25 @@ def steerability_figure(
     Raises:
         ValueError: As `layer_heatmap`.
     """
-    layers = list(layers)
-    figure = layer_heatmap(values, layers=layers, room=380, **heatmap)
-    rows, order = ordered("layers", layers)
+    given: list[Any] = list(rows)
+    figure = layer_heatmap(values, rows=given, room=380, **heatmap)
+    lines = read_rows(given, downwards=True)
     bare = score_low is None and score_high is None
     drawn = score if bare else (score, score_low, score_high)
-    bars = band("score", drawn, order, f"{len(rows)} layers")
+    bars = band("score", drawn, lines.order, f"{lines.count} rows")
     best = heatmap.get("best")
-    few = len(rows) <= 24
+    few = lines.count <= 24
     figure.add_bar(
         orientation="h",
         x=holes(bars.mean),
-        y=list(range(len(rows))),
+        y=list(range(lines.count)),
         xaxis="x2",
         width=0.7,
-        marker_color=[PALETTE[0] if best and layer == best[0] else "#9fb6c6" for layer in rows],
+        marker_color=[PALETTE[0] if best and row == best[0] else "#9fb6c6" for row in lines.names],
         error_x=whiskers(bars, INK, width=3 if few else 0),
         hovertext=[
-            f"layer {layer}<br>{bars.text(i, score_unit, score_title)}"
-            for i, layer in enumerate(rows)
+            f"{lines.text(i)}<br>{bars.text(i, score_unit, score_title)}"
+            for i in range(lines.count)
         ],
         hoverinfo="text",
         showlegend=False,
@@ -72,13 +73,13 @@ def steerability_figure(
         text=["× not measured" if few else "×"] * len(absent),
         textposition="middle right",
         textfont={"size": 10, "color": QUIET},
-        hovertext=[f"layer {rows[i]}<br>not measured" for i in absent],
+        hovertext=[f"{lines.text(i)}<br>not measured" for i in absent],
         hoverinfo="text",
         showlegend=False,
         name=f"{score_title}: not measured",
     )
     score_axis = broken(axis_title(score_title, score_unit), 28)
-    lines = score_axis.count("<br>")
+    more = 16 * score_axis.count("<br>")
     extent = span([0.0, *np.concatenate(bars)])
     bar_axis = {"domain": [0.72, 1.0], "anchor": "y", "range": extent, "nticks": 5}
     bar_axis |= {"title_text": score_axis, "zeroline": True, "showline": False}
@@ -100,6 +101,6 @@ def steerability_figure(
     colour_bar.update(orientation="h", xanchor="left", yanchor="bottom", x=0, y=1, xpad=0, ypad=4)
     colour_bar.update(len=0.69, thickness=10, title_text="")
     layout: Any = figure["layout"]
-    layout.height += 50 + 16 * lines
-    layout.margin.update(r=30, t=layout.margin.t + 50, b=layout.margin.b + 16 * lines)
+    layout.height += 50 + more
+    layout.margin.update(r=30, t=layout.margin.t + 50, b=layout.margin.b + more)
     return figure

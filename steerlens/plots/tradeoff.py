@@ -9,9 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from steerlens.plots.arrays import Array, array
-from steerlens.plots.look import INK, PALETTE, house, layer_markers, span
+from steerlens.plots.arrays import Array, array, fit
+from steerlens.plots.look import INK, PALETTE, house, span
 from steerlens.plots.marks import rule
+from steerlens.plots.rows import row_keys, row_markers
 from steerlens.plots.words import axis_title, number, safe
 
 
@@ -20,7 +21,7 @@ def tradeoff(
     cost: ArrayLike,
     *,
     labels: Sequence[str],
-    layers: Iterable[SupportsIndex],
+    rows: Iterable[SupportsIndex] | Iterable[str],
     gain_unit: str,
     cost_unit: str,
     title: str,
@@ -39,7 +40,7 @@ def tradeoff(
         gain: Shape (cell,); larger is better.
         cost: Shape (cell,); smaller is better.
         labels: What each cell is, e.g. "layer 4, multiplier 1.5".
-        layers: The layer of each cell; colours the points.
+        rows: The layer of each cell, or the name of its row; colours the points.
         budget: Largest cost allowed: a dashed line, with what lies beyond it shaded.
         best: The label of the cell to mark.
 
@@ -49,7 +50,7 @@ def tradeoff(
     names = [safe(label) for label in labels]
     shape, axes = (len(names),), f"{len(names)} labels"
     y, x = array("gain", gain, shape, axes), array("cost", cost, shape, axes)
-    depths = array("layers", [int(layer) for layer in layers], shape, axes).astype(int)
+    given = fit("rows", np.asarray(list(rows)), shape, axes).tolist()
     seen = ~np.isnan(x + y)
     if not seen.any():
         raise ValueError("No cell has both a gain and a cost (all are NaN): nothing to draw.")
@@ -83,8 +84,7 @@ def tradeoff(
         x=at[seen].tolist(),
         y=y[seen].tolist(),
         mode="markers",
-        marker=layer_markers(depths[seen].tolist(), depths.tolist())
-        | {"size": 8 if seen.sum() <= 200 else 6},
+        marker=row_markers(given, list(drawn.values())) | {"size": 8 if seen.sum() <= 200 else 6},
         hovertext=[
             f"{names[i]}<br>{gain_quantity} {number(float(y[i]))} {gain_unit}"
             f"<br>{cost_quantity} {number(float(x[i]))} {cost_unit}"
@@ -92,6 +92,7 @@ def tradeoff(
         ],
         name="cells",
     )
+    named = row_keys(figure, given)
     fx, fy = _frontier(at[seen], y[seen])
     figure.add_scatter(
         x=[*fx, float(at[seen].max())],
@@ -117,7 +118,8 @@ def tradeoff(
     lost, free = int((~seen).sum()), int((x[seen] <= 0).sum()) if log else 0
     notes = [f"{lost} of {y.size} cells not measured and not drawn"] if lost else []
     notes += [f"{free} of {y.size} cells cost nothing and stand at the left edge"] if free else []
-    house(figure, title=title, note="; ".join(notes), right=95)
+    height, right = (450 + 12 * named, 30) if named else (450, 95)
+    house(figure, title=title, note="; ".join(notes), height=height, right=right)
     figure.update_xaxes(title_text=axis_title(cost_quantity, cost_unit), range=ends)
     if log:
         figure.update_xaxes(type="log", dtick=1, tickformat="~g")

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,43 @@ def read_bytes(path: Path) -> bytes:
     """
     with explained(path, "read"):
         return path.read_bytes()
+
+
+def require_file(path: Path | str) -> Path:
+    """The path with "~" expanded, if a regular file is there, which can be read to its end.
+
+    Call it before a path that a user gave is opened: opening a FIFO waits for a writer, and a
+    device may never end.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        StorageError: If it is a folder, a FIFO, a device or a socket, or a circle of links.
+    """
+    path = expanded(path)
+    with explained(path, "read"):
+        try:
+            mode = path.stat().st_mode
+        except ValueError as error:  # a NUL character in the name
+            raise FileNotFoundError(errno.ENOENT, f"no file can have this name: {error}") from error
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+    if not stat.S_ISREG(mode):
+        raise StorageError(
+            f"{path} cannot be read: it is {_kind(mode)}, not a file with an end. Copy its content "
+            "to a file first, and give that."
+        )
+    return path
+
+
+def expanded(path: Path | str) -> Path:
+    """The path with "~" replaced by the home folder."""
+    return Path(os.path.expanduser(path))
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def make_folder(folder: Path) -> Path:
@@ -158,10 +196,14 @@ def _reason(path: Path, error: OSError, done: str) -> str:
             f"you have no permission. Change the permissions of {where}, or choose another place."
         )
     if code == errno.EISDIR:
+        if done == "read":
+            return "it is a folder. Give the path of a file."
         return "it is a folder. Choose another name, or move the folder away."
     if code in (errno.ENOTDIR, errno.EEXIST):
         file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
         return f"{file} is a file, so it cannot be a folder. Choose another folder."
+    if code == errno.ELOOP:
+        return "it is a circle of symbolic links. Point the link to a file."
     if code == errno.ENAMETOOLONG:
         return "its name is too long. Choose a shorter one."
     if code == errno.EMFILE:

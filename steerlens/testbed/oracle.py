@@ -25,8 +25,8 @@ from steerlens.testbed.grammar import (
     Grammar,
     Slot,
     require_concept,
-    review_grammar,
 )
+from steerlens.testbed.review_grammar import review_grammar
 
 
 @dataclass(frozen=True)

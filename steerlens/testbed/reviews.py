@@ -21,13 +21,12 @@ from steerlens.testbed.grammar import (
     CLOSING,
     NEGATIONS,
     SENTENCE_ENDS,
-    TOPICS,
     Clause,
     Document,
     Latents,
     require_concept,
-    review_grammar,
 )
+from steerlens.testbed.review_grammar import TOPICS, review_grammar
 
 Context = Literal["mixed", "none", "positive", "negative"]
 Register = Literal["formal", "casual"]

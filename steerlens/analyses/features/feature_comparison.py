@@ -29,7 +29,7 @@ SEARCHED, DIFFMEAN, TARGETED = "random direction by effect", "DiffMean", "SAE-TS
 ARMS = (BY_CONTRAST, TOGETHER, BY_EFFECT, SEARCHED, DIFFMEAN, TARGETED)
 FEATURE, DIRECTION = "random feature", "random direction"
 CONTROLS = (FEATURE, DIRECTION)
-OF_SITES = ("dictionaries", "hashes", "d_sae", "effects_explained")
+OF_SITES = ("saes", "hashes", "d_sae", "effects_explained")
 """What `made_by` tells of each site; the rest is the same for all that can be joined."""
 
 
@@ -279,7 +279,7 @@ class FeatureComparison:
             series[name] = tuple([band[i] for band in bands] for i in range(3))
         return plots.layer_curve(
             series,
-            layers=list(self.layers),
+            rows=list(self.layers),
             unit="nats",
             quantity="held-out gain",
             title=f"SAE features against DiffMean at equal cost ({self._price(cost)}), "
@@ -294,7 +294,7 @@ class FeatureComparison:
         named = [[str(f) if f >= 0 else "none" for f in row] for row in self.candidates.tolist()]
         return plots.layer_heatmap(
             self.candidate_gains.tolist(),
-            layers=list(self.layers),
+            rows=list(self.layers),
             columns=list(range(1, self.candidates.shape[1] + 1)),
             column_title="rank by contrast",
             unit="nats",

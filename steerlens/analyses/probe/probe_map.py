@@ -87,7 +87,7 @@ class ProbeMap:
         }
         return plots.layer_curve(
             {name: tuple(x.tolist() for x in band) for name, band in series.items()},
-            layers=list(self.layers),
+            rows=list(self.layers),
             unit="share",
             title=f"How readable is {self.made_by.get('data_name', 'the contrast')} at each layer",
             controls=("AUROC, shuffled labels",),

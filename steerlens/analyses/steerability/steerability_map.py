@@ -333,7 +333,7 @@ class SteerabilityMap:
         score_low, score_high = self._score_interval()
         return plots.steerability_figure(
             self.gains.mean(-1).tolist(),
-            layers=list(self.layers),
+            rows=list(self.layers),
             columns=self.multipliers.tolist(),
             unit="nats",
             quantity="gain",
@@ -395,7 +395,7 @@ class SteerabilityMap:
         """Per-example steerability slopes at every layer."""
         return plots.example_slopes(
             self.slopes.tolist(),
-            layers=list(self.layers),
+            rows=list(self.layers),
             unit="nats per unit multiplier",
             title="Steerability of every example",
         )
@@ -410,7 +410,7 @@ class SteerabilityMap:
             [float(mean[c]) for c in cells],
             [float(self.cost[c]) for c in cells],
             labels=[str(self.cell(*c)) for c in cells],
-            layers=[self.sites[i].layer for i, _ in cells],
+            rows=[self.sites[i].layer for i, _ in cells],
             gain_unit="nats",
             cost_unit="nats per token",
             cost_quantity="KL",
@@ -461,7 +461,7 @@ class SteerabilityMap:
         return plots.probe_against_steering(
             tuple(x.tolist() for x in self._auroc_of(probe)),
             tuple(x.tolist() for x in (self.layer_scores, low, high)),
-            layers=list(self.layers),
+            rows=list(self.layers),
             probe_unit="AUROC",
             steering_unit="nats",
             probe_quantity="probe",

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steerlens.directions import Direction, DirectionError, require_vector
-from steerlens.directions import facts as stated_facts
+from steerlens.directions import Direction, DirectionError, direction_facts, require_vector
 from steerlens.sites import Positions, Site
 
 EVERYWHERE = Positions.all(special=True)
@@ -61,7 +60,7 @@ def state(vector: Tensor, site: Site, facts: Mapping[str, Any], source: str) -> 
 
 def write_facts(directions: Mapping[str, Direction]) -> str:
     """The facts of the directions of a file, by the names of their tensors, as one line."""
-    return json.dumps({name: stated_facts.to_json(d.facts()) for name, d in directions.items()})
+    return json.dumps({name: direction_facts.to_json(d.facts()) for name, d in directions.items()})
 
 
 def read_facts(text: str, vectors: Mapping[str, Tensor], source: str) -> dict[str, Direction]:
@@ -82,7 +81,7 @@ def read_facts(text: str, vectors: Mapping[str, Tensor], source: str) -> dict[st
     texts = {name: text if isinstance(text, str) else "null" for name, text in stated.items()}
     return {
         name: Direction(
-            vector=require_vector(vector, source), **stated_facts.from_json(texts[name], source)
+            vector=require_vector(vector, source), **direction_facts.from_json(texts[name], source)
         )
         for name, vector in vectors.items()
     }

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.directions import DirectionError
-from steerlens.store.files import write_bytes
+from steerlens.store.files import expanded, require_file, write_bytes
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -53,7 +53,7 @@ def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
     Raises:
         BrokenGGUF: If it is no GGUF, of another architecture, damaged, big-endian, or quantised.
     """
-    with open(path, "rb") as file:
+    with open(require_file(path), "rb") as file:
         if not (head := file.read(8)).startswith(MAGIC):
             raise BrokenGGUF(f"{path} is no GGUF file: it starts with {head[:4]!r}.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -169,7 +169,7 @@ def write_gguf(
         body += tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
         body += bytes(-len(body) % ALIGNMENT)
     head = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)) + pairs + table
-    return write_bytes(Path(path), head + bytes(-len(head) % ALIGNMENT) + body)
+    return write_bytes(expanded(path), head + bytes(-len(head) % ALIGNMENT) + body)
 
 
 def _string(text: str, kind: int | None = None) -> bytes:

@@ -9,17 +9,18 @@ stream *after* block i - 1: ``load(path, row=i, site=Site(i - 1), …)``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steerlens.arguments import as_int
 from steerlens.directions import Direction, DirectionError
 from steerlens.directions.exchange.asking import ask, state
 from steerlens.directions.exchange.tensor_files import read_tensors
-from steerlens.sites import Site
-from steerlens.store.files import write_bytes
+from steerlens.sites import SiteLike, as_site
+from steerlens.store.files import expanded, require_file, write_bytes
 
 _OURS = "steerlens.directions/"
 
@@ -28,8 +29,8 @@ def load(
     source: Path | str | Tensor | np.ndarray,
     *,
     key: str | None = None,
-    row: int | None = None,
-    site: Site | None = None,
+    row: SupportsIndex | None = None,
+    site: SiteLike | None = None,
     processing: str | None = None,
     model: str | None = None,
     **facts: Any,
@@ -42,7 +43,7 @@ def load(
     Args:
         key: Which tensor, where the file holds several ("a.b" for one inside another dict).
         row: Which row, where the tensor is a stack of vectors.
-        site: Where it is added.
+        site: Where it is added: a `Site`, a layer (resid_post), or a hook name.
         processing: Weight processing of the model it was made on; "raw" for Hugging Face.
         model: The model it was made on.
         facts: Whatever else is known (`method=`, `read_at=`, `apply_at=`, `resid_norm=`, …).
@@ -53,7 +54,7 @@ def load(
     """
     if isinstance(source, Path | str):
         name = str(source)
-        tensors, metadata = read_tensors(source)
+        tensors, metadata = read_tensors(require_file(source))
         if metadata.get("format", "").startswith(_OURS):
             raise DirectionError(
                 f"{name} states all of this itself. Read it with Direction.load({name!r})."
@@ -63,11 +64,11 @@ def load(
     else:
         name, call = "A tensor in memory", "plain.load(tensor"
         tensor = torch.as_tensor(source).detach().cpu()
-    vector = _row(tensor, row, name)
+    vector = _row(tensor, None if row is None else as_int("row", row), name)
     ask(name, call, site=site, processing=processing, model=model)
     assert site is not None
     known = {"strength_unit": "direction", "processing": processing, "model": model}
-    return state(vector, site, known | facts, name)
+    return state(vector, as_site(site), known | facts, name)
 
 
 def export(direction: Direction, path: Path | str) -> Path:
@@ -79,7 +80,7 @@ def export(direction: Direction, path: Path | str) -> Path:
     Raises:
         DirectionError: For any other ending.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix == ".safetensors":
         return direction.save(path)
     if path.suffix == ".npy":

@@ -38,7 +38,7 @@ from steerlens.directions.exchange.tensor_files import (
     starts_like_safetensors,
 )
 from steerlens.sites import Site, Stream
-from steerlens.store.files import write_bytes
+from steerlens.store.files import expanded, require_file, write_bytes
 
 FORMAT = "steering-vectors"
 STREAMS: dict[str, Stream] = {
@@ -115,7 +115,7 @@ def export(directions: Direction | Sequence[Direction], path: Path | str) -> Pat
     named = {f"layer_activations.{_layer(d.site)}": d for d in several}
     metadata = {"format": FORMAT, "layer_type": layer_type, "steerlens.facts": write_facts(named)}
     tensors = {name: d.vector.detach().cpu().contiguous() for name, d in named.items()}
-    return write_bytes(Path(path), save(tensors, metadata=metadata))
+    return write_bytes(expanded(path), save(tensors, metadata=metadata))
 
 
 def load(
@@ -135,6 +135,7 @@ def load(
         DirectionError: If the file is damaged, holds another object, or anything but data.
     """
     source = str(path)
+    path = require_file(path)
     if not starts_like_safetensors(path):
         found = read_torch(path, known={_CLASS: _Stored})
         if not isinstance(found, _Stored):

@@ -1,4 +1,4 @@
-"""The difference of means: the plainest direction, and hard to beat."""
+"""The difference of means: the simplest direction, and a strong baseline."""
 
 from __future__ import annotations
 

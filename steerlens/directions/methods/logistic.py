@@ -10,6 +10,8 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from steerlens.arguments import ArgumentError, as_float, as_int
+
 
 @dataclass(frozen=True)
 class Logistic:
@@ -25,6 +27,12 @@ class Logistic:
     c: float = 1.0
     """Inverse strength of the regularisation."""
     max_iter: int = 1000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "c", as_float("c", self.c))
+        object.__setattr__(self, "max_iter", as_int("max_iter", self.max_iter, least=1))
+        if self.c <= 0:
+            raise ArgumentError(f"c={self.c} is not positive. Write e.g. Logistic(c=1.0).")
 
     def __call__(
         self, positive: Float[Tensor, "pair d_model"], negative: Float[Tensor, "pair d_model"]

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_bool
+
 
 @dataclass(frozen=True)
 class PCA:
@@ -24,6 +26,9 @@ class PCA:
 
     centred: bool = False
     paired: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "centred", as_bool("centred", self.centred))
 
     def __call__(
         self, positive: Float[Tensor, "pair d_model"], negative: Float[Tensor, "pair d_model"]

@@ -3,9 +3,9 @@
 from steerlens.store.files import DamagedFile
 
 
-class DictionaryError(ValueError):
+class SAEError(ValueError):
     """An SAE that cannot be loaded, cannot steer, or does not fit the model."""
 
 
-class DamagedSAE(DictionaryError, DamagedFile):
+class DamagedSAE(SAEError, DamagedFile):
     """A folder whose files are not those that were written."""

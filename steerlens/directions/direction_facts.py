@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
-from steerlens.directions.errors import DirectionError
+from steerlens.directions.direction_errors import DirectionError
 from steerlens.sites import Positions, Rule, Site
 from steerlens.units import StrengthUnit
 
@@ -17,7 +17,10 @@ Operation = Literal["add", "ablate", "clamp"]
 LAYERS = "blocks count from 0; resid_pre enters a block, resid_post leaves it"
 """The layer convention of every stored site; a file that states another one is refused."""
 
-_TEXTS = ("method", "read_at", "model", "revision", "fingerprint", "data", "dtype")
+OPEN = ("processing", "converted_from")
+"""Facts that are text, or None where they are not known."""
+TEXTS = ("method", "read_at", "model", "revision", "fingerprint", "data", "dtype", *OPEN)
+"""Facts that are text."""
 _NUMBERS = ("resid_norm", "projection_std", "value")
 
 
@@ -52,7 +55,7 @@ def from_json(text: str, source: str) -> dict[str, Any]:
 
 def _checked(stated: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if "site" not in stated:
-        raise TypeError("it names no site")
+        raise TypeError("it does not name a site")
     for name, value in stated.items():
         if name == "site":
             yield name, Site.from_hook(_typed(name, value, str))
@@ -64,27 +67,27 @@ def _checked(stated: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, _one_of(name, value, get_args(Operation))
         elif name == "strength_unit":
             yield name, None if value is None else _one_of(name, value, get_args(StrengthUnit))
-        elif name in ("processing", "converted_from"):
+        elif name in OPEN:
             yield name, None if value is None else _typed(name, value, str)
-        elif name in _TEXTS:
+        elif name in TEXTS:
             yield name, _typed(name, value, str)
         elif name in _NUMBERS:
             yield name, None if value is None else float(_typed(name, value, int, float))
         elif name == "pairs":
             yield name, _typed(name, value, int)
         else:
-            raise TypeError(f"{name!r:.80} is no fact of a direction")
+            raise TypeError(f"{name!r:.80} is not a fact of a direction")
 
 
 def _typed(name: str, value: Any, *types: type) -> Any:
     if not isinstance(value, types) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r:.80} is no {types[0].__name__}")
+        raise TypeError(f"{name}={value!r:.80} is not of type {types[0].__name__}")
     return value
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
-        raise TypeError(f"{name}={value!r:.80} is none of {', '.join(allowed)}")
+        raise TypeError(f"{name}={value!r:.80} is not one of {', '.join(allowed)}")
     return value
 
 
@@ -96,5 +99,5 @@ def _positions(stated: dict[str, Any]) -> Positions:
     if stated["stop"] is not None:
         _typed("stop", stated["stop"], int)
     if not isinstance(stated["special"], bool):
-        raise TypeError(f"special={stated['special']!r:.80} is no bool")
+        raise TypeError(f"special={stated['special']!r:.80} is not a bool")
     return Positions(**stated)

@@ -1,0 +1,77 @@
+"""Types of the public names, for editors and type checkers. In step with `__init__.py`."""
+
+# Model: what is read and steered, and where
+from steerlens.models.model import Model as Model
+from steerlens.sites import Site as Site
+from steerlens.sites import Positions as Positions
+
+# Data: pairs of texts, or of answers to a question
+from steerlens.data import ContrastPair as ContrastPair
+from steerlens.data import ContrastSet as ContrastSet
+
+# Activations and directions: what a model computes for the pairs
+from steerlens.measures.reading import activations as activations
+from steerlens.directions import Activations as Activations
+from steerlens.measures.activation_store import ActivationStore as ActivationStore
+from steerlens.measures.reading import fit_directions as fit_directions
+from steerlens.directions import Direction as Direction
+
+# Methods: activations of pairs in, a direction out
+from steerlens.directions.methods import DiffMean as DiffMean
+from steerlens.directions.methods import PCA as PCA
+from steerlens.directions.methods import Logistic as Logistic
+from steerlens.directions.methods import LDA as LDA
+from steerlens.directions.methods import Random as Random
+
+# Interventions: what changes a model, with a strength
+from steerlens.interventions import Add as Add
+from steerlens.interventions import Ablate as Ablate
+from steerlens.interventions import Clamp as Clamp
+from steerlens.interventions import Together as Together
+
+# Measures: what a model does under an intervention
+from steerlens.measures.generation import generate as generate
+from steerlens.measures.generation import dose_response as dose_response
+from steerlens.measures.sweep import sweep as sweep
+from steerlens.measures.sweep import divergence as divergence
+from steerlens.measures.screen import screen as screen
+from steerlens.measures.equal_cost import equal_kl as equal_kl
+
+# Analyses: a question in, a result out
+from steerlens.analyses.probe.measure_probe import probe as probe
+from steerlens.analyses.steerability.measure_steerability import steerability as steerability
+from steerlens.analyses.writing.measure_writing import writing as writing
+from steerlens.analyses.validity.measure_validity import decay as decay
+from steerlens.analyses.validity import fit_validity as fit_validity
+from steerlens.analyses.side_effects.measure_elsewhere import shifted as shifted
+from steerlens.analyses.side_effects.measure_elsewhere import spillover as spillover
+
+# Results
+from steerlens.results import Result as Result
+from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
+from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
+from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
+from steerlens.analyses.validity import ValidityFit as ValidityFit
+from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
+from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
+
+# Sparse autoencoders
+from steerlens.saes import SAE as SAE
+from steerlens.saes import AddFeature as AddFeature
+from steerlens.saes import ClampFeature as ClampFeature
+from steerlens.saes import AblateFeature as AblateFeature
+from steerlens.saes import EditFeatures as EditFeatures
+from steerlens.saes import train_saes as train_saes
+from steerlens.analyses.features.find_features import find_features as find_features
+from steerlens.analyses.features.feature_card import feature_card as feature_card
+from steerlens.analyses.features.measure_features import feature_map as feature_map
+from steerlens.analyses.features.feature_texts import feature_spill as feature_spill
+from steerlens.analyses.features.feature_effects import fit_effects as fit_effects
+from steerlens.analyses.features.compare_features import compare_features as compare_features
+
+# Experiments: a whole question as a value, with a folder and a page
+from steerlens.experiment import Experiment as Experiment
+from steerlens.experiment import ProbingExperiment as ProbingExperiment
+from steerlens.experiment import SteerabilityExperiment as SteerabilityExperiment
+from steerlens.experiment import SAEExperiment as SAEExperiment
+from steerlens.experiment import Run as Run

@@ -1,0 +1,280 @@
+"""The base of every experiment: its fields, and the whole life of a run.
+
+An experiment is one file. It states its fields, what its runs hold, and how that is measured; this
+class loads the model, writes the manifest first and the marker of a finished run last, and keeps
+in between whatever is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from steerlens.directions.methods import DiffMean
+from steerlens.experiment import manifest
+from steerlens.experiment.experiment_data import ExperimentError, load_pairs
+from steerlens.experiment.fields import (
+    MethodField,
+    require_at_least,
+    require_examples,
+    require_layers,
+)
+from steerlens.experiment.finished_run import PAGE, SUMMARY, Run, load_results, text_of
+from steerlens.experiment.workplace import Inputs, Workplace
+from steerlens.models.model import Model
+from steerlens.report.layout import RESERVED, page
+from steerlens.results import Result
+from steerlens.sites import Site, Stream
+from steerlens.store.cells import Cells
+from steerlens.store.files import sha256_of, write_text
+from steerlens.store.run_folder import RunFolder, is_finished
+
+_FILES = RESERVED | {"manifest", "finished", "report", "summary", "folder", "results", "text"}
+"""Names that no kind of result can have: files of every run, anchors of every page, fields of Run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ABC):
+    """What every experiment states. A subclass adds its own fields, `results` and `measure`."""
+
+    model: str = "reviews"
+    """"reviews" (ships with steerlens), a local checkpoint folder, or a name on the hub."""
+    contrast: str = "reviews/sentiment"
+    """"reviews/<concept>", or a file of contrastive pairs: what directions are fitted on."""
+    method: MethodField = DiffMean()
+    """How a direction is found: a name of steerlens.directions.methods, or module:Name; with
+    arguments as in "Logistic(c=0.1)"."""
+    stream: Stream = "resid_post"
+    """The residual stream that is read and steered."""
+    layers: tuple[int, ...] | None = None
+    """Layers to look at; all by default."""
+    n_fit: int = 200
+    """Most pairs to fit on."""
+    seed: int = 0
+    """Seeds the data, the splits, the controls and the sampling; nothing else is random."""
+    device: str = "cpu"
+    """Where the model runs."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the model's weights."""
+
+    kind: ClassVar[str] = "experiment"
+    """Names the folders of its runs, where no other name is given."""
+    results: ClassVar[tuple[type[Result], ...]]
+    """What a finished run may hold, in the order of its page."""
+    parts: ClassVar[Mapping[str, str]] = {}
+    """What each part of the data is for, for the page."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, seed=self.seed)
+        require_examples(n_fit=self.n_fit)
+        require_layers(self.layers)
+
+    # What a subclass writes
+
+    def load(self, model: Model) -> Inputs:
+        """What the experiment works on: by default the pairs of `contrast`, as the part "fit".
+
+        Whatever cannot work is refused here, before anything is written.
+        """
+        return Inputs(data={"fit": load_pairs(self.contrast, self.n_fit, self.seed)})
+
+    @abstractmethod
+    def measure(self, run: Workplace[Any]) -> None:
+        """Computes results and keeps them: `run.compute(ProbeMap, lambda: probe(…))`.
+
+        Called again after a kill, with the same inputs. It must give the same numbers then.
+        """
+
+    # The life of a run
+
+    def run(
+        self, results: Path | str = "results", *, name: str | None = None, progress: bool = True
+    ) -> Run:
+        """Measures into a folder of its own, or goes on where a killed run stopped.
+
+        Args:
+            results: The folder that holds the runs.
+            name: What the run's folder is called, before its digest; by default the kind of
+                experiment.
+
+        Raises:
+            ValueError: For data or a model that cannot be used, and for a folder that holds
+                something else; nothing is written then.
+            OSError: If files cannot be written, or another process works in the folder.
+        """
+        kinds = self._kinds()
+        model = self.load_model()
+        inputs = self.load(model)
+        stated = self._stated(model, inputs)
+        path = Path(results) / f"{name or self.kind}-{self.digest}"
+        manifest.require_same_inputs(path, stated)
+        if not is_finished(path):
+            with RunFolder.open(path) as folder:
+                if not folder.finished:  # nor has another process just finished it
+                    self._work(folder, model, inputs, stated, kinds, progress)
+        return Run.load(path, kinds.values())
+
+    def _work(
+        self,
+        folder: RunFolder,
+        model: Model,
+        inputs: Inputs,
+        stated: dict[str, Any],
+        kinds: dict[str, type[Result]],
+        progress: bool,
+    ) -> None:
+        """Everything that is written, in its order."""
+        path, sources = folder.path, self._sources()
+        if manifest.require_same_inputs(path, stated):
+            manifest.warn_of_other_code(path, sources)
+        else:
+            more = {
+                "results": {kind: _place(of) for kind, of in kinds.items()},
+                "parts": dict(self.parts),
+                "defined": self.defined(),
+                "device": self.device,
+            }
+            manifest.write_manifest(path, stated, more, sources)
+        folder.reopen()
+        cells = Cells(path / "cells", facts={"run": manifest.digest_of(stated)}, progress=progress)
+        self.measure(Workplace(model, inputs, path, cells, kinds, progress))
+        found = load_results(path, kinds)
+        if not found:
+            raise ExperimentError(
+                f"{type(self).__name__}.measure kept no result. Keep one with run.keep(result) or "
+                "run.compute(Class, make)."
+            )
+        text = text_of(found)
+        write_text(path / SUMMARY, text + "\n")
+        write_text(path / PAGE, page(manifest.read_manifest(path), found.values(), text))
+        folder.finish()
+
+    def _kinds(self) -> dict[str, type[Result]]:
+        """The classes of results by kind, checked."""
+        name, given = type(self).__name__, getattr(self, "results", ())
+        kinds = {of.kind: of for of in given}
+        if not kinds or len(kinds) < len(given):
+            raise ExperimentError(
+                f"{name}.results={given}: state the classes of what a run may hold, each of its "
+                "own kind."
+            )
+        for kind, of in kinds.items():
+            if not kind.isidentifier() or kind in _FILES or kind.startswith("_"):
+                raise ExperimentError(
+                    f"{of.__name__}.kind={kind!r} cannot name a result: it must be an identifier "
+                    f"and none of {', '.join(sorted(_FILES))}."
+                )
+        return kinds
+
+    # What identifies a run
+
+    @property
+    def digest(self) -> str:
+        """Names the run: changes with every field."""
+        return hashlib.sha256(json.dumps(self.fields(), sort_keys=True).encode()).hexdigest()[:10]
+
+    def fields(self) -> dict[str, Any]:
+        """Every field as JSON can hold it; a path is its name, any other object its repr.
+
+        Raises:
+            ExperimentError: If a repr names a place in memory, so that it differs in each process.
+        """
+        out: dict[str, Any] = {"experiment": type(self).__name__}
+        for f in dataclasses.fields(self):
+            out[f.name] = _plain(f.name, getattr(self, f.name))
+        return out
+
+    def defined(self) -> dict[str, str]:
+        """Where the class of the experiment, and of each field that is an object, is defined."""
+        out = {"experiment": _place(type(self))}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if _is_object(value):
+                out[f.name] = _place(type(value))
+        return out
+
+    def _stated(self, model: Model, inputs: Inputs) -> dict[str, Any]:
+        """Every input that decides the numbers."""
+        return {
+            "fields": self.fields(),
+            "model": {
+                "name": model.name,
+                "revision": model.revision,
+                "fingerprint": model.fingerprint,
+                "processing": model.processing,
+                "bos": model.prepend_bos,
+            },
+            "data": {
+                part: {"name": s.name, "source": s.source, "hash": s.hash, "pairs": len(s)}
+                for part, s in inputs.data.items()
+            },
+            "stated": dict(inputs.stated),
+        }
+
+    def _sources(self) -> dict[str, str]:
+        """The SHA-256 of the file that defines the experiment, if it is not part of steerlens."""
+        if type(self).__module__.startswith("steerlens."):
+            return {}
+        try:
+            path = inspect.getsourcefile(type(self))
+        except (TypeError, OSError):
+            path = None
+        return {Path(path).name: sha256_of(Path(path))} if path and Path(path).is_file() else {}
+
+    # The model
+
+    def load_model(self) -> Model:
+        """The model, checked to have the asked layers."""
+        model = Model.load(self.model, device=self.device, dtype=getattr(torch, self.dtype))
+        for site in self.sites(model):
+            model.require_site(site)
+        return model
+
+    def sites(self, model: Model) -> tuple[Site, ...]:
+        """The sites that are looked at."""
+        if self.layers is None:
+            return model.sites(self.stream)
+        return tuple(Site(layer, self.stream) for layer in self.layers)
+
+
+def _is_object(value: Any) -> bool:
+    return not isinstance(value, str | int | float | tuple | list | dict | Path | type(None))
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(name, one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(name, one) for key, one in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if not _is_object(value):
+        return value
+    text = repr(value)
+    if " at 0x" in text:
+        raise ExperimentError(
+            f"{name}={text}: its repr differs in every process, so it cannot name a run. Make the "
+            "class a dataclass, or give it a __repr__ that states its settings."
+        )
+    return text
+
+
+def _place(cls: type) -> str:
+    """A class as "module:Name": the outermost package that has it, below steerlens itself."""
+    module = cls.__module__
+    while module.count(".") > 1:
+        outer = module.rpartition(".")[0]
+        if getattr(sys.modules.get(outer), cls.__name__, None) is not cls:
+            break
+        module = outer
+    return f"{module}:{cls.__qualname__}"
