@@ -13,7 +13,7 @@ import pytest
 
 from steerlens.models.checkpoints import fingerprint, load_hooked, save_hooked
 from steerlens.models.checkpoints.errors import CheckpointError, DamagedCheckpoint
-from steerlens.models.model import PRETRAINED
+from steerlens.models.loading import PRETRAINED
 from steerlens.saes.sae import SAE
 from steerlens.saes.sae_errors import DamagedSAE
 from steerlens.store.checksums import CHECKSUMS, require_unchanged
@@ -77,7 +77,7 @@ def test_another_k_of_an_sae_is_refused(tmp_path):
     with pytest.raises(DamagedSAE, match=r"cfg\.json is damaged, or was changed.*delete checksums"):
         SAE.load(tmp_path)
     (tmp_path / CHECKSUMS).unlink()
-    assert SAE.load(tmp_path).sae.cfg.k > 10
+    assert SAE.load(tmp_path).wrapped.cfg.k > 10
 
 
 def test_a_missing_file_of_a_model_is_named(tmp_path):

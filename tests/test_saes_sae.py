@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 import steerlens.saes
 from steerlens.models.checkpoints import UnreachableHub
-from steerlens.models.model import PRETRAINED, Model
+from steerlens.models.loading import PRETRAINED
+from steerlens.models.model import Model
 from steerlens.saes import SAE, SAEError, sae_lens_library
 from steerlens.saes.folders import WEIGHTS
 from steerlens.saes.quality import quality

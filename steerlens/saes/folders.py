@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.model import PRETRAINED
+from steerlens.models.loading import PRETRAINED
 from steerlens.saes.sae_errors import DamagedSAE, SAEError
 from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.store.checksums import require_unchanged, write_checksums
