@@ -177,8 +177,8 @@ def test_written_tokens_are_the_normed_row_unembedded(tiny):
     sae = handmade(5 * random_rows(6, tiny.d_model), SITE)
     lens = written_tokens(tiny, sae, [4, 1], k=3)
     row = sae.W_dec[4] / sae.W_dec[4].norm() * 4.0
-    empty = tiny.final_norm(torch.zeros(1, 1, tiny.d_model))
-    logits = ((tiny.final_norm(row[None, None]) - empty) @ tiny.wrapped.unembed.W_U)[0, 0]
+    empty = tiny.readout.norm(torch.zeros(1, 1, tiny.d_model))
+    logits = ((tiny.readout.norm(row[None, None]) - empty) @ tiny.wrapped.unembed.W_U)[0, 0]
     torch.testing.assert_close(lens.raised_by[0], logits.topk(3).values, atol=1e-5, rtol=1e-4)
     assert lens.raised[0].tolist() == logits.topk(3).indices.tolist()
     assert lens.lowered[0].tolist() == (-logits).topk(3).indices.tolist()
