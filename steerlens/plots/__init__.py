@@ -16,8 +16,6 @@ from steerlens.plots.elsewhere import gain_lines as gain_lines
 from steerlens.plots.elsewhere import shift_dots as shift_dots
 from steerlens.plots.elsewhere import shift_scatter as shift_scatter
 from steerlens.plots.features import feature_card as feature_card
-from steerlens.plots.features import feature_heatmap as feature_heatmap
-from steerlens.plots.features import spill_heatmap as spill_heatmap
 from steerlens.plots.heatmap import layer_heatmap as layer_heatmap
 from steerlens.plots.html import to_html_div as to_html_div
 from steerlens.plots.look import FONT as FONT
