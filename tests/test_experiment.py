@@ -257,10 +257,10 @@ def test_the_reference_world_gives_three_parts_that_share_no_question():
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_shifted_questions_are_in_no_other_part(concept):
     data = load_data(f"reviews/{concept}", None, (50, 40, 40), 8, seed=0)
-    home, away = load_shifts(f"reviews/{concept}", None, data, 40, seed=0)
-    assert {"restaurant", "hotel", "negated"} <= set(away)
-    known = {key for part in (*data[:3], home) for pair in part for key in pair.keys}
-    for name, shifted in away.items():
+    in_distribution, shifted_sets = load_shifts(f"reviews/{concept}", None, data, 40, seed=0)
+    assert {"restaurant", "hotel", "negated"} <= set(shifted_sets)
+    known = {key for part in (*data[:3], in_distribution) for pair in part for key in pair.keys}
+    for name, shifted in shifted_sets.items():
         assert len(shifted) >= 20, name
         assert known.isdisjoint(key for pair in shifted for key in pair.keys), name
 
@@ -293,8 +293,31 @@ def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, me
 def test_methods_are_found_by_name_and_by_import_path():
     assert repr(method_named("LDA")) == "LDA()"
     assert repr(method_named("steerlens.directions.methods.pca:PCA")) == "PCA(centred=False)"
-    with pytest.raises(ExperimentError, match="There is no method 'Magic'"):
+    with pytest.raises(ExperimentError, match="there is no method 'Magic'.*write module:Name"):
         method_named("Magic")
+
+
+@pytest.mark.parametrize("label", ["Logistic(c=0.1, max_iter=1000)", "PCA(centred=True)", "LDA()"])
+def test_a_method_is_found_by_the_label_that_prints_it(label):
+    assert repr(method_named(label)) == label
+    module = "steerlens.directions.methods"
+    assert repr(method_named(f"{module}:{label}")) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Logistic(0.1)", "arguments by name"),
+        ("Logistic(c=open('x'))", "is not the name of a method"),
+        ("Logistic(x=3)", "unexpected keyword argument 'x'"),
+        ("nowhere:X", "No module named 'nowhere'"),
+        ("math:pi", "is not a method"),
+        ("os:getcwd(1)", "is not the name of a method"),
+    ],
+)
+def test_a_method_that_cannot_be_made_is_refused_and_nothing_is_evaluated(text, said):
+    with pytest.raises(ExperimentError, match=said):
+        method_named(text)
 
 
 # The command line
