@@ -118,7 +118,7 @@ class SteerabilityExperiment(Experiment):
         parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
-        for name_, asked in {**shifts.away, **others}.items():
+        for name_, asked in {**shifts.shifted, **others}.items():
             scorable(model, asked)
             parts[name_] = asked
         folder = begin(self, model, parts, results, name)
@@ -151,9 +151,9 @@ class SteerabilityExperiment(Experiment):
             Add(read.direction(site, self.method), rule, length)
             for site, length in zip(sites, made.lengths, strict=True)
         ]
-        if shifts.away:
+        if shifts.shifted:
             shifted(
-                model, edits, shifts.home, shifts.away, self.multipliers,
+                model, edits, shifts.in_distribution, shifts.shifted, self.multipliers,
                 progress=progress, cells=Cells(folder / "cells" / "shifts", "shifts"),
             ).save(folder)  # fmt: skip
         self._write(model, edits, data.report, folder, progress)
