@@ -193,12 +193,6 @@ def test_a_result_without_a_newer_field_is_read(made, tmp_path):
         Made.load(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["manifest", "a/b", "", "Map"])
-def test_a_kind_that_names_no_file_of_its_own_is_refused(kind):
-    with pytest.raises(TypeError, match="The kind names its files"):
-        type("Other", (Result,), {"kind": kind})
-
-
 def test_an_annotation_that_cannot_be_read_is_explained():
     def other():
         class Local:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
@@ -36,10 +35,6 @@ FORMAT = "steerlens.result/2"
 R = TypeVar("R", bound="Result")
 
 
-RESERVED = frozenset({"checksums", "finished", "manifest", "report"})
-"""Names of other files in the folder of a run."""
-
-
 class ResultError(ValueError):
     """A result that is missing, damaged, or of something else."""
 
@@ -60,15 +55,6 @@ class Result:
     """The name of its files: ``<kind>.safetensors``, ``<kind>.json`` and ``<kind>.csv``."""
     made_by: dict[str, Any]
     """How the numbers came about: model, data, settings."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        kind = cls.__dict__.get("kind", "plain")
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", kind) or kind in RESERVED:
-            raise TypeError(
-                f"{cls.__name__} states kind={kind!r}. The kind names its files, so use lower-case "
-                f"letters, digits, - and _, and none of {', '.join(sorted(RESERVED))}."
-            )
 
     # Files
 
