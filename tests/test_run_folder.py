@@ -17,6 +17,7 @@ from steerlens.store.run_folder import (
     FolderInUse,
     RunFolder,
     finished_files,
+    is_empty,
     is_finished,
     verify,
 )
@@ -109,6 +110,17 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
     with RunFolder.open(tmp_path):
         assert not any(path.exists() for path in stale)
     assert kept.exists()
+
+
+def test_a_folder_with_leftovers_only_is_empty(tmp_path):
+    assert is_empty(tmp_path / "new") and is_empty(tmp_path)
+    with RunFolder.open(tmp_path):
+        temporary_name(tmp_path / "manifest.json").write_text("half")
+        assert is_empty(tmp_path)
+        write_text(tmp_path / "manifest.json", "{}")
+        assert not is_empty(tmp_path)
+    with pytest.raises(StorageError, match="is a file, so it cannot be a folder"):
+        is_empty(tmp_path / "manifest.json")
 
 
 def test_a_process_that_cannot_lock_removes_nothing(tmp_path):
