@@ -138,6 +138,7 @@ FAILURES = {
     errno.EROFS: "file system is read-only. Choose another folder",
     errno.EACCES: "no permission. Change the permissions of",
     errno.EFBIG: "larger than the system allows",
+    errno.ENOLCK: "does not support this. Choose a folder on a local disk",
     errno.EIO: "Check the disk",
 }
 
@@ -164,6 +165,9 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"results is a file"), \
             RunFolder.open(tmp_path / "results"):  # fmt: skip
         pass
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match=r"link is a link to nothing, so it cannot be a folder"):
+        write_text(tmp_path / "link" / "map.json", "new")
     (tmp_path / "map.json").mkdir()
     with pytest.raises(StorageError, match=r"map.json cannot be written: it is a folder"):
         write_text(tmp_path / "map.json", "new")
