@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from steerlens import plots
-from steerlens.analyses.steerability.steerability_map import Cell
 from steerlens.analyses.writing import measure_writing as module
 from steerlens.analyses.writing.measure_writing import JudgeError, writing
 from steerlens.analyses.writing.writing_map import WritingMap
@@ -20,6 +19,7 @@ from steerlens.measures.generation import dose_response
 from steerlens.measures.reading import activations
 from steerlens.measures.surprisal import surprisal
 from steerlens.models.model import Model, SteeringError
+from steerlens.results import Cell
 from steerlens.sites import Positions, Site
 from steerlens.store.result_files import ResultError
 from steerlens.testbed import reviews
@@ -360,7 +360,7 @@ def test_samples_stand_beside_the_unsteered_texts(made):
         float(made.surprisals[1, 3, 2]),
     )
     assert str(shown).startswith("L6 resid_post at multiplier +2\n")
-    assert made.sample(Cell(Site(6), 2.0), n=3) == shown
+    assert made.sample(Cell(str(Site(6)), 2.0, Site(6)), n=3) == shown
     assert len(made.sample((6, 2.0), n=None).prompts) == len(made.prompts)
 
 
@@ -371,7 +371,9 @@ def test_samples_show_text_and_never_run_it(made):
     assert "&lt;b&gt;x" in shown._repr_html_()
 
 
-@pytest.mark.parametrize("cell", [(5, 2.0), (6, 1.0), Cell(Site(6, "resid_pre"), 2.0)])
+@pytest.mark.parametrize(
+    "cell", [(5, 2.0), (6, 1.0), Cell("L6 resid_pre", 2.0, Site(6, "resid_pre"))]
+)
 def test_cells_that_are_not_there_are_refused(made, cell):
     with pytest.raises(ValueError, match="is no cell of this map"):
         made.sample(cell)

@@ -40,6 +40,7 @@ from steerlens.measures.generation import dose_response
 from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Rule
+from steerlens.store.cells import Cells
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
 
 
@@ -145,11 +146,11 @@ class SteerabilityExperiment(Experiment):
             model, read, data.choose, data.report, method=self.method, sites=sites,
             multipliers=self.multipliers, positions=rule, unit=self.unit, neutral=data.neutral,
             budget=self.budget, nulls=self.nulls, seed=self.seed, progress=progress,
-            **cells(folder / "cells"),
+            cells=Cells(folder / "cells"),
         )  # fmt: skip
         edits = [
             Add(read.direction(site, self.method), rule, length)
-            for site, length in zip(sites, made.lengths, strict=True)
+            for site, length in zip(sites, made.lengths or (), strict=True)
         ]
         if shifts.away:
             shifted(
@@ -159,7 +160,7 @@ class SteerabilityExperiment(Experiment):
         self._write(model, edits, data.report, folder, progress)
         cell = made.recommend().cell
         if cell is not None:
-            edit = edits[sites.index(cell.site)]
+            edit = edits[made.index(cell)[0]]
             self._follow(model, edit, data.report, others, folder, progress)
             self._write_samples(model, edit, cell.multiplier, data.report, folder)
         made.save(folder)  # last: a run with a map is finished

@@ -129,7 +129,7 @@ def against_probe_figure(numbers: MapNumbers, probe: ProbeMap) -> go.Figure:
         probe_quantity="probe",
         steering_quantity="gain within the budget",
         title="Readable is not steerable",
-        correlation=tuple(correlation) if known else None,
+        correlation=correlation if known else None,
     )
 
 

@@ -248,13 +248,12 @@ class MapNumbers(Result):
         Raises:
             ValueError: If a row is not at a site that was probed.
         """
-        order = [probe.sites.index(site) for site in self.sites if site in probe.sites]
         if not self.covered_by(probe):
             raise ValueError(
-                f"The probe was read at {', '.join(map(str, probe.sites))}, and the map steers at "
-                f"{', '.join(str(site or row) for site, row in zip(self.sites, self.rows, strict=True))}. "
-                "Probe the sites of the map."
+                f"The probe was read at {', '.join(map(str, probe.sites))}, and the map steers with "
+                f"{', '.join(self.rows)}. Probe the sites of the map."
             )
+        order = [probe.sites.index(site) for site in self.sites if site is not None]
         value, low, high = probe.auroc_interval
         return value[order], low[order], high[order]
 

@@ -14,7 +14,6 @@ from steerlens.analyses.steerability.fitted_family import (
     require_sites,
 )
 from steerlens.analyses.steerability.held_out import confirm
-from steerlens.analyses.steerability.kept_sweep import kept_sweep
 from steerlens.analyses.steerability.nulls import null_gains, null_maps, require_nulls
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.data import ContrastSet
@@ -22,7 +21,7 @@ from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, halved, questions
+from steerlens.measures.sweep import divergence, halved, questions, sweep
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention, Method
 from steerlens.sites import Positions, Site
@@ -113,8 +112,8 @@ def steerability(
         require_fits(model, arms)
         count = require_nulls(nulls, arms, fitted=False)
     edits = list(arms.values())
-    swept = kept_sweep(model, choose, edits, multipliers, cells.part("gain"))
-    kl = divergence(model, chosen_texts, edits, multipliers, progress=cells.progress)
+    swept = sweep(model, choose, edits, multipliers, cells=cells.part("gain"))
+    kl = divergence(model, chosen_texts, edits, multipliers, cells=cells.part("cost"))
     maps = null_maps(family or arms, count, seed)
     made = SteerabilityMap(
         rows=tuple(arms),
@@ -141,7 +140,7 @@ def steerability(
     if report is None or cell is None:
         return made
     return made.with_confirmation(
-        confirm(model, cell, arms[cell.row], report, report_texts, progress=cells.progress)
+        confirm(model, cell, arms[cell.row], report, report_texts, cells=cells)
     )
 
 

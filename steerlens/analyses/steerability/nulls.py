@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.steerability.fitted_family import FittedFamily
-from steerlens.analyses.steerability.kept_sweep import kept_sweep
 from steerlens.data import ContrastSet
 from steerlens.directions.methods import Random
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Directed, Intervention
 from steerlens.store.cells import Cells
@@ -107,7 +107,7 @@ def null_gains(
     if maps is None:
         return None
     edits = [edit for one in maps for edit in one]
-    swept = kept_sweep(model, choose, edits, multipliers, cells, log_odds_only=True)
+    swept = sweep(model, choose, edits, multipliers, log_odds_only=True, cells=cells)
     odds = swept.log_odds.unflatten(0, (len(maps), -1))
     zero = list(multipliers).index(0.0)
     sign = torch.tensor(multipliers, dtype=torch.float32).sign()

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steerlens.analyses.steerability.steerability_map import Cell
+from steerlens.results import Cell
 
 Both = tuple[float, float]
 """A number of the unsteered and of the steered text."""

@@ -15,7 +15,6 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from steerlens import plots, stats
-from steerlens.analyses.steerability.steerability_map import Cell
 from steerlens.analyses.writing.samples import Samples
 from steerlens.measures.repetition import (
     compression_ratio,
@@ -23,6 +22,7 @@ from steerlens.measures.repetition import (
     distinct_without_each,
     repeated_share,
 )
+from steerlens.results import Cell
 from steerlens.sites import Site
 from steerlens.stats import Interval
 from steerlens.store import result_files as files
@@ -224,7 +224,8 @@ class WritingMap:
 
     def cell(self, site: int, multiplier: int) -> Cell:
         """The cell at these indices."""
-        return Cell(self.sites[site], float(self.multipliers[multiplier]))
+        where = self.sites[site]
+        return Cell(str(where), float(self.multipliers[multiplier]), where)
 
     def index(self, cell: Cell | tuple[int, float]) -> tuple[int, int]:
         """The indices of a cell, which may be given as (layer, multiplier).
@@ -232,7 +233,8 @@ class WritingMap:
         Raises:
             ValueError: If there is no such cell.
         """
-        where, multiplier = cell
+        multiplier = cell[1]
+        where = (cell.site or cell.row) if isinstance(cell, Cell) else cell[0]
         places: tuple = self.sites if isinstance(where, Site) else self.layers
         columns = torch.isclose(self.multipliers, torch.tensor(float(multiplier))).nonzero()
         if where not in places or not len(columns):
