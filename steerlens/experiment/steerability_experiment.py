@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, get_args
 
+from steerlens.analyses.generalisation.measure_shift import shifted
 from steerlens.analyses.probe.measure_probe import probe
-from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
+from steerlens.analyses.side_effects.measure_spillover import spillover
 from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.writing.measure_writing import writing
@@ -26,12 +27,9 @@ from steerlens.experiment.former_experiment import Experiment
 from steerlens.experiment.run import (
     Run,
     begin,
-    cells,
     finish,
     is_finished,
-    part,
     read_manifest,
-    save_decay,
     save_samples,
 )
 from steerlens.interventions.residual import Add
@@ -119,7 +117,7 @@ class SteerabilityExperiment(Experiment):
         parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
-        for name_, asked in {**shifts.away, **others}.items():
+        for name_, asked in {**shifts.shifted, **others}.items():
             scorable(model, asked)
             parts[name_] = asked
         folder = begin(self, model, parts, results, name)
@@ -152,10 +150,10 @@ class SteerabilityExperiment(Experiment):
             Add(read.direction(site, self.method), rule, length)
             for site, length in zip(sites, made.lengths or (), strict=True)
         ]
-        if shifts.away:
+        if shifts.shifted:
             shifted(
-                model, edits, shifts.home, shifts.away, self.multipliers,
-                progress=progress, **cells(folder / "cells" / "shifts"),
+                model, edits, shifts.in_distribution, shifts.shifted, self.multipliers,
+                progress=progress, cells=Cells(folder / "cells" / "shifts", "shifts"),
             ).save(folder)  # fmt: skip
         self._write(model, edits, data.report, folder, progress)
         cell = made.recommend().cell
@@ -177,20 +175,16 @@ class SteerabilityExperiment(Experiment):
         """How far the chosen layer can be pushed, and what else it moves."""
         if self.strengths:
             far = 2 * max(abs(m) for m in self.multipliers)
-            save_decay(
-                folder,
-                edit.site,
-                decay(
-                    model, edit, report, strengths(far, self.strengths),
-                    progress=progress, **part("decay", cells(folder / "cells")),
-                ),
-            )  # fmt: skip
+            decay(
+                model, edit, report, strengths(far, self.strengths),
+                progress=progress, cells=Cells(folder / "cells" / "decay", "decay"),
+            ).save(folder)  # fmt: skip
         if others:
             home = report.name
             spillover(
-                model, [edit], {home: report, **others}, self.multipliers, home=home,
+                model, [edit], {home: report, **others}, self.multipliers, target=home,
                 nulls=self.nulls, seed=self.seed, progress=progress,
-                **cells(folder / "cells" / "others"),
+                cells=Cells(folder / "cells" / "others", "others"),
             ).save(folder)  # fmt: skip
 
     def _prompts(self, model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
@@ -212,7 +206,8 @@ class SteerabilityExperiment(Experiment):
         if prompts:
             writing(
                 model, edits, prompts, self.multipliers, max_new_tokens=self.new_tokens,
-                seed=self.seed, progress=progress, **cells(folder / "cells"),
+                seed=self.seed, progress=progress,
+                cells=Cells(folder / "cells" / "writing", "writing"),
             ).save(folder)  # fmt: skip
 
     def _write_samples(
