@@ -31,7 +31,7 @@ from steerlens.analyses.features.measure_candidates import (
 )
 from steerlens.analyses.features.paired_comparison import PairedComparison
 from steerlens.analyses.features.rank_features import alive
-from steerlens.analyses.steerability.measure_steerability import require_disjoint
+from steerlens.analyses.question_splits import require_disjoint
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_of_equal_utility
@@ -339,7 +339,7 @@ def _require_data(
         )
     for sae in saes:
         sae.require_fits(model)
-    require_disjoint(fit, choose, report)
+    require_disjoint(fit=fit, choose=choose, report=report)
     if len(texts) < 4 or min(len(choose), len(report)) < 2:
         raise ValueError(
             f"{len(texts)} neutral texts, {len(choose)} choosing and {len(report)} reporting "
