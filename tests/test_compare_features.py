@@ -20,7 +20,7 @@ from steerlens.report.section import Table
 from steerlens.sites import Site
 from steerlens.store.cells import Cells
 from steerlens.store.files import DamagedFile
-from tests.handmade import handmade, planted_rows
+from tests.handmade_saes import handmade, planted_rows
 
 LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")
 

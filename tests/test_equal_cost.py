@@ -18,7 +18,7 @@ from steerlens.measures.equal_cost import (
 from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model
 from steerlens.sites import Site
-from tests.handmade import random_rows
+from tests.handmade_saes import random_rows
 
 TEXTS = ["the cat sat on the bed", "I like that good red wine", "you really think the dog ran"]
 LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")

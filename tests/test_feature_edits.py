@@ -1,4 +1,4 @@
-# ruff: noqa: E402 (sae_lens is optional, and tests.saes needs it)
+# ruff: noqa: E402 (sae_lens is optional, and tests.untrained_saes needs it)
 """Feature edits keep the contract of interventions, and give sae_lens's own numbers."""
 
 from dataclasses import replace
@@ -8,16 +8,24 @@ import torch
 
 pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 
+from steerlens.analyses.generalisation.measure_shift import shifted
+from steerlens.analyses.side_effects.measure_spillover import spillover
+from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.analyses.validity.measure_validity import decay
+from steerlens.analyses.writing.measure_writing import writing
 from steerlens.data import ContrastPair
+from steerlens.directions import Direction
 from steerlens.interventions import Add, Together
-from steerlens.measures.generation import generated_tokens
+from steerlens.measures.generation import dose_response, generated_tokens
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
+from steerlens.protocols import Directed
 from steerlens.saes import SAEError
 from steerlens.saes.feature_edits import AblateFeature, AddFeature, ClampFeature, EditFeatures
-from steerlens.sites import Positions
+from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
-from tests.saes import D_SAE, KINDS, untrained, untrained_sae
+from tests.handmade_saes import handmade, planted_rows
+from tests.untrained_saes import D_SAE, KINDS, untrained, untrained_sae
 
 PROMPTS = [prompt for prompt, _ in TEXTS]
 EVERYWHERE = Positions.all(special=True)
@@ -302,3 +310,81 @@ def test_an_sae_of_another_stream_does_not_attach(gpt2):
         AblateFeature(made, 1).attach(gpt2, 1.0)
     with pytest.raises(TypeError):
         AblateFeature(untrained("topk"), 1).attach(tiny_model("gpt2"), 1.0)
+
+
+# As arms of an analysis
+
+
+@pytest.mark.parametrize("unit", ["resid_norm", "max_activation", "activation"])
+@pytest.mark.parametrize("kind", ["jumprelu", "topk by decoder norm", "layer_norm"])
+def test_a_control_is_as_long_as_the_feature_that_it_stands_for(kind, unit):
+    edit = AddFeature(untrained(kind), 5, EVERYWHERE, unit)
+    resid = some_stream()
+    other = Direction(torch.randn(32, generator=torch.Generator().manual_seed(3)), edit.site)
+    control = edit.along(other)
+    added, instead = edit(resid, -0.5) - resid, control(resid, -0.5) - resid
+    torch.testing.assert_close(added.norm(dim=-1), instead.norm(dim=-1), atol=1e-5, rtol=1e-4)
+    cosine = torch.cosine_similarity(instead, -other.vector.expand_as(instead), dim=-1)
+    torch.testing.assert_close(cosine, torch.ones(3, 5))
+    assert isinstance(edit, Directed) and control.direction.norm == pytest.approx(1)
+    torch.testing.assert_close(edit.along(edit.direction)(resid, 1.0), edit(resid, 1.0))
+    with pytest.raises(SAEError, match="at the site of the SAE"):
+        edit.along(replace(other, site=Site(0)))
+
+
+@pytest.fixture(scope="module")
+def arms(planted):
+    """Every edit of the planted model: feature 0 steers, 5 and 9 do nothing to the answer."""
+    sae = handmade(planted_rows(planted), Site(2, "resid_pre"))
+    sae = replace(sae, max_activation=torch.full((sae.d_sae,), 2.0))
+    return {
+        "add": AddFeature(sae, 0),
+        "clamp": ClampFeature(sae, 0),
+        "ablate": AblateFeature(sae, 0),
+        "two": EditFeatures((ClampFeature(sae, 5), AblateFeature(sae, 9))),
+    }
+
+
+@pytest.fixture(scope="module")
+def planted_world(planted):
+    return Model(planted.model)
+
+
+def test_feature_edits_are_rows_of_a_map(planted_world, arms, planted_data):
+    _, choose, report = planted_data
+    options = {"multipliers": (-0.5, 0.0, 0.5), "nulls": 0, "progress": False}
+    found = steerability(planted_world, arms, choose, report, **options)
+    assert found.rows == tuple(arms) and set(found.sites) == {Site(2, "resid_pre")}
+    gains = dict(zip(found.rows, found.gains.mean(-1)[:, -1].tolist(), strict=True))
+    assert gains["add"] > 1 and gains["clamp"] > 0.5 and gains["ablate"] < -0.1
+    assert abs(gains["two"]) < 1e-2
+    single = {"add": arms["add"]}
+    null = steerability(planted_world, single, choose, **{**options, "nulls": 19})
+    assert [n.p_value for n in null.nulls.values()] == [0.05], (
+        "random directions stand for an added feature"
+    )
+
+
+def test_feature_edits_are_rows_of_every_other_analysis(planted_world, arms, planted_data):
+    _, choose, report = planted_data
+    prompts = [pair.prompt for pair in choose][:3]
+    quiet = {"progress": False}
+    written = writing(planted_world, arms, prompts, (0.0, 1.0), max_new_tokens=3, **quiet)
+    shift = shifted(planted_world, arms, choose, {"other": report}, (0.0, 0.5), **quiet)
+    side = spillover(
+        planted_world, arms, {"own": choose, "other": report}, (0.0, 0.5), target="own", nulls=0,
+        **quiet,
+    )  # fmt: skip
+    assert written.rows == shift.rows == side.rows == tuple(arms)
+    for arm in arms.values():
+        read = dose_response(planted_world, arm, prompts[0], [0.0, 1.0], max_new_tokens=3)
+        assert len(read.texts[0]) == 2
+    strengths = tuple(m / 4 for m in range(-8, 9))
+    fit = decay(planted_world, arms["clamp"], choose, strengths, **quiet)
+    assert fit.preferences.shape[0] == len(strengths)
+
+
+def test_an_sae_of_other_weights_is_refused_before_an_analysis_starts(gpt2, planted_data):
+    sae = replace(untrained("topk"), fingerprint="0" * 32, processing="raw")
+    with pytest.raises(SAEError, match="with fingerprint 000"):
+        steerability(gpt2, {"off": AblateFeature(sae, 1)}, planted_data[1], progress=False)

@@ -20,7 +20,7 @@ from steerlens.models.model import Model
 from steerlens.results import ResultError
 from steerlens.saes.sae import SAEError
 from steerlens.sites import Site
-from tests.handmade import handmade, random_rows
+from tests.handmade_saes import handmade, random_rows
 
 SITE = Site(1)
 PROMPTS = ["the cat sat", "I", "you really think the"]

@@ -27,7 +27,7 @@ from steerlens.models.model import Model
 from steerlens.results import ResultError
 from steerlens.saes.sae import SAEError
 from steerlens.sites import Positions, Site
-from tests.handmade import handmade, planted_rows, random_rows
+from tests.handmade_saes import handmade, planted_rows, random_rows
 
 SITE = Site(1)
 TEXTS = ["the cat sat on the bed", "I like that good red wine", "you really think the dog ran"]

@@ -20,7 +20,7 @@ from steerlens.store.checksums import CHECKSUMS, require_unchanged
 from steerlens.store.documents import read_document, write_document
 from steerlens.store.files import DamagedFile
 from steerlens.testing import tiny_model
-from tests.saes import untrained
+from tests.untrained_saes import untrained
 
 FLIPS = 150
 """Bits that are flipped in each file, drawn with a fixed seed; all of them in smaller files."""

@@ -15,7 +15,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.sites import Site
-from tests.handmade import handmade, planted_rows
+from tests.handmade_saes import handmade, planted_rows
 
 LIVE = Site(2, "resid_pre")
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E402 (sae_lens is optional, and tests.saes needs it)
+# ruff: noqa: E402 (sae_lens is optional, and tests.untrained_saes needs it)
 """Dictionaries compute what sae_lens computes, say where they come from, and refuse what cannot be."""
 
 import ast
@@ -28,7 +28,7 @@ from steerlens.sites import Site
 from steerlens.store.tensors import DamagedFile
 from steerlens.testbed.reviews import neutral_texts
 from steerlens.testing import tiny_model
-from tests.saes import D_SAE, KINDS, untrained, untrained_sae
+from tests.untrained_saes import D_SAE, KINDS, untrained, untrained_sae
 
 SHIPPED = PRETRAINED / "reviews-saes"
 

@@ -14,7 +14,7 @@ from steerlens.models.model import Model
 from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Site
 from steerlens.store.result_files import ResultError
-from tests.handmade import handmade, planted_rows, random_rows
+from tests.handmade_saes import handmade, planted_rows, random_rows
 from tests.planted_files import write_planted
 
 LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")

@@ -1,4 +1,4 @@
-"""Tokens in batches, and the stream at the tokens that count: what SAEs are trained and judged on."""
+"""Batches of tokens, and the stream at ordinary tokens: what SAEs are trained and measured on."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from steerlens.models.model import Model
 from steerlens.sites import Site, TokenBatch
 
 Corpus = Sequence[str] | Int[Tensor, "row pos"]
-"""Texts, or rows of token ids that are whole as they are (with their BOS, without padding)."""
+"""Texts, or rows of token ids that include their BOS and have no padding."""
 
 
 def batches(
     model: Model, corpus: Corpus, *, rows: int = 32, generator: torch.Generator | None = None
 ) -> Iterator[TokenBatch]:
-    """The corpus once, some rows at a time, in a random order if there is a generator.
+    """The corpus once, in batches, in a random order if there is a generator.
 
     Raises:
-        ValueError: If there is nothing in it, or a row is longer than the model's context.
+        ValueError: If the corpus is empty, or a row is longer than the model's context.
     """
     if len(corpus) == 0:
         raise ValueError("The corpus is empty. Give texts, or rows of token ids.")
@@ -38,7 +38,7 @@ def batches(
 
 
 def ordinary(batch: TokenBatch) -> Tensor:
-    """The tokens that SAEs see: no padding, and not BOS and its like, whose norms are others."""
+    """The tokens that SAEs see: no padding, and no special tokens such as BOS, whose norms differ."""
     return batch.mask & ~batch.special
 
 
@@ -54,7 +54,7 @@ def _of_ids(model: Model, ids: Int[Tensor, "row pos"]) -> TokenBatch:
     if ids.shape[1] > model.n_ctx:
         raise ValueError(
             f"Rows of {ids.shape[1]} tokens are longer than the context of {model.name!r}, "
-            f"{model.n_ctx}. Cut them to that."
+            f"{model.n_ctx}. Cut them to that length."
         )
     ids = ids.to(model.device)
     return TokenBatch(

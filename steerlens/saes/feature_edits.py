@@ -1,21 +1,22 @@
 """Steering by the features of an SAE: add, clamp, ablate; one feature or several at once.
 
-An edit changes activations from f to f' and adds to the stream what that changes in the decoded
-one, h' = h + (f' - f) W_dec. What the SAE does not reconstruct stays as it is, so that steering
-nothing changes nothing. The numbers are those of sae_lens's decode(f') + (h - decode(f)).
+An edit changes activations from f to f' and the stream by what that changes in the decoded one,
+h' = h + (f' - f) W_dec. The reconstruction error of the SAE is kept, so multiplier 0 is the
+unsteered model. The numbers are those of sae_lens's decode(f') + (h - decode(f)).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.directions import Direction
 from steerlens.models.model import Model
 from steerlens.protocols import Hookable, Strength
 from steerlens.saes.sae import SAE, SAEError
@@ -25,7 +26,10 @@ FeatureUnit = Literal["resid_norm", "max_activation", "activation"]
 
 
 class _OfFeatures(ABC):
-    """What all feature edits share: where they act, and how they are attached to a model."""
+    """What all feature edits share: where they act, and how they are attached to a model.
+
+    They are `ResidualEdit`s that know which models they fit (`Fitted`).
+    """
 
     sae: SAE
     positions: Positions
@@ -98,24 +102,23 @@ class _OneFeature(_OfFeatures):
         maxima = self.sae.max_activation
         if maxima is None:
             raise SAEError(
-                f"The largest activation of feature {self.feature} is not known: "
-                f"{self.sae.name!r} does not state it. Measure it, "
-                "sae = observe(sae, model, texts), or give the value in units of "
-                "activation."
+                f"{self.sae.name!r} does not state the largest activation of feature "
+                f"{self.feature}. Measure it, sae = observe(sae, model, texts), or give the value "
+                "in units of activation."
             )
         largest = float(maxima[self.feature])
         if largest == 0:
             raise SAEError(
-                f"Feature {self.feature} of {self.sae.name!r} never fired on the tokens it "
-                "was measured on, so its maximum is 0 and no unit of strength. Choose a feature "
-                "that fires, or give the value in units of activation."
+                f"Feature {self.feature} of {self.sae.name!r} never fired on the tokens that it "
+                "was measured on, so its largest activation is 0 and cannot be a unit of strength. "
+                "Choose a feature that fires, or give the value in units of activation."
             )
         return largest
 
 
 @dataclass(frozen=True, eq=False)
 class AddFeature(_OneFeature):
-    """Adds a feature's decoder row, whatever the feature does already.
+    """Adds a feature's decoder row, whatever the feature's present activation is.
 
     Departure from SAE steering as in arXiv:2411.02193: the default strength unit is a fraction of
     the median residual norm at the site, as in `Add`, so that features and directions compare.
@@ -127,15 +130,31 @@ class AddFeature(_OneFeature):
     unit: FeatureUnit = "resid_norm"
     """What multiplier 1 adds: "resid_norm", the row made as long as the stream's median norm at
     the site; "max_activation", the feature's largest activation; "activation", 1 of activation."""
+    instead: Direction | None = None
+    """A direction that is added in place of the decoder row, and is as long: a control."""
     _reads = False
 
     def __post_init__(self) -> None:
         self.sae.direction(self.feature)  # refuses unknown features and dead rows
         self.size  # noqa: B018 (raises where the unit is not known)
+        if self.instead is not None and self.instead.site != self.site:
+            raise SAEError(
+                f"The direction is at {self.instead.site} and the SAE at {self.site}. Give a "
+                "direction at the site of the SAE."
+            )
+
+    @property
+    def direction(self) -> Direction:
+        """What is added, with length 1."""
+        return self.sae.direction(self.feature) if self.instead is None else self.instead.unit()
+
+    def along(self, direction: Direction) -> AddFeature:
+        """The same edit, as long and at the same tokens, along another direction at its site."""
+        return replace(self, instead=direction)
 
     @property
     def size(self) -> float:
-        """Length in the stream of what multiplier 1 adds; with the other units, its activation."""
+        """What multiplier 1 adds: with "resid_norm" a length, with the other units an activation."""
         if self.unit == "activation":
             return 1.0
         if self.unit == "max_activation":
@@ -147,18 +166,20 @@ class AddFeature(_OneFeature):
         resid: Float[Tensor, "batch pos d_model"],
         present: Float[Tensor, "#batch #pos feature"],
     ) -> Float[Tensor, "#batch #pos d_model"]:
+        row = self.sae.W_dec[self.feature]
+        if self.instead is not None:
+            row = self.direction.vector.to(row) * row.norm()
         if self.unit == "resid_norm":
-            row = self.sae.W_dec[self.feature]
             return (row * (self.size / row.norm()))[None, None]
-        return self._write(torch.full_like(present, self.size), resid)
+        return torch.full_like(present, self.size) * row * self.sae.scale(resid)
 
 
 @dataclass(frozen=True, eq=False)
 class ClampFeature(_OneFeature):
-    """Sets a feature's activation: f' = f + multiplier · (target - f). At 1 it is at the target.
+    """Moves a feature's activation to a target: f' = f + multiplier · (target - f).
 
-    The target is `times` the feature's largest activation, or `value`. The multiplier goes from
-    the present activation to the target, so that 0 is the unsteered model, exactly.
+    The target, which is reached at multiplier 1, is `times` the feature's largest activation, or
+    `value`. Multiplier 0 leaves the present activation, so it is the unsteered model, exactly.
     """
 
     sae: SAE
@@ -187,7 +208,7 @@ class ClampFeature(_OneFeature):
 
 @dataclass(frozen=True, eq=False)
 class AblateFeature(_OneFeature):
-    """Takes a feature out of the stream: f' = (1 - multiplier) · f. At 1 it is off."""
+    """Removes a feature from the stream: f' = (1 - multiplier) · f. At 1 its activation is 0."""
 
     sae: SAE
     feature: int
@@ -209,16 +230,17 @@ FeatureEdit = AddFeature | ClampFeature | AblateFeature
 
 @dataclass(frozen=True, eq=False)
 class EditFeatures(_OfFeatures):
-    """Several edits by one SAE at once: all read the same, unedited stream.
+    """Several edits by one SAE at once, which all read the same, unedited stream.
 
-    `Together` would apply them one after the other, each reading what the one before it left.
+    `Together` applies edits one after the other instead: each reads the stream that the one before
+    it has changed.
     """
 
     edits: tuple[FeatureEdit, ...]
 
     def __post_init__(self) -> None:
         if not self.edits:
-            raise SAEError("EditFeatures(()) would steer nothing. Pass edits.")
+            raise SAEError("EditFeatures(()) would steer nothing. Give at least one edit.")
         for edit in self.edits:
             if edit.sae is not self.sae or edit.positions != self.positions:
                 raise SAEError(

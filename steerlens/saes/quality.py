@@ -1,4 +1,4 @@
-"""How good an SAE is: sparsity, explained variance, what the model loses by it, dead features."""
+"""Quality of an SAE: sparsity, explained variance, added loss, dead features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ORDINARY = Positions.all()
 
 @dataclass(frozen=True, eq=False)
 class SAEQuality:
-    """What an SAE keeps of a stream, measured on tokens that it was not trained on."""
+    """How well an SAE reconstructs a stream, measured on tokens that it was not trained on."""
 
     l0: float
     """Mean number of features that fire at a token."""
@@ -50,15 +50,16 @@ class SAEQuality:
 
     @property
     def recovered(self) -> Interval:
-        """Share of the cross-entropy recovered, against a stream of zeros: sae_lens's measure.
+        """Share of the cross-entropy recovered, compared with a stream of zeros.
 
-        A stream of zeros is easy to beat; see `recovered_from_mean`.
+        This is sae_lens's measure. A stream of zeros is an easy baseline; see
+        `recovered_from_mean`.
         """
         return self._share(3)
 
     @property
     def recovered_from_mean(self) -> Interval:
-        """The same against a stream that is its mean at every token."""
+        """The same, compared with a stream that is its mean at every token."""
         return self._share(2)
 
     def _share(self, baseline: int) -> Interval:
@@ -102,8 +103,8 @@ def quality(
 ) -> SAEQuality:
     """Measures an SAE on a corpus that it was not trained on.
 
-    The loss is of the next token, over all tokens but the first. Reconstruction replaces the
-    stream at ordinary tokens; BOS and its like keep theirs, as in training.
+    The loss is of the next token, over all tokens but the first. The reconstruction replaces the
+    stream at ordinary tokens; special tokens such as BOS keep theirs, as in training.
 
     Raises:
         SAEError: If the SAE was not made for the model's stream.
@@ -112,7 +113,7 @@ def quality(
     model = as_model(model)
     sae.require_fits(model)
     if len(corpus) < 2:
-        raise ValueError(f"{len(corpus)} rows say nothing of their spread. Give at least two.")
+        raise ValueError(f"{len(corpus)} rows give no interval. Give at least two.")
     site = sae.site
     fired = torch.zeros(sae.d_sae, device=sae.device)
     count, error = 0, 0.0
@@ -174,8 +175,9 @@ def _losses(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 def observe(
     sae: SAE, model: Model, corpus: Corpus, *, rows: int = 32, progress: bool = True
 ) -> SAE:
-    """The same SAE, with what it does on a corpus: each feature's largest activation, and
-    the stream's median norm. These are the units in which features are clamped and added.
+    """The same SAE, with each feature's largest activation and the stream's median norm.
+
+    Both are measured on the corpus. They are the units in which features are clamped and added.
 
     Raises:
         SAEError: If the SAE was not made for the model's stream.

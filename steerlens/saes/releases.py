@@ -1,5 +1,6 @@
-"""Published SAEs by release and id: from the cache if they are there, else from the hub, or a
-refusal within seconds.
+"""Published SAEs by release and id: from the cache, or from the hub.
+
+Where neither has one, the error comes within seconds.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def load_release(
 ) -> tuple[Any, str]:
     """A published SAE, and its name.
 
-    Its config comes first: what cannot steer a residual stream is refused before its weights are
-    downloaded.
+    Its config is read first, so an SAE that cannot steer a residual stream is refused before its
+    weights are downloaded.
 
     Args:
         release: A release of `releases`, or a repository on the hub in sae_lens's own format.
@@ -67,7 +68,7 @@ def load_release(
             lens.SAEConfig.from_dict(load_sae_config_from_huggingface(release, sae_id))
         )
         with warnings.catch_warnings():
-            # It says how to load the model; `SAE.require_fits` holds the model to it.
+            # It says how to load the model, which `SAE.require_fits` checks.
             warnings.filterwarnings("ignore", r"\s*This SAE has non-empty", UserWarning)
             return lens.SAE.from_pretrained(release, sae_id, device=device, dtype=dtype)
 

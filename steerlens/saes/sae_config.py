@@ -1,4 +1,4 @@
-"""What an SAE's config states: whether it steers a residual stream, where, and in which basis."""
+"""What an SAE's config states: whether it can steer a residual stream, and at which site."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOOKS_OF_BRIDGES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
 
 
 def require_trained(sae: Any) -> None:
-    """Raises SAEError if this is no SAE of sae_lens in its form for inference."""
+    """Raises SAEError if this is not an SAE of sae_lens for inference."""
     lens = sae_lens()
     if not isinstance(sae, lens.SAE):
         raise SAEError(
@@ -24,8 +24,8 @@ def require_trained(sae: Any) -> None:
         )
     if isinstance(sae, lens.TrainingSAE):
         raise SAEError(
-            f"{type(sae).__name__} is an SAE in training, which may encode a token by what else is "
-            "in the batch. Save it, sae.save_inference_model(folder), and load the folder."
+            f"{type(sae).__name__} is an SAE in training, which may encode a token depending on the "
+            "rest of the batch. Save it, sae.save_inference_model(folder), and load the folder."
         )
 
 
@@ -34,13 +34,13 @@ def require_steerable(cfg: Any) -> None:
     architecture = cfg.architecture()
     if "transcoder" in architecture or cfg.metadata.get("hook_name_out"):
         raise SAEError(
-            f"This is a {architecture}: it reads one stream and writes another, so adding what it "
-            "decodes to what it reads means nothing. Load an SAE."
+            f"This is a {architecture}: it reads one stream and writes another, so what it decodes "
+            "cannot be added to what it reads. Load an SAE."
         )
     if architecture == "temporal":
         raise SAEError(
-            "A temporal SAE encodes a token by looking at the tokens before it, which cached and "
-            "padded runs do not show it. Load an SAE that encodes each token by itself."
+            "A temporal SAE encodes a token by looking at the tokens before it, which it does not get "
+            "in cached and padded runs. Load an SAE that encodes each token by itself."
         )
     site_of(cfg)
 
@@ -56,7 +56,7 @@ def site_of(cfg: Any) -> Site:
     block, _, hook = name.rpartition(".")
     try:
         if head is not None or cfg.reshape_activations != "none":
-            raise ValueError("heads are not.")
+            raise ValueError("Single heads are not such streams.")
         return Site.from_hook(f"{block}.{_HOOKS_OF_BRIDGES.get(hook, hook)}")
     except ValueError as error:
         raise SAEError(
@@ -67,5 +67,5 @@ def site_of(cfg: Any) -> Site:
 
 
 def processing_of(kwargs: dict[str, Any]) -> str:
-    """steerlens's name for the processing that these arguments of from_pretrained ask for."""
+    """The processing that these arguments of from_pretrained ask for, as steerlens names it."""
     return "+".join(name for name in KNOWN if kwargs.get(name)) or "raw"

@@ -1,4 +1,4 @@
-"""The door to sae_lens, an optional dependency: opened when it is needed, and quietly."""
+"""Imports sae_lens, an optional dependency, when it is needed and without its warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sae_lens() -> ModuleType:
     """
     try:
         with warnings.catch_warnings():
-            # It imports a module that TransformerLens has deprecated; nothing of ours is meant.
+            # It imports a module that TransformerLens has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
             import sae_lens as module
     except ImportError as error:

@@ -1,8 +1,8 @@
 """Training SAEs with sae_lens on any model and any tokens: offline, several layers at a time.
 
-The activations are ours (one text a row, as the model was trained, BOS and padding left out), the
-SAEs, their losses and their optimiser are sae_lens's. Nothing is logged anywhere, no signal
-handler is installed, and the global random state is left as it was.
+The activations are read by steerlens (one text per row, BOS and padding left out). The SAEs, their
+losses and their optimiser are sae_lens's. Nothing is logged to a service, no signal handler is
+installed, and the global random state is not changed.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def train_saes(
     """One SAE per site, all from the same forward passes.
 
     Args:
-        corpus: Texts or rows of token ids; gone through again, in another order, until `tokens`
-            are reached.
+        corpus: Texts or rows of token ids; repeated in another order until `tokens` are reached.
         sites: By default resid_post of every layer.
         d_sae: Features of each SAE.
         architecture: sae_lens's name: "topk", "batchtopk", "jumprelu", "standard", "gated", …
@@ -87,8 +86,8 @@ def train_saes(
         model.require_site(site)
     if tokens < batch_tokens or batch_tokens < 2:
         raise ValueError(
-            f"tokens={tokens} is less than one step of batch_tokens={batch_tokens}. "
-            "Give more tokens, or smaller steps."
+            f"tokens={tokens} is less than one step of batch_tokens={batch_tokens}. Give more "
+            "tokens, or a smaller batch_tokens of at least 2."
         )
     steps = tokens // batch_tokens
     with unchanged_rng():
@@ -167,7 +166,7 @@ def _trainer(
 
 
 def _settling(config_class: type, steps: int) -> dict[str, float]:
-    """A running threshold that forgets where it started, also in a short training."""
+    """A rate at which the running threshold of a short training converges."""
     if "topk_threshold_lr" not in config_class.__dataclass_fields__:
         return {}
     return {"topk_threshold_lr": min(1.0, max(0.01, 10 / steps))}
@@ -182,7 +181,7 @@ def _served(
     buffer_tokens: int,
     seed: int,
 ) -> Iterator[dict[Site, Float[Tensor, "token d_model"]]]:
-    """Shuffled activations without end: the same tokens for all sites."""
+    """Shuffled activations, endlessly: the same tokens for all sites."""
     generator = torch.Generator().manual_seed(seed)
     held: dict[Site, list[Tensor]] = {site: [] for site in sites}
     count = 0
@@ -203,7 +202,7 @@ def _served(
             count -= used
             before = -1
         if count == before:
-            raise ValueError("The corpus has no ordinary tokens, only BOS and its like.")
+            raise ValueError("The corpus has only special tokens, such as BOS. Give texts.")
 
 
 def _scaled(trainers: Mapping[Site, Any], served: Iterator) -> Iterator:
@@ -243,7 +242,7 @@ def _report(outputs: Mapping[Site, Any], step: int, bar: tqdm) -> None:
 def _finished(
     model: Model, site: Site, trainer: Any, fingerprint: str, about: Mapping[str, Any]
 ) -> SAE:
-    """The trained SAE in its form for inference: scale folded in, with what it must state."""
+    """The trained SAE for inference: its scale folded in, with all that it must state."""
     sae, scaler = trainer.sae, trainer.activation_scaler
     if scaler.scaling_factor is not None:
         sae.fold_activation_norm_scaling_factor(scaler.scaling_factor)
@@ -259,7 +258,7 @@ def _finished(
     meta.model_class_name = type(model.wrapped).__name__
     meta.prepend_bos = model.prepend_bos
     meta.exclude_special_tokens = True
-    # What sae_lens would have to be told to load the model like this: nothing, when it is raw.
+    # The arguments by which sae_lens would load the model like this: none, when it is raw.
     processing = [name for name in KNOWN if name in model.processing.split("+")]
     meta.model_from_pretrained_kwargs = dict.fromkeys(processing, True)
     meta[FACTS] = {"processing": model.processing, "fingerprint": fingerprint, **about}

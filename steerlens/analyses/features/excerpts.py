@@ -16,12 +16,12 @@ from steerlens.saes.corpus import ordinary
 from steerlens.saes.sae import SAE
 
 MOST, FEWEST = 100, 10
-"""Texts that count for the input score at the most, and without which there is none."""
+"""The most texts that count for the input score, and the fewest for which there is one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What some features read in a corpus."""
+    """What some features read in some texts."""
 
     features: tuple[int, ...]
     peaks: Float[Tensor, "feature text"]
@@ -40,7 +40,7 @@ class Reading:
         return found.indices[found.values > 0].tolist()
 
     def input_score(self, feature: int, written: Int[Tensor, " token"]) -> float:
-        """Share of a feature's top texts that it reads at a token which it also writes.
+        """Share of a feature's top texts whose strongest token is one that it also writes.
 
         NaN where it fires in fewer than 10 texts.
 
@@ -67,9 +67,9 @@ def read_texts(
     rows: int = 32,
     progress: bool = True,
 ) -> Reading:
-    """Runs texts through the model and notes where the features fire most.
+    """Runs texts through the model and records where the features fire most.
 
-    BOS, padding and their like do not count, as in training.
+    Special tokens and padding do not count, as in training.
 
     Raises:
         SAEError: If the SAE was not made for the model's stream.
@@ -102,7 +102,7 @@ def read_texts(
 
 @torch.no_grad()
 def excerpts(model: Model, sae: SAE, feature: int, texts: Sequence[str]) -> list[Excerpt]:
-    """These texts token by token, with the feature's activation at each (0 at BOS and its like)."""
+    """These texts token by token, with the feature's activation at each (0 at special tokens)."""
     model = as_model(model)
     sae.require_fits(model)
     if not texts:

@@ -1,4 +1,4 @@
-"""What features write: the tokens that the logit lens sees, and whether they come when steered."""
+"""What features write: the tokens of the logit lens, and whether steering makes them likely."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from steerlens.sites import Positions
 LENS = 20
 """Tokens of the logit lens that stand for a feature, as in arXiv:2505.20063."""
 AMPLIFY = 10.0
-"""By how many times the strongest activation at hand a feature is amplified, as there."""
+"""The multiple of the strongest present activation to which a feature is amplified, as there."""
 
 
 @dataclass(frozen=True, eq=False)
 class AddRows:
-    """An edit that adds to every row of a batch its own vector: many vectors in one run."""
+    """An edit that adds another vector to each row of a batch, so that one run measures many."""
 
     vectors: Float[Tensor, "batch d_model"]
 
@@ -47,19 +47,19 @@ class Written(NamedTuple):
 
 @torch.no_grad()
 def written_tokens(model: Model, sae: SAE, features: Sequence[int], *, k: int = LENS) -> Written:
-    """The tokens that decoder rows write: finalnorm(row) unembedded.
+    """The tokens that decoder rows raise and lower most: finalnorm(row), unembedded.
 
-    The final norm is that of the row by itself, made as long as the stream; the blocks between the
-    site and the unembedding are left out, so that of an early layer it says little.
+    The final norm is applied to the row alone, which is made as long as the stream. The blocks
+    between the site and the unembedding are left out, so the result means little for early layers.
 
-    Source: the logit lens as in arXiv:2505.20063. Departures: what an empty stream would write
-    (the final norm's bias and the unembedding's) is taken off, since it is the same for every
-    feature; and a soft cap is not applied, which changes no order.
+    Source: the logit lens as in arXiv:2505.20063. Departures: what a stream of zeros would write
+    (the biases of the final norm and of the unembedding) is subtracted, since it is the same for
+    every feature; and a soft cap is not applied, which does not change the order.
     """
     model = as_model(model)
     sae.require_features(features)
     chosen = sae.W_dec[list(features)]
-    length = sae.resid_norm or model.d_model**0.5  # so that the norm's epsilon is nothing
+    length = sae.resid_norm or model.d_model**0.5  # long enough that the norm's epsilon is small
     rows = chosen / chosen.norm(dim=-1, keepdim=True).clamp(min=1e-30) * length
     weight = model.wrapped.unembed.W_U
     empty = torch.zeros_like(rows[:1]).to(weight)
@@ -86,13 +86,13 @@ def output_scores(
     rows: int = 256,
     progress: bool = True,
 ) -> Float[Tensor, "feature prompt"]:
-    """Whether features write what the logit lens says they do, in [0, 1].
+    """Whether features write the tokens of their logit lens, in [0, 1].
 
     Amplified at the prompt's last token by `amplify` times the strongest activation there,
     S = (1 - min rank(t) / d_vocab) · max p(t) over the k tokens t of its logit lens, ranks from 0.
 
     Args:
-        prompts: Texts that fit any continuation; the paper's one is "From my experience,".
+        prompts: Texts that fit any continuation; the paper uses "From my experience,".
         rows: Rows of a batch.
 
     Source: output score of Arad et al., arXiv:2505.20063 (reference code read: the maximum is over

@@ -1,4 +1,4 @@
-# ruff: noqa: E402 (sae_lens is optional, and tests.saes needs it)
+# ruff: noqa: E402 (sae_lens is optional, and tests.untrained_saes needs it)
 """Training is sae_lens's own, leaves nothing behind, and quality measures what it says."""
 
 import importlib
@@ -21,7 +21,7 @@ from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.saes.training import _scaled, _served, _trainer, train_saes
 from steerlens.sites import Site
 from steerlens.testing import WORDS, tiny_bridge
-from tests.saes import untrained, untrained_sae
+from tests.untrained_saes import untrained, untrained_sae
 
 SITES = (Site(0), Site(2, "resid_pre"))
 SMALL = {"d_sae": 64, "tokens": 4096, "batch_tokens": 64, "buffer_tokens": 1024, "lr": 1e-2}
