@@ -104,7 +104,7 @@ def _run(words: list[str]) -> int:
 
 
 def _show(words: list[str]) -> int:
-    from steerlens.experiment.finished_run import Run
+    from steerlens.experiment.run import Run
 
     if len(words) != 1:
         raise ValueError("show takes one folder; `steerlens list` names them.")

@@ -11,6 +11,7 @@ process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -33,14 +34,12 @@ def main(file: str, results: str, kills: str, seed: str) -> int:
     for _ in range(int(kills)):
         process = forked(file, killed)
         time.sleep(draws.uniform(0.02, 0.9) * full)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         hit += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     finished(forked(file, killed))
     finished(forked(file, small, memory=0.01))
-    print(f"{hit} of {kills} kills hit a running process; a run takes {full:.1f} s")
+    sys.stdout.write(f"{hit} of {kills} kills hit a running process; a run takes {full:.1f} s\n")
     return 0
 
 

@@ -29,7 +29,7 @@ from steerlens.experiment.fields import (
     require_examples,
     require_layers,
 )
-from steerlens.experiment.finished_run import PAGE, SUMMARY, Run, load_results, text_of
+from steerlens.experiment.run import PAGE, SUMMARY, Run, load_results, text_of
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.models.model import Model
 from steerlens.report.layout import RESERVED, page

@@ -19,7 +19,7 @@ from steerlens.analyses.probe.measure_probe import probe
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import ExperimentError, load_data
 from steerlens.experiment.former_experiment import Experiment
-from steerlens.experiment.run import Run, begin, finish, is_finished, read_manifest
+from steerlens.experiment.former_run import Run, begin, finish, is_finished, read_manifest
 from steerlens.measures.activation_store import ActivationStore
 from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
