@@ -177,10 +177,7 @@ def test_a_map_without_nulls_says_so(model, adds, sets):
     assert "no null maps because none were asked for, so there is no p-value" in found.summary()
     assert "p =" not in found.summary()
     (text, *_) = found.section({}).blocks
-    assert (
-        isinstance(text, Paragraph)
-        and "no null maps because none were asked for" in text.text
-    )
+    assert isinstance(text, Paragraph) and "no null maps because none were asked for" in text.text
     assert found.plot().data
 
 
