@@ -34,7 +34,7 @@ _HOME = {
     "Together": "interventions",
     # Measures: what a model does under an intervention
     "generate": "measures.generation",
-    "dose_response": "measures.generation",
+    "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
     "divergence": "measures.sweep",
     "screen": "measures.screen",

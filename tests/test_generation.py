@@ -7,7 +7,8 @@ import torch
 
 from steerlens.interventions import Ablate, Add, Together
 from steerlens.measures import generation
-from steerlens.measures.generation import DoseResponse, dose_response, generate, generated_tokens
+from steerlens.measures.dose_response import DoseResponse, dose_response
+from steerlens.measures.generation import generate, generated_tokens
 from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_bridge, tiny_model

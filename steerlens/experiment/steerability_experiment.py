@@ -41,6 +41,7 @@ from steerlens.experiment.fields import (
 )
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.interventions.arms import layer_family
+from steerlens.measures.dose_response import DoseResponse, dose_response
 from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
@@ -109,7 +110,7 @@ class SteerabilityExperiment(Experiment):
 
     kind: ClassVar[str] = "steerability"
     results: ClassVar[tuple[type[Result], ...]] = (
-        SteerabilityMap, ProbeMap, ValidityFit, WritingMap, SpilloverMap, ShiftedMap,
+        SteerabilityMap, ProbeMap, ValidityFit, WritingMap, SpilloverMap, ShiftedMap, DoseResponse,
     )  # fmt: skip
     parts: ClassVar[Mapping[str, str]] = {
         "fit": "makes the directions and the probes",
@@ -220,6 +221,21 @@ class SteerabilityExperiment(Experiment):
                     cells=run.cells.part("spillover"),
                 ),
             )  # fmt: skip
+        prompts = _prompts(run.model, asked.report, self.samples, room=2)
+        if prompts:
+            run.compute(DoseResponse, lambda: self._samples(run.model, arm, cell, prompts))
+
+    def _samples(
+        self, model: Model, arm: Intervention, cell: Cell, prompts: list[str]
+    ) -> DoseResponse:
+        """The first few prompts, continued at several strengths."""
+        room = model.n_ctx - model.tokens(prompts).width
+        doses = sorted({0.0, cell.multiplier, -cell.multiplier, 2 * cell.multiplier})
+        return dose_response(
+            model, arm, prompts, doses, max_new_tokens=max(2, min(self.new_tokens, room)),
+            # A text that ends at once has no generated token to steer.
+            stop_at_eos=self.positions != "generated",
+        )  # fmt: skip
 
 
 def _prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +11,6 @@ from tqdm.auto import tqdm
 
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import Intervention
 from steerlens.sites import TokenBatch
 
 Step = Callable[[TokenBatch, int], Float[Tensor, "batch d_vocab"]]
@@ -211,57 +208,3 @@ class _KernelSteps:
         last = self.model.n_layers - 1
         after = any(attached.site.entry == last + 1 for attached, _ in edits)
         return 1 if entry == last and not after else None
-
-
-@dataclass(frozen=True)
-class DoseResponse:
-    """What the model writes at each strength: prompts down, multipliers across."""
-
-    prompts: tuple[str, ...]
-    multipliers: tuple[float, ...]
-    texts: tuple[tuple[str, ...], ...]
-    """[prompt][multiplier]"""
-
-    def _repr_html_(self) -> str:
-        cells = []
-        for prompt, row in zip(self.prompts, self.texts, strict=True):
-            cells.append(
-                f"<tr><th colspan=2 style='text-align:left'>{html.escape(prompt)}</th></tr>"
-            )
-            for m, text in zip(self.multipliers, row, strict=True):
-                cells.append(
-                    f"<tr><td style='text-align:right'>{m:+g}</td>"
-                    f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-                )
-        return f"<table>{''.join(cells)}</table>"
-
-    def __str__(self) -> str:
-        lines = []
-        for prompt, row in zip(self.prompts, self.texts, strict=True):
-            lines.append(prompt)
-            lines += [f"  {m:+6.2f}  {t}" for m, t in zip(self.multipliers, row, strict=True)]
-        return "\n".join(lines)
-
-
-def dose_response(
-    model: Model,
-    intervention: Intervention,
-    prompts: str | Sequence[str],
-    multipliers: Sequence[float],
-    **options,
-) -> DoseResponse:
-    """Continuations at several strengths, all in one batch with one strength per row.
-
-    With a temperature, the strengths of one prompt share their random draws, so that texts differ
-    by the steering alone. `options` are those of `generate`.
-    """
-    model = as_model(model)
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    rows = [text for text in texts for _ in multipliers]
-    draws = [i for i in range(len(texts)) for _ in multipliers]
-    strengths = torch.tensor([float(m) for m in multipliers]).repeat(len(texts)).to(model.device)
-    with intervention.attach(model, strengths):
-        written = generate(model, rows, draws=draws, **options)
-    width = len(multipliers)
-    table = tuple(tuple(written[i * width : (i + 1) * width]) for i in range(len(texts)))
-    return DoseResponse(tuple(texts), tuple(map(float, multipliers)), table)
