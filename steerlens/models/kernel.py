@@ -12,14 +12,16 @@ Rows are arranged as [prompt, row, column, d_model]: `row` counts the variants o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from steerlens.sites import TokenBatch
 
 _Heads = Float[Tensor, "... _ _ _"]
 KeysValues = tuple[_Heads, _Heads]
@@ -66,6 +68,11 @@ def why_not(hooked: Any, known_hooks: Counter[str] | None = None) -> str | None:
     for name, point in hooked.hook_dict.items():
         if len(point.fwd_hooks) > known[name] or point.bwd_hooks:
             return f"there is a hook on {name}"
+    points = set(hooked.hook_dict.values())
+    for name, module in hooked.named_modules():
+        changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        if changed and module not in points:
+            return f"PyTorch's own forward hook or another forward is on {name or 'the model'}"
     return None
 
 
@@ -96,6 +103,29 @@ class Columns:
     own_index: Int[Tensor, " key"]
     shared_keys: Bool[Tensor, "prompt prefix"] | None = None
     """Real tokens among the prompt's shared keys, which are columns 0, 1, …"""
+
+    @classmethod
+    def of(cls, batch: TokenBatch, start: int = 0, stop: int | None = None) -> Columns:
+        """Columns `start` to `stop` of a batch whose rows share nothing; all before are seen."""
+        index = torch.arange(batch.width, device=batch.tokens.device)[:stop]
+        return cls(
+            positions=batch.positions[:, None, start:stop],
+            index=index[start:],
+            own_keys=batch.mask[:, None, :stop],
+            own_index=index,
+        )
+
+    def for_rows(self, rows: int) -> Columns:
+        """The columns of a prompt's variants, for as many copies of them as make `rows`."""
+        variants = self.positions.shape[1]
+        if variants in (1, rows):  # one variant broadcasts over the rows
+            return self
+        times = rows // variants
+        return replace(
+            self,
+            positions=self.positions.repeat(1, times, 1),
+            own_keys=self.own_keys.repeat(1, times, 1),
+        )
 
 
 class Kept:
@@ -312,14 +342,20 @@ def _norm(module: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
 
 def _mlp(mlp: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
     activation = _ACTIVATIONS[cfg.act_fn]
+    # Read once, as all other weights are: the kernel is of one moment.
+    w_in, b_in, w_out, b_out = mlp.W_in, mlp.b_in, mlp.W_out, mlp.b_out
 
     def plain(x: Tensor) -> Tensor:
-        hidden = activation(torch.addmm(mlp.b_in, x.flatten(0, -2), mlp.W_in))
-        return torch.addmm(mlp.b_out, hidden, mlp.W_out).view_as(x)
+        hidden = activation(torch.addmm(b_in, x.flatten(0, -2), w_in))
+        return torch.addmm(b_out, hidden, w_out).view_as(x)
+
+    if not cfg.gated_mlp:
+        return plain
+    w_gate = mlp.W_gate
 
     def gated(x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
-        hidden = activation(flat @ mlp.W_gate) * (flat @ mlp.W_in) + mlp.b_in
-        return torch.addmm(mlp.b_out, hidden, mlp.W_out).view_as(x)
+        hidden = activation(flat @ w_gate) * (flat @ w_in) + b_in
+        return torch.addmm(b_out, hidden, w_out).view_as(x)
 
-    return gated if cfg.gated_mlp else plain
+    return gated
