@@ -12,7 +12,7 @@ where they come from (versions, hashes, dates) is not compared. There are four p
 mini   a map of 2 layers x 3 multipliers x 8 questions with 19 nulls: a few seconds
 demo   experiments/sentiment_layers.py as `make demo` runs it
 sae    experiments/sae_features.py with 2 layers and few questions
-trust  two repeats of experiments/coverage.py, and two layers of experiments/proxies.py
+trust  two repeats of studies/coverage.py, and two layers of studies/proxies.py
 
 A part is `golden/<part>.safetensors` (the arrays) and `golden/<part>.json` (texts, names, and the
 environment of the recording). Of an array above 200 kB only a checksum, the mean and the first
@@ -341,10 +341,10 @@ def loaded(name: str) -> Any:
 
 
 def script(name: str) -> ModuleType:
-    """A file of experiments/ as a module."""
-    whole = f"experiments.{name}"
+    """A file of studies/ as a module."""
+    whole = f"studies.{name}"
     if whole not in sys.modules:
-        path = ROOT / "experiments" / f"{name}.py"
+        path = ROOT / "studies" / f"{name}.py"
         spec = importlib.util.spec_from_file_location(whole, path)
         assert spec is not None and spec.loader is not None
         sys.modules[whole] = importlib.util.module_from_spec(spec)

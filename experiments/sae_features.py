@@ -3,7 +3,7 @@
     steerlens run experiments/sae_features.py --contrast reviews/register
 
 Needs the extra ``steerlens[sae]``. With a model of your own:
-``--model … --contrast … --dictionaries RELEASE --sae-ids ID …``, or a folder of SAEs
+``--model … --contrast … --saes RELEASE --sae-ids ID …``, or a folder of SAEs
 (`experiments/train_saes.py` trains some).
 """
 

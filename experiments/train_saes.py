@@ -5,7 +5,7 @@
     python experiments/train_saes.py --model gpt2 --texts corpus.txt --layers 6 8 --tokens 20000000
 
 About 15 minutes on one core for the reference model. The output folder appears only when everything
-is done: a folder per layer, which `Dictionary.load` and sae_lens read, and a manifest with the
+is done: a folder per layer, which `SAE.load` and sae_lens read, and a manifest with the
 hashes, the settings, and how good each SAE is, as stored, on texts that it was not trained on.
 """
 
@@ -24,10 +24,11 @@ import torch
 import tyro
 from train_reviews import replace_folder
 
-from steerlens.models.model import PRETRAINED, Model
-from steerlens.saes import Dictionary
+from steerlens.models.loading import PRETRAINED
+from steerlens.models.model import Model
+from steerlens.saes import SAE
 from steerlens.saes.quality import quality
-from steerlens.saes.training import train_dictionaries
+from steerlens.saes.training import train_saes
 from steerlens.sites import Site
 from steerlens.store.files import write_text
 from steerlens.testbed.reviews import neutral_texts
@@ -133,7 +134,7 @@ def main(settings: TrainSAEs) -> None:
     train, held_out = settings.corpora()
     layers = settings.layers or tuple(range(model.n_layers))
     started = time.monotonic()
-    found = train_dictionaries(
+    found = train_saes(
         model,
         train,
         [Site(layer) for layer in layers],
@@ -149,9 +150,9 @@ def main(settings: TrainSAEs) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "saes"
         checks = {}
-        for layer, dictionary in zip(layers, found, strict=True):
-            dictionary.save(folder / str(layer), dtype=torch.float16)
-            measured = quality(Dictionary.load(folder / str(layer)), model, held_out)
+        for layer, sae in zip(layers, found, strict=True):
+            sae.save(folder / str(layer), dtype=torch.float16)
+            measured = quality(SAE.load(folder / str(layer)), model, held_out)
             checks[layer] = measured.row
             print(f"layer {layer}: {measured}")
         training = asdict(settings)

@@ -56,12 +56,12 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedM
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 
 # Sparse autoencoders
-from steerlens.saes import Dictionary as Dictionary
+from steerlens.saes import SAE as SAE
 from steerlens.saes import AddFeature as AddFeature
 from steerlens.saes import ClampFeature as ClampFeature
 from steerlens.saes import AblateFeature as AblateFeature
 from steerlens.saes import EditFeatures as EditFeatures
-from steerlens.saes import train_dictionaries as train_dictionaries
+from steerlens.saes import train_saes as train_saes
 from steerlens.analyses.features.find_features import find_features as find_features
 from steerlens.analyses.features.feature_card import feature_card as feature_card
 from steerlens.analyses.features.measure_features import feature_map as feature_map

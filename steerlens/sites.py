@@ -145,7 +145,7 @@ def as_sites(
     if not sites:
         raise ArgumentError("There is no site. Name at least one, e.g. [Site(8)].")
     if twice := [site for i, site in enumerate(sites) if site in sites[:i]]:
-        raise ArgumentError(f"{format_sites(twice)} is given twice. Name each site once.")
+        raise ArgumentError(f"Sites are given twice: {format_sites(twice)}. Name each once.")
     if n_layers is not None and (beyond := [site for site in sites if site.layer >= n_layers]):
         raise ArgumentError(
             f"The model has layers 0–{n_layers - 1}, so it has no {format_sites(beyond)}. "

@@ -16,6 +16,16 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def unchecked():
+    """Leaves the annotations unchecked, as outside the tests, so that a wrong type comes through."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session", params=["gpt2", "neox", "llama", "gemma2"])
 def tiny(request):
     """A Model of each family in which steering code breaks in a way of its own."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from steerlens.saes.dictionary import Dictionary
-from steerlens.saes.lens import sae_lens
+from steerlens.saes.sae import SAE
+from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.sites import Site
 
 
 def handmade(
     rows: torch.Tensor, site: Site, *, threshold: float = 0.0, resid_norm: float | None = 4.0
-) -> Dictionary:
+) -> SAE:
     """f = relu(x · rows - threshold), x = f · rows."""
     lens = sae_lens()
     config = lens.StandardSAEConfig(
@@ -25,7 +25,7 @@ def handmade(
         sae.b_enc.fill_(-threshold)
         sae.b_dec.zero_()
     sae.eval().requires_grad_(False)
-    return Dictionary(sae=sae, site=site, name="handmade", resid_norm=resid_norm)
+    return SAE(wrapped=sae, site=site, name="handmade", resid_norm=resid_norm)
 
 
 def random_rows(n: int, d_model: int, seed: int = 0) -> torch.Tensor:

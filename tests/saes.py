@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from steerlens.saes import Dictionary
-from steerlens.saes.lens import sae_lens
+from steerlens.saes import SAE
+from steerlens.saes.sae_lens_library import sae_lens
 
 D_SAE = 48
 KINDS = {
@@ -44,9 +44,9 @@ def untrained_sae(
     return sae
 
 
-def untrained(kind: str = "jumprelu", **options) -> Dictionary:
-    """The same as a Dictionary, with every strength unit."""
+def untrained(kind: str = "jumprelu", **options) -> SAE:
+    """The same as an `SAE`, with every strength unit."""
     from dataclasses import replace
 
-    found = Dictionary.of(untrained_sae(kind, **options), name=f"untrained {kind}")
+    found = SAE.of(untrained_sae(kind, **options), name=f"untrained {kind}")
     return replace(found, max_activation=torch.full((D_SAE,), 2.0), resid_norm=3.0)

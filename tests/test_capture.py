@@ -18,6 +18,7 @@ from steerlens.measures.reading import (
 )
 from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, SteeringError
+from steerlens.models.tokenizing import Texts
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_model
 
@@ -89,8 +90,8 @@ def test_activations_of_a_bridge_are_those_of_run_with_cache(tiny_bridge_model, 
 @both_kinds
 def test_the_padding_side_changes_nothing(tiny, pairs, monkeypatch):
     left = activations(tiny, pairs, progress=False)
-    real = Model.pair_batch
-    monkeypatch.setattr(Model, "pair_batch", lambda m, p, **_: real(m, p, padding_side="right"))
+    real = Texts.pairs
+    monkeypatch.setattr(Texts, "pairs", lambda t, p, **_: real(t, p, padding_side="right"))
     right = activations(tiny, pairs, progress=False)
     torch.testing.assert_close(left.positive, right.positive, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(left.negative, right.negative, atol=1e-5, rtol=1e-5)

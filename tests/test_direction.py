@@ -75,6 +75,7 @@ def test_a_clamp_and_nothing_else_has_a_value(operation, value):
         Direction(torch.ones(4), Site(0), operation=operation, value=value)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "given",
     [
@@ -91,6 +92,7 @@ def test_numbers_of_other_libraries_are_kept_as_pythons(tmp_path, given):
         assert [type(x) for x in (direction.resid_norm, direction.pairs)] == [float, int]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_vector_a_site_and_a_rule_may_be_named_plainly(tmp_path):
     array = np.arange(1, 5, dtype=np.float32)
     made = Direction(array, 12, apply_at="all", processing="raw")
@@ -100,6 +102,7 @@ def test_a_vector_a_site_and_a_rule_may_be_named_plainly(tmp_path):
     assert Direction(torch.ones(4), "blocks.3.hook_mlp_out").site == Site(3, "mlp_out")
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("given", "message"),
     [

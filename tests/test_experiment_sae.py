@@ -1,6 +1,7 @@
 """SAE experiments: from two files and a folder of SAEs to a page, resumable, refusing what is wrong."""
 
 import dataclasses
+import re
 import shutil
 
 import pytest
@@ -10,10 +11,10 @@ from steerlens.directions.methods import PCA
 from steerlens.experiment import ExperimentError, Run, SAEExperiment
 from steerlens.models.checkpoints import save_hooked
 from steerlens.models.model import Model
-from steerlens.saes.dictionary import Dictionary, DictionaryError
+from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Site
 from steerlens.store.result_files import ResultError
-from tests.handmade import handmade, planted_rows
+from tests.handmade import handmade, planted_rows, random_rows
 from tests.planted_files import write_planted
 
 LIVE, DEAD = Site(2, "resid_pre"), Site(4, "resid_pre")
@@ -37,7 +38,7 @@ def experiment(folder):
         model=str(folder / "model"),
         contrast=str(folder / "contexts.jsonl"),
         questions=str(folder / "questions.jsonl"),
-        dictionaries=str(folder / "saes"),
+        saes=str(folder / "saes"),
         n_fit=40,
         n_choose=12,
         n_report=12,
@@ -85,11 +86,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
 
     whole, asked = module._at_one_site, []
 
-    def killed(model, dictionary, *arguments, **named):
-        asked.append(dictionary.site)
+    def killed(model, sae, *arguments, **named):
+        asked.append(sae.site)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return whole(model, dictionary, *arguments, **named)
+        return whole(model, sae, *arguments, **named)
 
     monkeypatch.setattr(module, "_at_one_site", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -105,12 +106,12 @@ def test_saes_that_changed_since_the_run_began_are_refused(experiment, folder, r
     shutil.copytree(run.folder.parent, tmp_path / "results")
     saes = tmp_path / "saes"
     shutil.copytree(folder / "saes", saes)
-    one = Dictionary.load(folder / "saes" / LIVE.hook)
+    one = SAE.load(folder / "saes" / LIVE.hook)
     with torch.no_grad():
-        one.sae.b_enc += 0.01
+        one.wrapped.b_enc += 0.01
     try:
         one.save(folder / "saes" / LIVE.hook)
-        with pytest.raises(ResultError, match="other dictionaries: blocks.2.hook_resid_pre.hash"):
+        with pytest.raises(ResultError, match="other saes: blocks.2.hook_resid_pre.hash"):
             experiment.run(tmp_path / "results", progress=False)
     finally:
         shutil.rmtree(folder / "saes")
@@ -153,9 +154,9 @@ def test_fields_that_cannot_work_are_refused_at_once(experiment, change, said):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"dictionaries": "nowhere"}, ExperimentError, "neither 'reviews' nor a folder"),
+        ({"saes": "nowhere"}, ExperimentError, "neither 'reviews' nor a folder"),
         ({"layers": (1,)}, ExperimentError, "no SAE at layers"),
-        ({"dictionaries": "reviews", "layers": (0,)}, DictionaryError, "reviews"),
+        ({"saes": "reviews", "layers": (0,)}, SAEError, "reviews"),
     ],
 )
 def test_saes_that_do_not_fit_are_refused_before_anything_is_written(
@@ -164,6 +165,49 @@ def test_saes_that_do_not_fit_are_refused_before_anything_is_written(
     with pytest.raises(error, match=said):
         dataclasses.replace(experiment, **change).run(tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+class OnAnotherDevice(Model):
+    """As much of a model on a GPU as loading SAEs asks for."""
+
+    device = torch.device("cuda", 1)
+    n_layers = 2
+
+
+@pytest.mark.parametrize("saes", ["reviews", "a release", "a folder"])
+def test_saes_are_loaded_where_and_in_the_precision_in_which_the_model_computes(
+    experiment, folder, monkeypatch, saes
+):
+    asked = []
+
+    def load(source, sae_id=None, **where):
+        asked.append(where)
+        return made
+
+    made = handmade(random_rows(3, 8), LIVE)
+    monkeypatch.setattr(SAE, "load", load)
+    monkeypatch.setattr(SAE, "require_fits", lambda self, model: None)
+    named = {
+        "reviews": {"saes": "reviews"},
+        "a release": {"saes": "release", "sae_ids": ("one", "two")},
+        "a folder": {"saes": str(folder / "saes")},
+    }[saes]
+    model = OnAnotherDevice.__new__(OnAnotherDevice)
+    dataclasses.replace(experiment, dtype="bfloat16", **named).load_saes(model)
+    assert asked == [{"device": torch.device("cuda", 1), "dtype": torch.bfloat16}] * 2
+
+
+def test_a_run_in_half_precision_reads_its_saes_in_half_precision(folder, experiment):
+    half = dataclasses.replace(experiment, dtype="bfloat16")
+    for site in (LIVE, DEAD):  # they state the hash of the weights in full precision
+        shutil.copytree(folder / "saes" / site.hook, folder / "unhashed" / site.hook)
+        config = folder / "unhashed" / site.hook / "cfg.json"
+        config.write_text(
+            re.sub('"fingerprint": "[0-9a-f]+"', '"fingerprint": ""', config.read_text())
+        )
+    model = half.load_model()
+    found = dataclasses.replace(half, saes=str(folder / "unhashed")).load_saes(model)
+    assert [sae.W_dec.dtype for sae in found] == [torch.bfloat16] * 2
 
 
 def test_an_sae_whose_model_was_trained_on_is_refused(experiment, folder, planted, tmp_path):
@@ -177,5 +221,5 @@ def test_an_sae_whose_model_was_trained_on_is_refused(experiment, folder, plante
     finally:
         with torch.no_grad():
             planted.model.embed.W_E.copy_(weights)
-    with pytest.raises(DictionaryError, match="other weights"):
+    with pytest.raises(SAEError, match="other weights"):
         dataclasses.replace(experiment, model=str(changed)).run(tmp_path / "r", progress=False)

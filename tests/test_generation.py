@@ -209,4 +209,4 @@ def test_too_few_multipliers_are_refused_on_every_path(gpt2, steering):
         with pytest.raises(SteeringError, match="2 multipliers for a batch of 3 rows"), \
                 steering(Positions.all()).attach(gpt2, torch.ones(2)):  # fmt: skip
             generate(gpt2, PROMPTS, use_cache=use_cache)
-    assert gpt2.attached == ()
+    assert len(gpt2.attached) == 0

@@ -195,6 +195,7 @@ def test_arguments_that_a_method_does_not_have_are_refused():
         as_method(Wrong)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_numbers_of_other_libraries_give_the_same_label():
     assert repr(Logistic(c=np.float64(0.1))) == "Logistic(c=0.1, max_iter=1000)"
     assert repr(Random(torch.tensor(2))) == "Random(seed=2)"

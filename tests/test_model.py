@@ -114,7 +114,7 @@ def test_an_answer_is_read_at_the_first_token_that_differs(gpt2, side):
         ContrastPair("I think that the soup was", " good", " bad and cold"),
     ]
     for read, words in zip(
-        gpt2.pair_batch(pairs, padding_side=side), ("A good", "B bad"), strict=True
+        gpt2.texts.pairs(pairs, padding_side=side), ("A good", "B bad"), strict=True
     ):
         at = read.tokens[torch.arange(2), read.answer]
         assert gpt2.text(at) == words
@@ -123,14 +123,14 @@ def test_an_answer_is_read_at_the_first_token_that_differs(gpt2, side):
 
 
 def test_texts_without_a_prompt_are_all_prompt(gpt2):
-    one, other = gpt2.pair_batch([ContrastPair("", "the soup was good", "the soup was")])
+    one, other = gpt2.texts.pairs([ContrastPair("", "the soup was good", "the soup was")])
     assert one.answer is None
     assert (one.prompt_end.tolist(), other.prompt_end.tolist()) == ([5], [4])
 
 
 def test_answers_without_a_token_that_differs_are_refused(gpt2):
     with pytest.raises(ValueError, match="one is the start of the other"):
-        gpt2.pair_batch([ContrastPair("the soup was", " good", " good and hot")])
+        gpt2.texts.pairs([ContrastPair("the soup was", " good", " good and hot")])
 
 
 # Sites and directions that do not fit
@@ -176,7 +176,7 @@ def test_nothing_is_left_after_the_with_or_after_an_error(either, random_directi
     with pytest.raises(KeyError), steering.attach(either, 3.0):
         raise KeyError
     assert torch.equal(either.logits(TEXTS), unsteered)
-    assert (hooks_of(either), either.attached) == (hooks, ())
+    assert (hooks_of(either), len(either.attached)) == (hooks, 0)
 
 
 def test_an_error_in_the_edit_leaves_nothing_behind(gpt2):
@@ -194,12 +194,12 @@ def test_a_users_own_hooks_are_kept(gpt2, add):
     name = Site(0).hook
     with gpt2.wrapped.hooks(fwd_hooks=[(name, lambda resid, hook: resid * 2)]):
         doubled = gpt2.logits(TEXTS)
-        assert gpt2.foreign_hooks == [name]
+        assert gpt2.attached.foreign_hooks == [name]
         with add.attach(gpt2, 1.0):
             gpt2.logits(TEXTS)
-            assert gpt2.foreign_hooks == [name]
+            assert gpt2.attached.foreign_hooks == [name]
         assert torch.equal(gpt2.logits(TEXTS), doubled)
-    assert gpt2.foreign_hooks == []
+    assert gpt2.attached.foreign_hooks == []
 
 
 def test_running_the_wrapped_model_directly_under_steering_is_refused(either, random_direction):

@@ -17,7 +17,7 @@ from steerlens.analyses.features.feature_writing import AddRows
 from steerlens.interventions.residual import Add
 from steerlens.measures.generation import generate
 from steerlens.models.model import Model
-from steerlens.saes.dictionary import DictionaryError
+from steerlens.saes.sae import SAEError
 from steerlens.sites import Site
 from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, random_rows
@@ -31,13 +31,13 @@ def made(gpt2):
     return handmade(random_rows(24, gpt2.d_model), SITE, threshold=0.2)
 
 
-def features_of(model: Model, dictionary, prompt: str, text: str) -> torch.Tensor:
+def features_of(model: Model, sae, prompt: str, text: str) -> torch.Tensor:
     """Mean features of the tokens of a continuation, read by the unsteered model."""
     batch = model.tokens(prompt + text)
-    resid = model.cache(batch, [dictionary.site])[dictionary.site][0]
+    resid = model.cache(batch, [sae.site])[sae.site][0]
     start = len(model.ids(prompt))
     chosen = ~model.is_special(batch.tokens[0, start:])
-    return dictionary.encode(resid[start:])[chosen].mean(0)
+    return sae.encode(resid[start:])[chosen].mean(0)
 
 
 def test_features_are_those_of_texts_written_one_by_one(gpt2, made):
@@ -89,12 +89,12 @@ def test_rows_of_a_batch_get_their_own_vectors():
 def synthetic(noise: float = 0.0, n: int = 200) -> tuple[EffectMap, torch.Tensor, torch.Tensor]:
     """An effect map fitted on effects that are linear in the vector, and the truth."""
     generator = torch.Generator().manual_seed(0)
-    dictionary = handmade(random_rows(n, 16), SITE)
+    sae = handmade(random_rows(n, 16), SITE)
     weights = torch.randn(16, n, generator=generator)
     bias = torch.randn(n, generator=generator)
-    effects = dictionary.W_dec @ weights + bias
+    effects = sae.W_dec @ weights + bias
     effects = effects + noise * torch.randn(n, n, generator=generator)
-    return _fitted(dictionary, dictionary.W_dec, effects, 2.0, {"dictionary": "d"}), weights, bias
+    return _fitted(sae, sae.W_dec, effects, 2.0, {"sae": "d"}), weights, bias
 
 
 def test_the_effect_map_finds_a_linear_effect():
@@ -121,27 +121,27 @@ def test_the_targeted_vector_is_that_of_the_paper():
     assert direction.norm == pytest.approx(1) and direction.resid_norm == 4.0
     assert "SAE-TS of feature 5" in direction.method
     # Of all vectors it should raise its own feature more than the row of another does.
-    assert found.predict(direction.vector)[5] > found.predict(found.dictionary.W_dec[5])[5] - 1e-3
+    assert found.predict(direction.vector)[5] > found.predict(found.sae.W_dec[5])[5] - 1e-3
 
 
 def test_a_feature_that_nothing_moved_cannot_be_aimed_at():
     found, _, _ = synthetic()
     weights = found.weights.clone()
     weights[:, 3] = 0
-    with pytest.raises(DictionaryError, match="nothing to aim at"):
+    with pytest.raises(SAEError, match="nothing to aim at"):
         replace(found, weights=weights).direction(3)
 
 
 def test_an_effect_map_is_read_back_for_its_own_dictionary_only(tmp_path):
     found, _, _ = synthetic()
     found.save(tmp_path)
-    again = EffectMap.load(tmp_path, found.dictionary)
+    again = EffectMap.load(tmp_path, found.sae)
     torch.testing.assert_close(again.weights, found.weights)
     assert (again.length, again.alpha) == (found.length, found.alpha)
-    with pytest.raises(DictionaryError, match="was fitted for"):
+    with pytest.raises(SAEError, match="was fitted for"):
         EffectMap.load(tmp_path, handmade(random_rows(5, 16), SITE))
     with pytest.raises(ResultError):
-        EffectMap.load(tmp_path / "nowhere", found.dictionary)
+        EffectMap.load(tmp_path / "nowhere", found.sae)
 
 
 def test_effects_are_learnt_from_steered_texts(gpt2, made):
@@ -151,7 +151,7 @@ def test_effects_are_learnt_from_steered_texts(gpt2, made):
     torch.testing.assert_close(found.weights, same.weights)
     with pytest.raises(ValueError, match="too few to learn"):
         fit_effects(gpt2, made, PROMPTS, vectors=3, progress=False)
-    with pytest.raises(DictionaryError, match="Give length"):
+    with pytest.raises(SAEError, match="Give length"):
         fit_effects(gpt2, replace(made, resid_norm=None), PROMPTS, vectors=16, progress=False)
 
 

@@ -24,7 +24,7 @@ from steerlens.interventions.residual import Add
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
-from steerlens.saes.dictionary import DictionaryError
+from steerlens.saes.sae import SAEError
 from steerlens.sites import Positions, Site
 from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, planted_rows, random_rows
@@ -40,11 +40,11 @@ def made(gpt2):
 
 @pytest.fixture(scope="module")
 def world(planted, planted_data):
-    """The planted model, a dictionary at a live site, and activations of the contexts."""
+    """The planted model, an SAE at a live site, and activations of the contexts."""
     model = Model(planted.model)
-    dictionary = handmade(planted_rows(planted), Site(2, "resid_pre"))
-    read = activations(model, planted_data[0], [dictionary.site], progress=False)
-    return model, dictionary, read
+    sae = handmade(planted_rows(planted), Site(2, "resid_pre"))
+    read = activations(model, planted_data[0], [sae.site], progress=False)
+    return model, sae, read
 
 
 def some_activations(n=12, d_model=8, gap=0.0, seed=0) -> Activations:
@@ -59,9 +59,9 @@ def some_activations(n=12, d_model=8, gap=0.0, seed=0) -> Activations:
 
 
 def test_auroc_and_difference_are_those_of_every_feature_by_itself():
-    read, dictionary = some_activations(gap=0.5), handmade(random_rows(9, 8), SITE, threshold=0.4)
-    found = by_contrast(dictionary, read, shuffles=3)
-    positive, negative = (dictionary.encode(side) for side in read.at(SITE))
+    read, sae = some_activations(gap=0.5), handmade(random_rows(9, 8), SITE, threshold=0.4)
+    found = by_contrast(sae, read, shuffles=3)
+    positive, negative = (sae.encode(side) for side in read.at(SITE))
     labels = [1] * len(positive) + [0] * len(negative)
     both = torch.cat([positive, negative])
     assert bool((both == 0).any()) and bool((both > 0).any()), "ties and no ties"
@@ -79,34 +79,34 @@ def test_the_order_is_by_how_far_apart_and_the_sense_by_which_side():
 
 
 def test_a_feature_that_never_fires_tells_nothing_apart():
-    dictionary = handmade(random_rows(4, 8), SITE, threshold=100.0)
-    found = by_contrast(dictionary, some_activations(gap=4.0), shuffles=5)
+    sae = handmade(random_rows(4, 8), SITE, threshold=100.0)
+    found = by_contrast(sae, some_activations(gap=4.0), shuffles=5)
     assert found.auroc.tolist() == [0.5] * 4
     assert found.p_value(0) == 1.0
 
 
 def test_the_best_of_many_features_is_not_found_where_there_is_nothing():
-    dictionary = handmade(random_rows(200, 8), SITE)
+    sae = handmade(random_rows(200, 8), SITE)
     ps = []
     for seed in range(10):
-        found = by_contrast(dictionary, some_activations(seed=seed), shuffles=39)
+        found = by_contrast(sae, some_activations(seed=seed), shuffles=39)
         ps.append(found.p_value(found.order[0]))
     assert sum(p <= 0.05 for p in ps) <= 2
-    real = by_contrast(dictionary, some_activations(gap=5.0), shuffles=39)
+    real = by_contrast(sae, some_activations(gap=5.0), shuffles=39)
     assert real.p_value(real.order[0]) == 1 / 40
 
 
 def test_activations_of_another_model_are_refused():
-    dictionary = replace(handmade(random_rows(4, 8), SITE), fingerprint="one")
-    with pytest.raises(DictionaryError, match="Read them again"):
-        by_contrast(dictionary, replace(some_activations(), fingerprint="other"))
+    sae = replace(handmade(random_rows(4, 8), SITE), fingerprint="one")
+    with pytest.raises(SAEError, match="Read them again"):
+        by_contrast(sae, replace(some_activations(), fingerprint="other"))
 
 
 def test_reading_finds_the_distractor_and_effect_finds_what_steers(world, planted_data):
-    model, dictionary, read = world
-    contrast = by_contrast(dictionary, read, shuffles=19)
+    model, sae, read = world
+    contrast = by_contrast(sae, read, shuffles=19)
     assert float(contrast.auroc[1]) == 1.0, "the distractor separates perfectly"
-    effects = by_effect(model, dictionary, planted_data[1], progress=False)
+    effects = by_effect(model, sae, planted_data[1], progress=False)
     assert effects.order[0] == 0 and effects.towards(0) == 1
     at = effects.features.index(1)
     assert float(effects.gains[at].abs().max()) < 1e-3, "and steers nothing"
@@ -116,9 +116,9 @@ def test_reading_finds_the_distractor_and_effect_finds_what_steers(world, plante
 
 
 def test_effects_are_those_of_attached_vectors(world, planted_data):
-    model, dictionary, _ = world
+    model, sae, _ = world
     pair = planted_data[1].pairs[3]
-    effects = by_effect(model, dictionary, [pair], [7, 0], multiplier=0.25, progress=False)
+    effects = by_effect(model, sae, [pair], [7, 0], multiplier=0.25, progress=False)
     batch = model.tokens(pair.prompt)
     yes, no = (model.split(pair.prompt, a)[1][0] for a in (pair.positive, pair.negative))
 
@@ -129,7 +129,7 @@ def test_effects_are_those_of_attached_vectors(world, planted_data):
     for i, feature in enumerate(effects.features):
         for sense, m in ((0, -0.25), (1, 0.25)):
             before = odds()
-            with Add(dictionary.direction(feature)).attach(model, m):
+            with Add(sae.direction(feature)).attach(model, m):
                 torch.testing.assert_close(
                     effects.gains[i, sense, 0], odds() - before, atol=1e-4, rtol=1e-4
                 )
@@ -152,18 +152,18 @@ def test_first_order_is_the_slope_at_strength_zero(gpt2, made):
 
 
 def test_screening_keeps_the_features_with_the_largest_slopes(world, planted_data):
-    model, dictionary, _ = world
-    effects = by_effect(model, dictionary, planted_data[1], screened=3, progress=False)
+    model, sae, _ = world
+    effects = by_effect(model, sae, planted_data[1], screened=3, progress=False)
     assert len(effects.features) == 3 and 0 in effects.features
-    assert effects.screened == len(alive(dictionary)) == dictionary.d_sae
+    assert effects.screened == len(alive(sae)) == sae.d_sae
 
 
 def test_random_directions_are_searched_in_the_same_way_as_features(world, planted_data):
-    model, dictionary, _ = world
-    same = [dictionary.direction(f) for f in alive(dictionary)]
+    model, sae, _ = world
+    same = [sae.direction(f) for f in alive(sae)]
     found = strongest(model, same, planted_data[1], 3, screened=5, progress=False)
-    order = by_effect(model, dictionary, planted_data[1], screened=5, progress=False).order[:3]
-    assert [d.method for d in found] == [dictionary.direction(f).method for f in order]
+    order = by_effect(model, sae, planted_data[1], screened=5, progress=False).order[:3]
+    assert [d.method for d in found] == [sae.direction(f).method for f in order]
 
 
 def test_dead_features_are_not_alive(made):
@@ -174,11 +174,11 @@ def test_dead_features_are_not_alive(made):
 
 
 def test_written_tokens_are_the_normed_row_unembedded(tiny):
-    dictionary = handmade(5 * random_rows(6, tiny.d_model), SITE)
-    lens = written_tokens(tiny, dictionary, [4, 1], k=3)
-    row = dictionary.W_dec[4] / dictionary.W_dec[4].norm() * 4.0
-    empty = tiny.final_norm(torch.zeros(1, 1, tiny.d_model))
-    logits = ((tiny.final_norm(row[None, None]) - empty) @ tiny.wrapped.unembed.W_U)[0, 0]
+    sae = handmade(5 * random_rows(6, tiny.d_model), SITE)
+    lens = written_tokens(tiny, sae, [4, 1], k=3)
+    row = sae.W_dec[4] / sae.W_dec[4].norm() * 4.0
+    empty = tiny.readout.norm(torch.zeros(1, 1, tiny.d_model))
+    logits = ((tiny.readout.norm(row[None, None]) - empty) @ tiny.wrapped.unembed.W_U)[0, 0]
     torch.testing.assert_close(lens.raised_by[0], logits.topk(3).values, atol=1e-5, rtol=1e-4)
     assert lens.raised[0].tolist() == logits.topk(3).indices.tolist()
     assert lens.lowered[0].tolist() == (-logits).topk(3).indices.tolist()
@@ -186,15 +186,15 @@ def test_written_tokens_are_the_normed_row_unembedded(tiny):
 
 
 def test_output_scores_are_those_of_one_feature_and_one_prompt_at_a_time(tiny):
-    dictionary = handmade(random_rows(5, tiny.d_model), SITE)
+    sae = handmade(random_rows(5, tiny.d_model), SITE)
     prompts = ["the cat", "I think that the good dog"]
-    scores = output_scores(tiny, dictionary, [3, 0, 4], prompts, k=4, rows=4, progress=False)
+    scores = output_scores(tiny, sae, [3, 0, 4], prompts, k=4, rows=4, progress=False)
     for i, feature in enumerate((3, 0, 4)):
-        tokens = written_tokens(tiny, dictionary, [feature], k=4).raised[0]
+        tokens = written_tokens(tiny, sae, [feature], k=4).raised[0]
         for j, prompt in enumerate(prompts):
             batch = tiny.tokens(prompt)
             resid = tiny.cache(batch, [SITE])[SITE][:, -1]
-            push = 10 * dictionary.encode(resid).max() * dictionary.W_dec[[feature]]
+            push = 10 * sae.encode(resid).max() * sae.W_dec[[feature]]
             with tiny.hooked(SITE, AddRows(push), Positions.last(), 1.0):
                 p = tiny.logits(batch)[0, -1].softmax(-1)
             rank = min(int((p > p[t]).sum()) for t in tokens)
@@ -249,10 +249,10 @@ def test_an_excerpt_keeps_the_largest_activation_when_it_is_cut():
 
 @pytest.fixture(scope="module")
 def ranking(world, planted_data):
-    model, dictionary, read = world
+    model, sae, read = world
     prompts = [pair.prompt for pair in planted_data[1]]
     return find_features(
-        model, dictionary, read, k=3, pairs=planted_data[1], texts=prompts,
+        model, sae, read, k=3, pairs=planted_data[1], texts=prompts,
         prompts=["the soup was"], shuffles=19, progress=False,
     )  # fmt: skip
 
@@ -263,15 +263,15 @@ def test_a_ranking_says_all_that_there_are_data_for(ranking, world, planted_data
     assert first.p_value == 0.05 and first.auroc == 1.0 and first.towards == 1
     assert first.gain.low > 0 > first.against.high
     assert 0 <= first.output_score <= 1 and len(first.writes) == 20 and first.reads
-    model, dictionary, read = world
-    bare = find_features(model, dictionary, read, k=2, shuffles=3, progress=False)
+    model, sae, read = world
+    bare = find_features(model, sae, read, k=2, shuffles=3, progress=False)
     assert bare[0].gain is None and "gain" not in bare.columns
 
 
 def test_an_order_by_effect_puts_what_steers_first(world, planted_data):
-    model, dictionary, read = world
+    model, sae, read = world
     found = find_features(
-        model, dictionary, read, by="effect", pairs=planted_data[1], k=2, shuffles=3, progress=False
+        model, sae, read, by="effect", pairs=planted_data[1], k=2, shuffles=3, progress=False
     )
     assert found.by == "effect" and found.features[0] == 0
 
@@ -319,10 +319,10 @@ def test_an_order_without_its_data_is_refused(gpt2, made, options, told):
 
 
 def test_a_card_shows_what_the_feature_reads_writes_and_does(world, planted_data):
-    model, dictionary, read = world
+    model, sae, read = world
     texts = [pair.prompt for pair in planted_data[1]]
     card = feature_card(
-        model, dictionary, 0, texts=texts, fit=read, pairs=planted_data[1],
+        model, sae, 0, texts=texts, fit=read, pairs=planted_data[1],
         multipliers=(-0.5, 0.0, 0.5),
     )  # fmt: skip
     assert card.gains is not None and card.kl is not None

@@ -25,7 +25,7 @@ from steerlens.measures.equal_cost import CalibrationError, equal_kl
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model
-from steerlens.saes.steering import AblateFeature, ClampFeature
+from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.sites import Site
 from tests.handmade import handmade, planted_rows, random_rows
 
@@ -177,8 +177,8 @@ def settings(planted_data):
 
 @pytest.fixture(scope="module")
 def compared(model, planted, planted_data, settings):
-    dictionaries = [handmade(planted_rows(planted), site) for site in (LIVE, DEAD)]
-    return compare_features(model, dictionaries, *planted_data, **settings)
+    saes = [handmade(planted_rows(planted), site) for site in (LIVE, DEAD)]
+    return compare_features(model, saes, *planted_data, **settings)
 
 
 def test_the_feature_that_steers_is_found_and_beats_chance(compared):
@@ -267,12 +267,12 @@ def test_an_arm_without_candidates_at_a_site_is_a_hole_there(
     model, planted, planted_data, settings
 ):
     """An effect map that knows of no feature gives SAE-TS nothing to aim at."""
-    dictionaries = [handmade(planted_rows(planted), site) for site in (LIVE, DEAD)]
+    saes = [handmade(planted_rows(planted), site) for site in (LIVE, DEAD)]
     prompts = [pair.prompt for pair in planted_data[1]][:4]
-    fitted = fit_effects(model, dictionaries[0], prompts, vectors=12, new_tokens=3, progress=False)
-    blind = replace(fitted, dictionary=dictionaries[1], weights=torch.zeros_like(fitted.weights))
+    fitted = fit_effects(model, saes[0], prompts, vectors=12, new_tokens=3, progress=False)
+    blind = replace(fitted, sae=saes[1], weights=torch.zeros_like(fitted.weights))
     found = compare_features(
-        model, dictionaries, *planted_data, **{**settings, "effects": [fitted, blind], "k": 1}
+        model, saes, *planted_data, **{**settings, "effects": [fitted, blind], "k": 1}
     )
     arm = found.at_equal_kl.arms.index("SAE-TS")
     assert found.at_equal_kl.gains[arm, 1].isnan().all()
@@ -303,7 +303,7 @@ def test_comparisons_that_would_mislead_are_refused(model, live, planted_data):
     fit, choose, report = planted_data
     with pytest.raises(ValueError, match="share"):
         compare_features(model, [live], fit, choose, choose, progress=False)
-    with pytest.raises(ValueError, match="Two dictionaries"):
+    with pytest.raises(ValueError, match="Two SAEs"):
         compare_features(model, [live, live], fit, choose, report, progress=False)
     with pytest.raises(ValueError, match="19 nulls"):
         compare_features(model, [live], fit, choose, report, nulls=3, progress=False)

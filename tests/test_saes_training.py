@@ -14,11 +14,11 @@ import torch
 pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 
 from steerlens.models.model import Model
-from steerlens.saes import Dictionary, DictionaryError
+from steerlens.saes import SAE, SAEError
 from steerlens.saes.corpus import batches, ordinary, streams
-from steerlens.saes.lens import sae_lens
 from steerlens.saes.quality import observe, quality
-from steerlens.saes.training import _scaled, _served, _trainer, train_dictionaries
+from steerlens.saes.sae_lens_library import sae_lens
+from steerlens.saes.training import _scaled, _served, _trainer, train_saes
 from steerlens.sites import Site
 from steerlens.testing import WORDS, tiny_bridge
 from tests.saes import untrained, untrained_sae
@@ -34,7 +34,7 @@ def texts(n=60, seed=0):
 
 
 def trained(model, **options):
-    return train_dictionaries(
+    return train_saes(
         model, texts(), SITES, **{"architecture": "topk", **SMALL, **options}, progress=False
     )
 
@@ -50,9 +50,9 @@ def found(request):
 
 def test_training_explains_a_stream_that_was_not_seen(gpt2, found):
     held_out = texts(30, seed=1)
-    for site, dictionary in zip(SITES, found, strict=True):
-        assert dictionary.site == site
-        measured = quality(dictionary, gpt2, held_out, progress=False)
+    for site, sae in zip(SITES, found, strict=True):
+        assert sae.site == site
+        measured = quality(sae, gpt2, held_out, progress=False)
         assert measured.l0 == pytest.approx(16, abs=0.5)
         assert measured.explained_variance > 0.8
         untouched = replace(untrained("topk"), site=site)
@@ -68,9 +68,7 @@ def test_the_same_seed_gives_the_same_sae(gpt2):
 
 
 def test_several_layers_at_once_are_each_layer_alone(gpt2, found):
-    alone = train_dictionaries(
-        gpt2, texts(), [SITES[0]], architecture="topk", **SMALL, progress=False
-    )
+    alone = train_saes(gpt2, texts(), [SITES[0]], architecture="topk", **SMALL, progress=False)
     torch.testing.assert_close(alone[0].W_dec, found[0].W_dec)
 
 
@@ -105,7 +103,7 @@ def test_the_steps_are_those_of_sae_lens_trainer(gpt2, found):
 
 @pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu", "standard", "gated", "abstopk"])
 def test_every_architecture_trains(gpt2, architecture):
-    (found,) = train_dictionaries(
+    (found,) = train_saes(
         gpt2, texts(), [Site(1)], architecture=architecture,
         **{**SMALL, "tokens": 2048}, progress=False,
     )  # fmt: skip
@@ -115,13 +113,13 @@ def test_every_architecture_trains(gpt2, architecture):
 
 
 def test_a_dictionary_states_what_it_was_trained_on(gpt2, found):
-    for dictionary in found:
-        dictionary.require_fits(gpt2)
-        assert dictionary.fingerprint == gpt2.fingerprint
-        assert dictionary.processing == gpt2.processing
-        assert dictionary.sae.cfg.metadata.exclude_special_tokens is True
-        assert dictionary.sae.cfg.metadata.steerlens["training_tokens"] == 4096
-        assert dictionary.sae.cfg.normalize_activations == "none"
+    for sae in found:
+        sae.require_fits(gpt2)
+        assert sae.fingerprint == gpt2.fingerprint
+        assert sae.processing == gpt2.processing
+        assert sae.wrapped.cfg.metadata.exclude_special_tokens is True
+        assert sae.wrapped.cfg.metadata.steerlens["training_tokens"] == 4096
+        assert sae.wrapped.cfg.normalize_activations == "none"
 
 
 def test_training_leaves_nothing_behind(gpt2, tmp_path, monkeypatch):
@@ -141,7 +139,7 @@ def test_training_leaves_nothing_behind(gpt2, tmp_path, monkeypatch):
 def test_a_bridge_and_rows_of_ids_train_too():
     bridge = Model(tiny_bridge("gpt2"))
     ids = torch.randint(4, 60, (40, 12), generator=torch.Generator().manual_seed(0))
-    (found,) = train_dictionaries(
+    (found,) = train_saes(
         bridge, ids, [Site(1)], architecture="topk", **{**SMALL, "tokens": 4096}, progress=False
     )
     found.require_fits(bridge)
@@ -166,8 +164,8 @@ def _sorted(rows):
 @pytest.mark.parametrize(
     ("options", "error", "reason"),
     [
-        ({"architecture": "tpok"}, DictionaryError, "trains no architecture 'tpok'"),
-        ({"options": {"l1_coefficient": 1.0}}, DictionaryError, "sae_lens refuses"),
+        ({"architecture": "tpok"}, SAEError, "trains no architecture 'tpok'"),
+        ({"options": {"l1_coefficient": 1.0}}, SAEError, "sae_lens refuses"),
         ({"tokens": 60}, ValueError, "less than one step"),
         ({"lr": 1e30}, FloatingPointError, "Lower lr"),
     ],
@@ -179,10 +177,10 @@ def test_what_cannot_be_trained_is_refused(gpt2, options, error, reason):
 
 def test_an_empty_corpus_is_refused(gpt2):
     with pytest.raises(ValueError, match="corpus is empty"):
-        train_dictionaries(gpt2, [], [Site(0)], **SMALL, progress=False)
+        train_saes(gpt2, [], [Site(0)], **SMALL, progress=False)
     only_bos = torch.full((4, 3), gpt2.tokenizer.bos_token_id)
     with pytest.raises(ValueError, match="no ordinary tokens"):
-        train_dictionaries(gpt2, only_bos, [Site(0)], **SMALL, progress=False)
+        train_saes(gpt2, only_bos, [Site(0)], **SMALL, progress=False)
 
 
 # Quality
@@ -198,7 +196,7 @@ def exact(d_in=32):
     with torch.no_grad():
         sae.W_dec.copy_(both)
         sae.W_enc.copy_(both.T)
-    return Dictionary.of(sae, name="exact")
+    return SAE.of(sae, name="exact")
 
 
 def test_an_exact_sae_loses_nothing(gpt2):
@@ -211,12 +209,12 @@ def test_an_exact_sae_loses_nothing(gpt2):
 
 
 def test_an_sae_that_only_knows_the_mean_recovers_nothing_over_it(gpt2):
-    dictionary, corpus = exact(), texts(20)
+    sae, corpus = exact(), texts(20)
     resid = torch.cat([streams(gpt2, b, [Site(1)])[Site(1)] for b in batches(gpt2, corpus)])
     with torch.no_grad():
-        dictionary.sae.W_enc.zero_()
-        dictionary.sae.b_dec.copy_(resid.mean(0))
-    measured = quality(dictionary, gpt2, corpus, progress=False)
+        sae.wrapped.W_enc.zero_()
+        sae.wrapped.b_dec.copy_(resid.mean(0))
+    measured = quality(sae, gpt2, corpus, progress=False)
     assert measured.dead == measured.d_sae == 64
     assert measured.explained_variance == pytest.approx(0, abs=1e-4)
     assert measured.recovered_from_mean.value == pytest.approx(0, abs=1e-3)
@@ -253,10 +251,10 @@ def test_quality_does_not_depend_on_how_rows_are_batched(gpt2):
 
 
 def test_what_is_observed_is_the_largest_and_the_median(gpt2):
-    dictionary, corpus = untrained("abstopk"), texts(20)
-    observed = observe(dictionary, gpt2, corpus, rows=3, progress=False)
+    sae, corpus = untrained("abstopk"), texts(20)
+    observed = observe(sae, gpt2, corpus, rows=3, progress=False)
     resid = torch.cat([streams(gpt2, b, [Site(1)])[Site(1)] for b in batches(gpt2, corpus)])
-    features = dictionary.encode(resid)
+    features = sae.encode(resid)
     torch.testing.assert_close(observed.max_activation.abs(), features.abs().amax(0))
     fired = observed.max_activation != 0
     # Signs too; batches of other sizes round differently, so equal means close.
@@ -286,7 +284,7 @@ def test_the_script_writes_what_load_reads(script, tmp_path, capsys):
         check_documents=4, output=tmp_path / "saes",
     )  # fmt: skip
     script.main(settings)
-    found = Dictionary.load(tmp_path / "saes" / "1")
+    found = SAE.load(tmp_path / "saes" / "1")
     found.require_fits(Model.load("reviews"))
     assert (found.site, found.d_sae) == (Site(1), 32)
     manifest = json.loads((tmp_path / "saes" / "manifest.json").read_text())

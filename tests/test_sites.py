@@ -133,6 +133,7 @@ def test_layers_count_from_zero():
         Site(-1)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("layer", [np.int64(3), torch.tensor(3), np.uint8(3)], ids=repr)
 def test_a_layer_of_another_library_is_the_same_site(layer):
     assert Site(layer) == Site(3)
@@ -141,6 +142,7 @@ def test_a_layer_of_another_library_is_the_same_site(layer):
     assert repr(Positions.span(layer, layer)) == "Positions.span(3, 3)"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
@@ -155,6 +157,7 @@ def test_a_layer_of_the_wrong_type_is_refused_at_once(layer, message):
         Site(layer)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_stream_is_refused():
     with pytest.raises(ArgumentError, match="stream='resid' is not a stream.*resid_pre"):
         Site(0, "resid")
@@ -176,6 +179,7 @@ def test_a_site_is_made_of_a_layer_a_hook_name_or_its_label():
     assert as_sites(np.arange(2)) == as_sites(range(2)) == as_sites(torch.arange(2))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -183,9 +187,9 @@ def test_a_site_is_made_of_a_layer_a_hook_name_or_its_label():
         ([8.5], r"8.5 is not a site. Write Site\(8\)"),
         ([None], "None is not a site"),
         ("blocks.3.attn.hook_z", "is not a site with a stream"),
-        ("L3 resid", "is not a site with a stream"),
+        ("L3 resid", "stream='resid' is not a stream"),
         ([-1], "layers count from 0"),
-        ([1, 2, Site(1), "L2 resid_post"], "layers 1, 2 is given twice"),
+        ([1, 2, Site(1), "L2 resid_post"], "Sites are given twice: layers 1, 2"),
         (range(40), r"layers 0–11, so it has no layers 12–39\. Its last layer is 11"),
         ([Site(12, "mlp_out")], "has no L12 mlp_out"),
     ],
@@ -210,12 +214,14 @@ def test_a_rule_is_made_of_its_name(rule):
     assert as_positions(as_positions(rule)) is not None
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("rule", ["span", "ALL", "", None, Positions.all, 3])
 def test_what_is_no_rule_is_refused(rule):
     with pytest.raises(ArgumentError, match=r"not a rule.*'all'.*Positions.span\(start, stop\)"):
         as_positions(rule)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
+
+import torch
 
 from steerlens.analyses.features.compare_features import (
     UTILITY_DROP,
@@ -21,7 +23,7 @@ from steerlens.experiment.run import Run, begin, finish, is_finished, read_manif
 from steerlens.measures.activation_store import ActivationStore
 from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions, Rule
 from steerlens.units import BUDGET
 
@@ -30,7 +32,7 @@ from steerlens.units import BUDGET
 class SAEExperiment(Experiment):
     """Which SAE features steer towards a contrast, at equal cost with DiffMean and with chance?"""
 
-    dictionaries: str = "reviews"
+    saes: str = "reviews"
     """"reviews" (the SAEs that ship with the reference model), a folder of SAEs, or a release."""
     sae_ids: tuple[str, ...] = ()
     """Which SAEs of a release; none for the other two."""
@@ -79,31 +81,32 @@ class SAEExperiment(Experiment):
                 "are needed."
             )
 
-    def load_dictionaries(self, model: Model) -> tuple[Dictionary, ...]:
-        """The SAEs, each checked to fit the model.
+    def load_saes(self, model: Model) -> tuple[SAE, ...]:
+        """The SAEs, where and in the precision in which the model computes; each checked to fit.
 
         Raises:
-            DictionaryError: If one cannot be read, or was made for another model.
+            SAEError: If one cannot be read, or was made for another model.
             ExperimentError: If there is none at the asked layers.
         """
+        where: dict[str, Any] = {"device": model.device, "dtype": getattr(torch, self.dtype)}
         if self.sae_ids:
-            found = [Dictionary.load(self.dictionaries, name) for name in self.sae_ids]
-        elif self.dictionaries == "reviews":
+            found = [SAE.load(self.saes, name, **where) for name in self.sae_ids]
+        elif self.saes == "reviews":
             layers = self.layers or range(model.n_layers)
-            found = [Dictionary.load(f"reviews/{layer}") for layer in layers]
+            found = [SAE.load(f"reviews/{layer}", **where) for layer in layers]
         else:
-            root = Path(self.dictionaries)
-            homes = sorted(path.parent for path in root.glob("**/cfg.json"))
-            if not homes:
+            root = Path(self.saes)
+            folders = sorted(path.parent for path in root.glob("**/cfg.json"))
+            if not folders:
                 raise ExperimentError(
-                    f"{self.dictionaries!r} is neither 'reviews' nor a folder that holds SAEs. For a "
+                    f"{self.saes!r} is neither 'reviews' nor a folder that holds SAEs. For a "
                     "published release, name its SAEs: sae_ids=(…)."
                 )
-            found = [Dictionary.load(home) for home in homes]
+            found = [SAE.load(folder, **where) for folder in folders]
         if self.layers is not None:
             found = [one for one in found if one.site.layer in self.layers]
         if not found:
-            raise ExperimentError(f"{self.dictionaries!r} has no SAE at layers {self.layers}.")
+            raise ExperimentError(f"{self.saes!r} has no SAE at layers {self.layers}.")
         for one in found:
             one.require_fits(model)
         return tuple(sorted(found, key=lambda one: one.site.layer))
@@ -113,7 +116,7 @@ class SAEExperiment(Experiment):
     ) -> Run:
         """Finds, calibrates, chooses, reports, and writes a folder with a report page."""
         model = self.load_model()
-        dictionaries = self.load_dictionaries(model)
+        saes = self.load_saes(model)
         data = load_data(
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
             self.n_neutral, self.seed,
@@ -121,19 +124,19 @@ class SAEExperiment(Experiment):
         for asked in (data.choose, data.report):
             scorable(model, asked)
         parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
-        used = {d.site.hook: {"name": d.name, "hash": d.hash} for d in dictionaries}
-        folder = begin(self, model, parts, results, name, dictionaries=used)
+        used = {d.site.hook: {"name": d.name, "hash": d.hash} for d in saes}
+        folder = begin(self, model, parts, results, name, saes=used)
         if is_finished(folder, read_manifest(folder)):
             return finish(folder)
         store = ActivationStore(folder / "activations")
-        sites = [one.site for one in dictionaries]
+        sites = [one.site for one in saes]
         read = store.activations(model, data.fit, sites, progress=progress)
         found = probe(read, seed=self.seed, progress=progress)
         named = {**found.made_by, "data_name": data.fit.name}
         dataclasses.replace(found, made_by=named).save(folder)
         cells = folder / "cells"
         compare_features(
-            model, dictionaries, read, data.choose, data.report, k=self.k, neutral=data.neutral,
+            model, saes, read, data.choose, data.report, k=self.k, neutral=data.neutral,
             budget=self.budget, utility_drop=self.utility_drop,
             positions=getattr(Positions, self.positions)(), nulls=self.nulls,
             targeted=self.targeted, seed=self.seed, progress=progress,

@@ -49,8 +49,8 @@ class ActivationStore:
             StoreError: If a stored file is damaged, or steering or hooks are attached to the model.
         """
         model = as_model(model)
-        if model.attached or model.foreign_hooks:
-            on = ", ".join(model.foreign_hooks)
+        if model.attached or model.attached.foreign_hooks:
+            on = ", ".join(model.attached.foreign_hooks)
             what = f"There are hooks on {on}" if on else ""
             raise StoreError(
                 f"{what or 'Steering is attached to the model'}, so its activations are not the "

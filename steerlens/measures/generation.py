@@ -94,9 +94,9 @@ def generated_tokens(
     pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
     start, first_new = 0, batch.width
-    with model.running(batch):
+    with model.attached.running(batch):
         for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
-            model.computing(batch, start)
+            model.attached.computing(batch, start)
             logits = step(batch, start).float()
             if not bool(torch.isfinite(logits.sum(-1)).all()):  # any NaN or infinity is in the sum
                 raise ValueError(
@@ -135,7 +135,7 @@ def _stepper(model: Model, use_cache: bool, width: int) -> Step:
 
 
 def _full(model: Model, batch: TokenBatch) -> Tensor:
-    model.computing(batch, 0)
+    model.attached.computing(batch, 0)
     return model.unembed(model.stream(batch)[:, -1])
 
 
@@ -147,14 +147,14 @@ class _HookedSteps:
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
         if self.cache is None:
-            self.cache = self.model.new_cache(len(batch))
+            self.cache = self.model.forward.new_cache(len(batch))
         resid = self.model.wrapped(
             batch.tokens[:, start:],
             attention_mask=batch.mask[:, start:].long(),
             past_kv_cache=self.cache,
             stop_at_layer=self.model.n_layers,
         )
-        return self.model.unembed(self.model.final_norm(resid[:, -1:])[:, 0])
+        return self.model.unembed(self.model.readout.norm(resid[:, -1:])[:, 0])
 
 
 class _BridgeSteps:

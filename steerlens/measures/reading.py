@@ -217,7 +217,7 @@ def _read_pairs(
     sites: Sequence[Site],
     positions: Positions,
 ) -> tuple[Float[Tensor, "2 pair site d_model"], Float[Tensor, "2 pair site"]]:
-    sides = model.pair_batch(pairs, padding_side="left")
+    sides = model.texts.pairs(pairs, padding_side="left")
     _require_difference(sides[0], positions)
     batches = [_joined(*sides)] if sides[0].width == sides[1].width else sides
     read = [_read(model, kernel, batch, sites, positions) for batch in batches]

@@ -113,8 +113,8 @@ def _slopes(
 
 
 def _log_odds(model: Model, asked: Questions) -> Float[Tensor, " example"]:
-    with model.running(asked.batch):
-        model.computing(asked.batch)
+    with model.attached.running(asked.batch):
+        model.attached.computing(asked.batch)
         states = model.stream(asked.batch)[:, -asked.read :]
     log_p = torch.log_softmax(model.unembed(states).float(), -1)
     log_p = log_p.unflatten(0, (len(asked), asked.variants)).expand(-1, 2, -1, -1)

@@ -3,14 +3,14 @@
 The only package that imports sae_lens, and only when an SAE is loaded or trained.
 """
 
-from steerlens.saes.dictionary import Dictionary as Dictionary
-from steerlens.saes.dictionary import DictionaryError as DictionaryError
-from steerlens.saes.quality import DictionaryQuality as DictionaryQuality
+from steerlens.saes.feature_edits import AblateFeature as AblateFeature
+from steerlens.saes.feature_edits import AddFeature as AddFeature
+from steerlens.saes.feature_edits import ClampFeature as ClampFeature
+from steerlens.saes.feature_edits import EditFeatures as EditFeatures
+from steerlens.saes.quality import SAEQuality as SAEQuality
 from steerlens.saes.quality import observe as observe
 from steerlens.saes.quality import quality as quality
 from steerlens.saes.releases import releases as releases
-from steerlens.saes.steering import AblateFeature as AblateFeature
-from steerlens.saes.steering import AddFeature as AddFeature
-from steerlens.saes.steering import ClampFeature as ClampFeature
-from steerlens.saes.steering import EditFeatures as EditFeatures
-from steerlens.saes.training import train_dictionaries as train_dictionaries
+from steerlens.saes.sae import SAE as SAE
+from steerlens.saes.sae import SAEError as SAEError
+from steerlens.saes.training import train_saes as train_saes

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.model import PRETRAINED
-from steerlens.saes.errors import DictionaryError
-from steerlens.saes.lens import sae_lens
+from steerlens.models.loading import PRETRAINED
+from steerlens.saes.sae_errors import SAEError
+from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.store.files import write_text
 from steerlens.store.tensors import has_checksum, read_tensors, write_tensors
 
@@ -29,25 +29,27 @@ def shipped(source: str) -> Path | None:
         return None
     layers = sorted((p.name for p in home.iterdir() if p.is_dir()), key=int)
     if layer not in layers:
-        raise DictionaryError(
+        raise SAEError(
             f"There is no SAE {source!r}; those of {model!r} are "
             f"{', '.join(f'{model}/{name}' for name in layers)}."
         )
     return home / layer
 
 
-def read_folder(folder: Path, name: str, device: str) -> tuple[Any, Float[Tensor, " d_sae"] | None]:
-    """The SAE in a folder, in float32, and its features' largest activations if they are there.
+def read_folder(
+    folder: Path, name: str, device: str, dtype: str = "float32"
+) -> tuple[Any, Float[Tensor, " d_sae"] | None]:
+    """The SAE in a folder, and its features' largest activations if they are there.
 
     Raises:
-        DictionaryError: If it holds no SAE, or none that can be read.
+        SAEError: If it holds no SAE, or none that can be read.
         DamagedFile: If its numbers are not those that were written.
     """
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise DictionaryError(
+        raise SAEError(
             f"{name!r} is no folder with {CONFIG} and {WEIGHTS}. Give a folder that sae_lens or "
-            "Dictionary.save wrote, 'reviews/<layer>', or a release with its id: "
-            "Dictionary.load('gpt2-small-res-jb', 'blocks.8.hook_resid_pre')."
+            "SAE.save wrote, 'reviews/<layer>', or a release with its id: "
+            "SAE.load('gpt2-small-res-jb', 'blocks.8.hook_resid_pre')."
         )
     if has_checksum(folder / WEIGHTS):  # written by `save`; a file of sae_lens has none
         read_tensors(folder / WEIGHTS)
@@ -56,9 +58,9 @@ def read_folder(folder: Path, name: str, device: str) -> tuple[Any, Float[Tensor
         with warnings.catch_warnings():
             # It says how to load the model; `require_fits` holds the model to it.
             warnings.filterwarnings("ignore", r"\s*This SAE has non-empty", UserWarning)
-            sae = lens.SAE.load_from_disk(folder, device=device, dtype="float32")
+            sae = lens.SAE.load_from_disk(folder, device=device, dtype=dtype)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise DictionaryError(
+        raise SAEError(
             f"The SAE in {folder} cannot be read: {error!r}. Write it with sae_lens "
             f"{lens.__version__}, or another of its version 6."
         ) from error

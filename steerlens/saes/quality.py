@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from steerlens.models.model import Model, as_model
 from steerlens.saes.corpus import Corpus, batches, streams
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions, TokenBatch
 from steerlens.stats import Interval, bootstrap_means
 
@@ -21,7 +21,7 @@ _ORDINARY = Positions.all()
 
 
 @dataclass(frozen=True, eq=False)
-class DictionaryQuality:
+class SAEQuality:
     """What an SAE keeps of a stream, measured on tokens that it was not trained on."""
 
     l0: float
@@ -93,43 +93,43 @@ class DictionaryQuality:
 
 @torch.no_grad()
 def quality(
-    dictionary: Dictionary,
+    sae: SAE,
     model: Model,
     corpus: Corpus,
     *,
     rows: int = 32,
     progress: bool = True,
-) -> DictionaryQuality:
+) -> SAEQuality:
     """Measures an SAE on a corpus that it was not trained on.
 
     The loss is of the next token, over all tokens but the first. Reconstruction replaces the
     stream at ordinary tokens; BOS and its like keep theirs, as in training.
 
     Raises:
-        DictionaryError: If the SAE was not made for the model's stream.
+        SAEError: If the SAE was not made for the model's stream.
         ValueError: If the corpus has fewer than two rows.
     """
     model = as_model(model)
-    dictionary.require_fits(model)
+    sae.require_fits(model)
     if len(corpus) < 2:
         raise ValueError(f"{len(corpus)} rows say nothing of their spread. Give at least two.")
-    site = dictionary.site
-    fired = torch.zeros(dictionary.d_sae, device=dictionary.device)
+    site = sae.site
+    fired = torch.zeros(sae.d_sae, device=sae.device)
     count, error = 0, 0.0
-    total = torch.zeros(dictionary.d_model, dtype=torch.float64, device=dictionary.device)
+    total = torch.zeros(sae.d_model, dtype=torch.float64, device=sae.device)
     squares = 0.0
     for batch in _shown(model, corpus, rows, "SAE variance", progress):
         resid = streams(model, batch, [site])[site]
-        features = dictionary.encode(resid)
+        features = sae.encode(resid)
         fired += (features != 0).sum(0)
-        error += float((resid - dictionary.decode(features, resid)).double().square().sum())
+        error += float((resid - sae.decode(features, resid)).double().square().sum())
         total += resid.double().sum(0)
         squares += float(resid.double().square().sum())
         count += len(resid)
     mean = (total / count).float()
     edits = (
         None,
-        lambda resid, strength: dictionary.reconstruct(resid),
+        lambda resid, strength: sae.reconstruct(resid),
         lambda resid, strength: mean.to(resid).expand_as(resid),
         lambda resid, strength: torch.zeros_like(resid),
     )
@@ -144,11 +144,11 @@ def quality(
                 with model.hooked(site, edit, _ORDINARY, 1.0):
                     loss, _ = _losses(model, batch)
             kept.append(loss)
-    return DictionaryQuality(
+    return SAEQuality(
         l0=float(fired.sum()) / count,
         explained_variance=1 - error / (squares - count * float((total / count).square().sum())),
         dead=int((fired == 0).sum()),
-        d_sae=dictionary.d_sae,
+        d_sae=sae.d_sae,
         tokens=count,
         nats=torch.stack([torch.cat(run) for run in nats]),
         predicted=torch.cat(predicted),
@@ -172,42 +172,42 @@ def _losses(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:
 
 
 def observe(
-    dictionary: Dictionary, model: Model, corpus: Corpus, *, rows: int = 32, progress: bool = True
-) -> Dictionary:
-    """The same dictionary, with what it does on a corpus: each feature's largest activation, and
+    sae: SAE, model: Model, corpus: Corpus, *, rows: int = 32, progress: bool = True
+) -> SAE:
+    """The same SAE, with what it does on a corpus: each feature's largest activation, and
     the stream's median norm. These are the units in which features are clamped and added.
 
     Raises:
-        DictionaryError: If the SAE was not made for the model's stream.
+        SAEError: If the SAE was not made for the model's stream.
     """
-    return observe_together([dictionary], model, corpus, rows=rows, progress=progress)[0]
+    return observe_together([sae], model, corpus, rows=rows, progress=progress)[0]
 
 
 @torch.no_grad()
 def observe_together(
-    dictionaries: Sequence[Dictionary],
+    saes: Sequence[SAE],
     model: Model,
     corpus: Corpus,
     *,
     rows: int = 32,
     progress: bool = True,
-) -> list[Dictionary]:
+) -> list[SAE]:
     """`observe` for SAEs at several sites, from the same forward passes."""
     model = as_model(model)
-    for dictionary in dictionaries:
-        dictionary.require_fits(model)
-    largest = [d.sae.W_dec.new_zeros(d.d_sae) for d in dictionaries]
-    norms: list[list[Tensor]] = [[] for _ in dictionaries]
-    sites = [dictionary.site for dictionary in dictionaries]
+    for sae in saes:
+        sae.require_fits(model)
+    largest = [d.wrapped.W_dec.new_zeros(d.d_sae) for d in saes]
+    norms: list[list[Tensor]] = [[] for _ in saes]
+    sites = [sae.site for sae in saes]
     for batch in _shown(model, corpus, rows, "SAE maxima", progress):
         resids = streams(model, batch, sites)
-        for i, dictionary in enumerate(dictionaries):
-            resid = resids[dictionary.site]
-            features = dictionary.encode(resid)
+        for i, sae in enumerate(saes):
+            resid = resids[sae.site]
+            features = sae.encode(resid)
             strongest = features.gather(0, features.abs().argmax(0, keepdim=True))[0]  # has a sign
             largest[i] = torch.where(strongest.abs() > largest[i].abs(), strongest, largest[i])
             norms[i].append(resid.norm(dim=-1))
     return [
         replace(d, max_activation=most, resid_norm=float(torch.cat(found).median()))
-        for d, most, found in zip(dictionaries, largest, norms, strict=True)
+        for d, most, found in zip(saes, largest, norms, strict=True)
     ]

@@ -11,9 +11,9 @@ from typing import Any
 
 from steerlens.models.checkpoints.hub import require_hub
 from steerlens.models.checkpoints.quiet import no_network
-from steerlens.saes.errors import DictionaryError
-from steerlens.saes.lens import sae_lens
-from steerlens.saes.stated import require_steerable
+from steerlens.saes.sae_config import require_steerable
+from steerlens.saes.sae_errors import SAEError
+from steerlens.saes.sae_lens_library import sae_lens
 
 
 def releases(model: str = "") -> dict[str, tuple[str, ...]]:
@@ -23,20 +23,22 @@ def releases(model: str = "") -> dict[str, tuple[str, ...]]:
         model: Only those of this model, as sae_lens spells it ("gpt2-small", "gemma-2-2b").
 
     Raises:
-        DictionaryError: If there is none for the model.
+        SAEError: If there is none for the model.
     """
     table = _table()
     found = {r: tuple(e.saes_map) for r, e in table.items() if model in ("", e.model)}
     if not found:
-        raise DictionaryError(
+        raise SAEError(
             f"sae_lens knows no release for {model!r}. "
             f"{_near(model, {entry.model for entry in table.values()})}"
         )
     return found
 
 
-def load_release(release: str, sae_id: str, device: str = "cpu") -> tuple[Any, str]:
-    """A published SAE in float32, and its name.
+def load_release(
+    release: str, sae_id: str, device: str = "cpu", dtype: str = "float32"
+) -> tuple[Any, str]:
+    """A published SAE, and its name.
 
     Its config comes first: what cannot steer a residual stream is refused before its weights are
     downloaded.
@@ -45,18 +47,18 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> tuple[Any, s
         release: A release of `releases`, or a repository on the hub in sae_lens's own format.
 
     Raises:
-        DictionaryError: If there is no such SAE, or it cannot steer a residual stream.
+        SAEError: If there is no such SAE, or it cannot steer a residual stream.
         UnreachableHub: If it is not cached and the hub cannot be reached.
     """
     lens = sae_lens()
     table = _table()
     name = f"{release}/{sae_id}"
     if release in table and sae_id not in table[release].saes_map:
-        raise DictionaryError(
+        raise SAEError(
             f"Release {release!r} has no SAE {sae_id!r}. {_near(sae_id, table[release].saes_map)}"
         )
     if release not in table and "/" not in release:
-        raise DictionaryError(f"sae_lens knows no release {release!r}. {_near(release, table)}")
+        raise SAEError(f"sae_lens knows no release {release!r}. {_near(release, table)}")
 
     def read() -> Any:
         from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
@@ -65,9 +67,9 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> tuple[Any, s
             lens.SAEConfig.from_dict(load_sae_config_from_huggingface(release, sae_id))
         )
         with warnings.catch_warnings():
-            # It says how to load the model; `Dictionary.require_fits` holds the model to it.
+            # It says how to load the model; `SAE.require_fits` holds the model to it.
             warnings.filterwarnings("ignore", r"\s*This SAE has non-empty", UserWarning)
-            return lens.SAE.from_pretrained(release, sae_id, device=device)
+            return lens.SAE.from_pretrained(release, sae_id, device=device, dtype=dtype)
 
     try:
         with no_network():
@@ -79,7 +81,7 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> tuple[Any, s
     try:
         return read(), name
     except (OSError, KeyError) as error:
-        raise DictionaryError(
+        raise SAEError(
             f"{name} cannot be read from the hub: {error}. Check the id, and whether the repository "
             "asks you to log in (hf auth login)."
         ) from error

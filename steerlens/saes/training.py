@@ -20,11 +20,11 @@ from steerlens.directions.basis import KNOWN
 from steerlens.models.checkpoints import unchanged_rng
 from steerlens.models.model import Model, as_model
 from steerlens.saes.corpus import Corpus, batches, streams
-from steerlens.saes.dictionary import Dictionary
-from steerlens.saes.errors import DictionaryError
-from steerlens.saes.lens import sae_lens
 from steerlens.saes.quality import observe_together
-from steerlens.saes.stated import FACTS
+from steerlens.saes.sae import SAE
+from steerlens.saes.sae_config import FACTS
+from steerlens.saes.sae_errors import SAEError
+from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.sites import Site
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -41,7 +41,7 @@ _SCALE_BATCHES = 8
 _OBSERVED_ROWS = 2000
 
 
-def train_dictionaries(
+def train_saes(
     model: Model,
     corpus: Corpus,
     sites: Sequence[Site] | None = None,
@@ -55,7 +55,7 @@ def train_dictionaries(
     lr: float = 1e-3,
     seed: int = 0,
     progress: bool = True,
-) -> list[Dictionary]:
+) -> list[SAE]:
     """One SAE per site, all from the same forward passes.
 
     Args:
@@ -77,7 +77,7 @@ def train_dictionaries(
         the corpus's first 2,000 rows. Measure them with `quality` on other texts.
 
     Raises:
-        DictionaryError: For an architecture that sae_lens cannot train, or settings it refuses.
+        SAEError: For an architecture that sae_lens cannot train, or settings it refuses.
         ValueError: If the corpus is empty, or there are fewer tokens than one step takes.
         FloatingPointError: If a loss becomes infinite or NaN.
     """
@@ -131,7 +131,7 @@ def _trainer(
     from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
     if architecture not in SAE_TRAINING_CLASS_REGISTRY:
-        raise DictionaryError(
+        raise SAEError(
             f"sae_lens trains no architecture {architecture!r}. "
             f"Use one of {', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}."
         )
@@ -145,7 +145,7 @@ def _trainer(
         config = config_class(d_in=model.d_model, d_sae=d_sae, device=str(model.device), **settings)
         sae = sae_class(config)
     except (TypeError, ValueError) as error:
-        raise DictionaryError(
+        raise SAEError(
             f"sae_lens refuses {settings} for {architecture!r} with d_sae={d_sae}: {error}. "
             f"Its settings are those of sae_lens.{config_class.__name__}."
         ) from error
@@ -242,7 +242,7 @@ def _report(outputs: Mapping[Site, Any], step: int, bar: tqdm) -> None:
 
 def _finished(
     model: Model, site: Site, trainer: Any, fingerprint: str, about: Mapping[str, Any]
-) -> Dictionary:
+) -> SAE:
     """The trained SAE in its form for inference: scale folded in, with what it must state."""
     sae, scaler = trainer.sae, trainer.activation_scaler
     if scaler.scaling_factor is not None:
@@ -268,4 +268,4 @@ def _finished(
     inference = sae_lens().SAE.from_dict(sae.cfg.get_inference_sae_cfg_dict())
     inference.process_state_dict_for_loading(state)
     inference.load_state_dict(state)
-    return Dictionary.of(inference.to(model.device), name=f"{model.name} {site}")
+    return SAE.of(inference.to(model.device), name=f"{model.name} {site}")

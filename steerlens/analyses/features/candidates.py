@@ -25,7 +25,7 @@ from steerlens.data import ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.models.model import Model
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 
 
@@ -49,7 +49,7 @@ class Candidate:
 
 def real_candidates(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     read: Activations,
     contrast: FeatureContrast,
     choose: ContrastSet,
@@ -60,22 +60,22 @@ def real_candidates(
     progress: bool,
 ) -> list[Candidate]:
     """The candidates of all arms but the controls."""
-    living = alive(dictionary)
+    living = alive(sae)
     known = set(living)
     top = [f for f in contrast.order if f in known][:k]
-    found = list(_both(BY_CONTRAST, [(f, dictionary.direction(f)) for f in top]))
-    found += _both(TOGETHER, [(-1, _together(dictionary, contrast, top))])
-    gradient = gradients(model, dictionary.site, dictionary.d_model, choose, positions, progress)
+    found = list(_both(BY_CONTRAST, [(f, sae.direction(f)) for f in top]))
+    found += _both(TOGETHER, [(-1, _together(sae, contrast, top))])
+    gradient = gradients(model, sae.site, sae.d_model, choose, positions, progress)
     moving = by_effect(
-        model, dictionary, choose, positions=positions, gradient=gradient, progress=progress
+        model, sae, choose, positions=positions, gradient=gradient, progress=progress
     ).order[:k]
-    found += _both(BY_EFFECT, [(f, dictionary.direction(f)) for f in moving])
-    drawn = random_directions(dictionary, len(living), seed=2 * seed + 1)
+    found += _both(BY_EFFECT, [(f, sae.direction(f)) for f in moving])
+    drawn = random_directions(sae, len(living), seed=2 * seed + 1)
     luckiest = strongest(
         model, drawn, choose, k, positions=positions, gradient=gradient, progress=progress
     )
     found += _both(SEARCHED, [(-1, direction) for direction in luckiest])
-    found += _both(DIFFMEAN, [(-1, read.direction(dictionary.site, DiffMean()))])
+    found += _both(DIFFMEAN, [(-1, read.direction(sae.site, DiffMean()))])
     if effects is None:
         return found
     # A feature that no steered text moved cannot be aimed at.
@@ -89,25 +89,23 @@ def _both(arm: str, offered: list[tuple[int, Direction]], draw: int = 0) -> Iter
             yield Candidate(arm, draw, direction, sense, feature, rank)
 
 
-def _together(dictionary: Dictionary, contrast: FeatureContrast, top: list[int]) -> Direction:
+def _together(sae: SAE, contrast: FeatureContrast, top: list[int]) -> Direction:
     """The part of the difference of means that these features make up."""
-    weights = contrast.difference[top].to(dictionary.W_dec)
-    vector = (weights @ dictionary.W_dec[top]).float().cpu()
-    first = dictionary.direction(top[0])
+    weights = contrast.difference[top].to(sae.W_dec)
+    vector = (weights @ sae.W_dec[top]).float().cpu()
+    first = sae.direction(top[0])
     if not bool(vector.any()):
         return first
-    return replace(first, vector=vector, method=f"SAE features {top} of {dictionary.name}")
+    return replace(first, vector=vector, method=f"SAE features {top} of {sae.name}")
 
 
-def control_candidates(
-    dictionary: Dictionary, k: int, nulls: int, seed: int
-) -> Iterator[Candidate]:
+def control_candidates(sae: SAE, k: int, nulls: int, seed: int) -> Iterator[Candidate]:
     """k random features and k random directions, `nulls` times over."""
-    living = alive(dictionary)
+    living = alive(sae)
     generator = torch.Generator().manual_seed(0xFEA7 + seed)
-    vectors = random_directions(dictionary, nulls * k, seed=2 * seed)
+    vectors = random_directions(sae, nulls * k, seed=2 * seed)
     for draw in range(nulls):
         some = torch.randperm(len(living), generator=generator)[:k].tolist()
-        features = [(living[i], dictionary.direction(living[i])) for i in some]
+        features = [(living[i], sae.direction(living[i])) for i in some]
         yield from _both(FEATURE, features, draw)
         yield from _both(DIRECTION, [(-1, v) for v in vectors[draw * k : draw * k + k]], draw)

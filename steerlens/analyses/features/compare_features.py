@@ -44,7 +44,7 @@ from steerlens.measures import scores
 from steerlens.measures.reading import activations as read_activations
 from steerlens.measures.sweep import divergence, questions, sweep
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary, DictionaryError
+from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions, Site
 from steerlens.units import BUDGET
 
@@ -56,7 +56,7 @@ UTILITY_DROP = 0.5
 
 def compare_features(
     model: Model,
-    dictionaries: Sequence[Dictionary],
+    saes: Sequence[SAE],
     fit: ContrastSet | Activations,
     choose: ContrastSet,
     report: ContrastSet,
@@ -93,8 +93,8 @@ def compare_features(
     any of it.
 
     Args:
-        dictionaries: One per site.
-        fit: Pairs, or activations already read from them at the dictionaries' sites.
+        saes: One per site.
+        fit: Pairs, or activations already read from them at the saes' sites.
         k: Candidates of each arm.
         neutral: Ordinary texts; the first half sets the lengths, the second half measures what
             they cost. By default those of `choose`.
@@ -107,22 +107,22 @@ def compare_features(
             each other.
 
     Raises:
-        ValueError: For questions that splits share or that cannot be scored, two dictionaries at
+        ValueError: For questions that splits share or that cannot be scored, two SAEs at
             one site, or too few texts or nulls.
-        DictionaryError: If an SAE was not made for the model's stream.
+        SAEError: If an SAE was not made for the model's stream.
     """
     model = as_model(model)
     positions = positions or Positions.from_prompt_end()
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
     require_costs(budget, utility_drop, targeted)
-    _check(model, dictionaries, fit, choose, report, texts, nulls, k)
-    for dictionary in dictionaries:
-        _require_candidates(dictionary, fit, targeted if effects is None else 0)
-    learnt = _learnt(dictionaries, effects)
+    _check(model, saes, fit, choose, report, texts, nulls, k)
+    for sae in saes:
+        _require_candidates(sae, fit, targeted if effects is None else 0)
+    learnt = _learnt(saes, effects)
     if isinstance(fit, Activations):
         read = fit
     else:
-        read = read_activations(model, fit, [d.site for d in dictionaries], progress=progress)
+        read = read_activations(model, fit, [d.site for d in saes], progress=progress)
     made_by = {
         "question": f"Do SAE features steer towards {choose.name} better than DiffMean?",
         "model": model.name,
@@ -138,29 +138,29 @@ def compare_features(
         "targeted": targeted,
         "seed": seed,
     }
-    known = {d.site: None if have is None else have(d.site) for d in dictionaries}
-    for dictionary in dictionaries:
-        _require_same_work(known[dictionary.site], dictionary, made_by, budget, utility_drop)
+    known = {d.site: None if have is None else have(d.site) for d in saes}
+    for sae in saes:
+        _require_same_work(known[sae.site], sae, made_by, budget, utility_drop)
     parts = []
-    for dictionary, effect in tqdm(
-        list(zip(dictionaries, learnt, strict=True)), desc="layers", disable=not progress
+    for sae, effect in tqdm(
+        list(zip(saes, learnt, strict=True)), desc="layers", disable=not progress
     ):
-        part = known[dictionary.site]
+        part = known[sae.site]
         if part is None:
             part = _at_one_site(
-                model, _with_norm(dictionary, read), read, choose, report, texts, effect, k=k,
+                model, _with_norm(sae, read), read, choose, report, texts, effect, k=k,
                 budget=budget, utility_drop=utility_drop, positions=positions, nulls=nulls,
                 targeted=targeted, seed=seed, made_by=made_by, progress=progress,
             )  # fmt: skip
             if done is not None:
-                done(dictionary.site, part)
+                done(sae.site, part)
         parts.append(part)
     return FeatureComparison.joined(parts)
 
 
 def _require_same_work(
     part: FeatureComparison | None,
-    dictionary: Dictionary,
+    sae: SAE,
     made_by: dict[str, Any],
     budget: float,
     utility_drop: float,
@@ -168,19 +168,19 @@ def _require_same_work(
     """Raises ValueError if what was found before is not what would be found now."""
     if part is None:
         return
-    now = {**made_by, "hashes": [dictionary.hash], "budget": budget, "utility_drop": utility_drop}
+    now = {**made_by, "hashes": [sae.hash], "budget": budget, "utility_drop": utility_drop}
     costs = {"budget": part.budget, "utility_drop": part.utility_drop}
     before = {**part.made_by, **costs}
     if differing := [name for name, value in now.items() if before.get(name) != value]:
         raise ValueError(
-            f"What was found before at {dictionary.site} was found with another "
+            f"What was found before at {sae.site} was found with another "
             f"{', '.join(differing)}. Begin anew in another folder."
         )
 
 
 def _at_one_site(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     read: Activations,
     choose: ContrastSet,
     report: ContrastSet,
@@ -200,15 +200,13 @@ def _at_one_site(
     """The comparison of one SAE, which knows of no other."""
     chosen_texts, report_texts = texts[::2], texts[1::2]
     # Another for each site, or random directions would be the same at all.
-    seed = zlib.crc32(f"{seed} {dictionary.site}".encode())
-    contrast = by_contrast(dictionary, read, seed=seed)
+    seed = zlib.crc32(f"{seed} {sae.site}".encode())
+    contrast = by_contrast(sae, read, seed=seed)
     if effects is None and targeted:
-        effects = _fit(model, dictionary, targeted, chosen_texts, positions, seed, progress)
+        effects = _fit(model, sae, targeted, chosen_texts, positions, seed, progress)
     candidates = [
-        *real_candidates(
-            model, dictionary, read, contrast, choose, k, positions, effects, seed, progress
-        ),
-        *control_candidates(dictionary, k, nulls, seed),
+        *real_candidates(model, sae, read, contrast, choose, k, positions, effects, seed, progress),
+        *control_candidates(sae, k, nulls, seed),
     ]
     lengths = lengths_of_equal_kl(
         model, [c.turned for c in candidates], chosen_texts, kl=budget, positions=positions,
@@ -231,8 +229,8 @@ def _at_one_site(
     top, offered = _offered(candidates, gains, k)
     explained = None if effects is None else float(effects.explained[top[top >= 0]].mean())
     return FeatureComparison(
-        sites=(dictionary.site,),
-        norms=torch.tensor([float(dictionary.resid_norm or 0)]),
+        sites=(sae.site,),
+        norms=torch.tensor([float(sae.resid_norm or 0)]),
         at_equal_kl=measured(lengths[list(picked.values())]),
         at_equal_utility=measured(by_utility),
         candidates=top,
@@ -242,32 +240,30 @@ def _at_one_site(
         utility_drop=utility_drop,
         made_by={
             **made_by,
-            "dictionaries": [dictionary.name],
-            "hashes": [dictionary.hash],
-            "d_sae": [dictionary.d_sae],
+            "saes": [sae.name],
+            "hashes": [sae.hash],
+            "d_sae": [sae.d_sae],
             "effects_explained": [explained],
         },
     )
 
 
-def _learnt(
-    dictionaries: Sequence[Dictionary], effects: Sequence[EffectMap] | None
-) -> list[EffectMap | None]:
+def _learnt(saes: Sequence[SAE], effects: Sequence[EffectMap] | None) -> list[EffectMap | None]:
     """What SAE-TS was given to know at each site."""
     if effects is None:
-        return [None] * len(dictionaries)
-    known: dict[Site, EffectMap | None] = {e.dictionary.site: e for e in effects}
-    if missing := [str(d.site) for d in dictionaries if d.site not in known]:
+        return [None] * len(saes)
+    known: dict[Site, EffectMap | None] = {e.sae.site: e for e in effects}
+    if missing := [str(d.site) for d in saes if d.site not in known]:
         raise ValueError(
-            f"There is no effect map for {', '.join(missing)}. Give one for each dictionary, "
+            f"There is no effect map for {', '.join(missing)}. Give one for each SAE, "
             "or none, and they are fitted here."
         )
-    return [known[dictionary.site] for dictionary in dictionaries]
+    return [known[sae.site] for sae in saes]
 
 
 def _fit(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     targeted: int,
     texts: Sequence[str],
     positions: Positions,
@@ -277,7 +273,7 @@ def _fit(
     prompts = openings(model, texts, OPENINGS)
     new_tokens = min(NEW_TOKENS, model.n_ctx - max(len(model.ids(p)) for p in prompts))
     return fit_effects(
-        model, dictionary, prompts, vectors=targeted, new_tokens=new_tokens, positions=positions,
+        model, sae, prompts, vectors=targeted, new_tokens=new_tokens, positions=positions,
         seed=seed, progress=progress,
     )  # fmt: skip
 
@@ -398,7 +394,7 @@ def _offered(candidates: Sequence[Candidate], gains: Tensor, k: int) -> tuple[Te
 
 def _check(
     model: Model,
-    dictionaries: Sequence[Dictionary],
+    saes: Sequence[SAE],
     fit: ContrastSet | Activations,
     choose: ContrastSet,
     report: ContrastSet,
@@ -406,16 +402,16 @@ def _check(
     nulls: int,
     k: int,
 ) -> None:
-    if not dictionaries:
-        raise ValueError("There is no dictionary to compare. Give at least one.")
-    sites = [dictionary.site for dictionary in dictionaries]
+    if not saes:
+        raise ValueError("There is no SAE to compare. Give at least one.")
+    sites = [sae.site for sae in saes]
     if len(set(sites)) < len(sites):
         raise ValueError(
-            f"Two dictionaries are at one site ({', '.join(map(str, sites))}). Compare them in two "
+            f"Two SAEs are at one site ({', '.join(map(str, sites))}). Compare them in two "
             "calls, with the same seed."
         )
-    for dictionary in dictionaries:
-        dictionary.require_fits(model)
+    for sae in saes:
+        sae.require_fits(model)
     require_disjoint(fit, choose, report)
     if len(texts) < 4 or min(len(choose), len(report)) < 2 or nulls < 19 or k < 1:
         raise ValueError(
@@ -439,22 +435,20 @@ def require_costs(budget: float, utility_drop: float, targeted: int) -> None:
         )
 
 
-def _require_candidates(
-    dictionary: Dictionary, fit: ContrastSet | Activations, targeted: int
-) -> None:
+def _require_candidates(sae: SAE, fit: ContrastSet | Activations, targeted: int) -> None:
     if isinstance(fit, Activations):
-        fit.index(dictionary.site)
-        require_same_model(dictionary, fit)
-    living = len(alive(dictionary))
+        fit.index(sae.site)
+        require_same_model(sae, fit)
+    living = len(alive(sae))
     if living < (LEAST if targeted else 1):
-        raise DictionaryError(
-            f"{dictionary.name!r} has {living} living features, which are too few to choose from"
+        raise SAEError(
+            f"{sae.name!r} has {living} living features, which are too few to choose from"
             + (f" and to learn effects from ({LEAST}; or targeted=0)." if targeted else ".")
         )
 
 
-def _with_norm(dictionary: Dictionary, read: Activations) -> Dictionary:
-    if dictionary.resid_norm is not None:
-        return dictionary
-    found: Any = read.resid_norms[read.index(dictionary.site)]
-    return replace(dictionary, resid_norm=float(found))
+def _with_norm(sae: SAE, read: Activations) -> SAE:
+    if sae.resid_norm is not None:
+        return sae
+    found: Any = read.resid_norms[read.index(sae.site)]
+    return replace(sae, resid_norm=float(found))

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from steerlens.analyses.features.feature_ranking import Excerpt
 from steerlens.models.model import Model, as_model
 from steerlens.saes.corpus import ordinary
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 
 MOST, FEWEST = 100, 10
 """Texts that count for the input score at the most, and without which there is none."""
@@ -60,7 +60,7 @@ class Reading:
 @torch.no_grad()
 def read_texts(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     features: Sequence[int],
     texts: Sequence[str],
     *,
@@ -72,19 +72,19 @@ def read_texts(
     BOS, padding and their like do not count, as in training.
 
     Raises:
-        DictionaryError: If the SAE was not made for the model's stream.
+        SAEError: If the SAE was not made for the model's stream.
     """
     model = as_model(model)
-    dictionary.require_fits(model)
-    dictionary.require_features(features)
+    sae.require_fits(model)
+    sae.require_features(features)
     peaks, places, tokens = [], [], []
     fired, count = torch.zeros(len(features)), 0
     bar = tqdm(total=len(texts), desc="reading", unit="text", disable=not progress)
     with bar:
         for start in range(0, len(texts), rows):
             batch = model.tokens(list(texts[start : start + rows]), padding_side="right")
-            resid = model.cache(batch, [dictionary.site])[dictionary.site]
-            found = dictionary.read(resid.float(), features).float()
+            resid = model.cache(batch, [sae.site])[sae.site]
+            found = sae.read(resid.float(), features).float()
             counted = ordinary(batch)
             found = found.masked_fill(~counted[..., None], 0.0)
             peak, place = found.max(1)
@@ -101,17 +101,15 @@ def read_texts(
 
 
 @torch.no_grad()
-def excerpts(
-    model: Model, dictionary: Dictionary, feature: int, texts: Sequence[str]
-) -> list[Excerpt]:
+def excerpts(model: Model, sae: SAE, feature: int, texts: Sequence[str]) -> list[Excerpt]:
     """These texts token by token, with the feature's activation at each (0 at BOS and its like)."""
     model = as_model(model)
-    dictionary.require_fits(model)
+    sae.require_fits(model)
     if not texts:
         return []
     batch = model.tokens(list(texts), padding_side="right")
-    resid = model.cache(batch, [dictionary.site])[dictionary.site]
-    found = dictionary.read(resid.float(), [feature])[..., 0].float()
+    resid = model.cache(batch, [sae.site])[sae.site]
+    found = sae.read(resid.float(), [feature])[..., 0].float()
     found = found.masked_fill(~ordinary(batch), 0.0)
     out = []
     for ids, values, real in zip(batch.tokens, found, batch.mask, strict=True):

@@ -19,7 +19,7 @@ from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
 from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
 
@@ -96,7 +96,7 @@ class FeatureCard:
 
 def feature_card(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     feature: int,
     *,
     texts: Sequence[str],
@@ -121,20 +121,20 @@ def feature_card(
         tokens: How many written tokens are shown at either end.
 
     Raises:
-        DictionaryError: If there is no such feature, or the SAE was not made for the model.
+        SAEError: If there is no such feature, or the SAE was not made for the model.
     """
     model = as_model(model)
     require_multipliers(multipliers)
-    dictionary.require_features((feature,))
+    sae.require_features((feature,))
     positions = positions or Positions.from_prompt_end()
     ranking = find_features(
-        model, dictionary, fit, features=(feature,), pairs=pairs, texts=texts, prompts=prompts,
+        model, sae, fit, features=(feature,), pairs=pairs, texts=texts, prompts=prompts,
         positions=positions, progress=progress,
     )  # fmt: skip
-    lens = written_tokens(model, dictionary, [feature], k=tokens)
+    lens = written_tokens(model, sae, [feature], k=tokens)
     gains = kl = None
     if pairs is not None:
-        edit = Add(dictionary.direction(feature), positions)
+        edit = Add(sae.direction(feature), positions)
         swept = sweep(
             model, pairs, [edit], multipliers, log_odds_only=True, progress=progress
         ).log_odds[0]
@@ -150,7 +150,7 @@ def feature_card(
         gains=gains,
         kl=kl,
         budget=budget,
-        name=dictionary.name,
+        name=sae.name,
         made_by=ranking.made_by,
     )
 

@@ -29,7 +29,7 @@ SEARCHED, DIFFMEAN, TARGETED = "random direction by effect", "DiffMean", "SAE-TS
 ARMS = (BY_CONTRAST, TOGETHER, BY_EFFECT, SEARCHED, DIFFMEAN, TARGETED)
 FEATURE, DIRECTION = "random feature", "random direction"
 CONTROLS = (FEATURE, DIRECTION)
-OF_SITES = ("dictionaries", "hashes", "d_sae", "effects_explained")
+OF_SITES = ("saes", "hashes", "d_sae", "effects_explained")
 """What `made_by` tells of each site; the rest is the same for all that can be joined."""
 
 

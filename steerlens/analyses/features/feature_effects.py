@@ -23,7 +23,7 @@ from steerlens.analyses.features.feature_texts import in_chunks
 from steerlens.analyses.features.rank_features import alive
 from steerlens.directions import Direction
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary, DictionaryError
+from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions
 from steerlens.store import result_files as files
 
@@ -41,7 +41,7 @@ class EffectMap:
     Source: SAE-TS, Chalnev et al., arXiv:2411.02193.
     """
 
-    dictionary: Dictionary
+    sae: SAE
     weights: Float[Tensor, "d_model d_sae"]
     bias: Float[Tensor, " d_sae"]
     """What any vector of the same length does, whatever its direction."""
@@ -68,13 +68,13 @@ class EffectMap:
         s = unit( W e_j / ‖W e_j‖ - W b / ‖W b‖ ).
 
         Raises:
-            DictionaryError: If no vector was seen to move that feature.
+            SAEError: If no vector was seen to move that feature.
         """
-        self.dictionary.require_features((feature,))
+        self.sae.require_features((feature,))
         towards = self.weights[:, feature]
         if not bool(towards.any()):
-            raise DictionaryError(
-                f"No vector moved feature {feature} of {self.dictionary.name!r} in the texts that "
+            raise SAEError(
+                f"No vector moved feature {feature} of {self.sae.name!r} in the texts that "
                 "the effect map was fitted on, so there is nothing to aim at. Fit it on more "
                 "prompts, longer texts or longer vectors, or choose a feature that fires in them."
             )
@@ -82,7 +82,7 @@ class EffectMap:
         vector = towards / towards.norm()
         if bool(common.any()):
             vector = vector - common / common.norm()
-        made = self.dictionary
+        made = self.sae
         return Direction(
             vector / vector.norm(),
             made.site,
@@ -97,31 +97,31 @@ class EffectMap:
         """Writes effect_map.safetensors and effect_map.json into a folder."""
         tensors = {"weights": self.weights, "bias": self.bias, "explained": self.explained}
         return files.save(
-            Path(directory), "effect_map", tensors, (self.dictionary.site,), self.made_by,
+            Path(directory), "effect_map", tensors, (self.sae.site,), self.made_by,
             length=self.length, alpha=self.alpha,
         )  # fmt: skip
 
     @classmethod
-    def load(cls, directory: Path | str, dictionary: Dictionary) -> EffectMap:
-        """Reads what `save` wrote, for the dictionary that it was fitted for.
+    def load(cls, directory: Path | str, sae: SAE) -> EffectMap:
+        """Reads what `save` wrote, for the SAE that it was fitted for.
 
         Raises:
-            DictionaryError: If it was fitted for another one.
+            SAEError: If it was fitted for another one.
         """
         tensors, sites, made_by = files.load(Path(directory), "effect_map")
         extra = made_by.pop("_extra")
-        shape = dictionary.d_model, dictionary.d_sae
-        if sites != (dictionary.site,) or tuple(tensors["weights"].shape) != shape:
-            raise DictionaryError(
-                f"The effect map in {directory} was fitted for {made_by.get('dictionary')!r} at "
-                f"{sites[0]}, not for {dictionary!r}. Fit one: fit_effects(model, dictionary, …)."
+        shape = sae.d_model, sae.d_sae
+        if sites != (sae.site,) or tuple(tensors["weights"].shape) != shape:
+            raise SAEError(
+                f"The effect map in {directory} was fitted for {made_by.get('sae')!r} at "
+                f"{sites[0]}, not for {sae!r}. Fit one: fit_effects(model, sae, …)."
             )
-        return cls(dictionary=dictionary, made_by=made_by, **tensors, **extra)
+        return cls(sae=sae, made_by=made_by, **tensors, **extra)
 
 
 def fit_effects(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     prompts: Sequence[str],
     *,
     length: float | None = None,
@@ -152,37 +152,37 @@ def fit_effects(
     the written tokens only, not at the prompt's.
     """
     model = as_model(model)
-    living = alive(dictionary)
+    living = alive(sae)
     count = min(vectors, len(living))
     if count < LEAST:
         raise ValueError(
             f"{count} vectors are too few to learn an effect map from: at least {LEAST} are "
             f"needed ({len(living)} features are alive). Raise vectors=…, or take a larger SAE."
         )
-    size = length or dictionary.resid_norm
+    size = length or sae.resid_norm
     if size is None:
-        raise DictionaryError(
-            f"{dictionary.name!r} does not state the stream's median norm, so it is not known how "
-            "long a vector should be. Give length=…, or observe(dictionary, model, texts) first."
+        raise SAEError(
+            f"{sae.name!r} does not state the stream's median norm, so it is not known how "
+            "long a vector should be. Give length=…, or observe(sae, model, texts) first."
         )
     generator = torch.Generator().manual_seed(seed)
     chosen = [living[i] for i in torch.randperm(len(living), generator=generator)[:count].tolist()]
-    units = dictionary.W_dec[chosen].float().cpu()
+    units = sae.W_dec[chosen].float().cpu()
     units = units / units.norm(dim=-1, keepdim=True)
 
     def written(vectors: Tensor) -> Iterator[Tensor]:
         return in_chunks(
-            model, dictionary, vectors, prompts, new_tokens, temperature, positions, seed, rows,
+            model, sae, vectors, prompts, new_tokens, temperature, positions, seed, rows,
             progress and len(vectors) > 1,
         )  # fmt: skip
 
-    unsteered = next(written(torch.zeros(1, dictionary.d_model)))
+    unsteered = next(written(torch.zeros(1, sae.d_model)))
     # A prompt after which a vector writes nothing says nothing of it.
     effects = torch.cat([(part - unsteered).nanmean(1) for part in written(size * units)])
     return _fitted(
-        dictionary, units, effects, size,
+        sae, units, effects, size,
         {
-            "dictionary": dictionary.name,
+            "sae": sae.name,
             "model": model.name,
             "fingerprint": model.fingerprint,
             "vectors": count,
@@ -195,7 +195,7 @@ def fit_effects(
 
 
 def _fitted(
-    dictionary: Dictionary,
+    sae: SAE,
     units: Float[Tensor, "edit d_model"],
     effects: Float[Tensor, "edit d_sae"],
     length: float,
@@ -217,7 +217,7 @@ def _fitted(
     missed = np.square(y - guessed).sum(0)
     explained = 1 - np.divide(missed, spread, out=np.ones_like(missed), where=spread > 0)
     return EffectMap(
-        dictionary=dictionary,
+        sae=sae,
         weights=torch.from_numpy(fitted.coef_.T.copy()).float(),
         bias=torch.from_numpy(np.atleast_1d(fitted.intercept_)).float(),
         explained=torch.from_numpy(explained).float(),

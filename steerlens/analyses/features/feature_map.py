@@ -108,7 +108,7 @@ class FeatureMap:
 
     def summary(self) -> str:
         """A few lines: the best cell, its gain and cost, the null."""
-        lines = [f"{len(self.features)} features of {self.made_by.get('dictionary', self.site)}"]
+        lines = [f"{len(self.features)} features of {self.made_by.get('sae', self.site)}"]
         if self.best is None:
             lines.append(f"  no cell is above the null within {self.budget:g} nats of KL per token")
         else:

@@ -210,7 +210,7 @@ class FeatureRanking:
             raise ResultError(f"{path} is broken ({error!r}). Rank the features again.") from error
 
     def __str__(self) -> str:
-        head = f"Features of {self.made_by.get('dictionary', self.site)} by {self.by}"
+        head = f"Features of {self.made_by.get('sae', self.site)} by {self.by}"
         lines = [
             "  " + ", ".join(f"{name} {_plain(value)}" for name, value in each.row.items())
             for each in self.found
@@ -232,7 +232,7 @@ class FeatureRanking:
             )
             rows += f"<tr>{''.join(cells)}</tr>"
         title = html.escape(
-            f"Features of {self.made_by.get('dictionary', '')} at {self.site} for "
+            f"Features of {self.made_by.get('sae', '')} at {self.site} for "
             f"{self.made_by.get('data_name', 'the contrast')}, by {self.by}"
         )
         note = html.escape(NOTE)

@@ -14,14 +14,14 @@ from steerlens.analyses.features.feature_writing import AddRows
 from steerlens.directions import Direction
 from steerlens.measures.generation import generated_tokens
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 
 
 @torch.no_grad()
 def text_features(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     vectors: Float[Tensor, "edit d_model"],
     prompts: Sequence[str],
     *,
@@ -34,7 +34,7 @@ def text_features(
 ) -> Float[Tensor, "edit prompt d_sae"]:
     """Mean activation of every feature over texts that were written under steering.
 
-    Each prompt is continued under each vector, added at the dictionary's site; the unsteered model
+    Each prompt is continued under each vector, added at the SAE's site; the unsteered model
     reads prompt and continuation again, and the features of the continuation's tokens are averaged
     (special tokens do not count; NaN where nothing else was written). The same prompt has the same
     luck under every vector, so that differences are of the steering.
@@ -45,12 +45,12 @@ def text_features(
         rows: Texts of a batch.
 
     Raises:
-        DictionaryError: If the SAE was not made for the model's stream.
+        SAEError: If the SAE was not made for the model's stream.
         ValueError: If prompts and new tokens do not fit the context.
     """
     parts = in_chunks(
         model,
-        dictionary,
+        sae,
         vectors,
         prompts,
         new_tokens,
@@ -66,7 +66,7 @@ def text_features(
 @torch.no_grad()
 def in_chunks(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     vectors: Float[Tensor, "edit d_model"],
     prompts: Sequence[str],
     new_tokens: int,
@@ -78,7 +78,7 @@ def in_chunks(
 ) -> Iterator[Float[Tensor, "edit prompt d_sae"]]:
     """`text_features`, some vectors at a time: of many vectors and features not all can be kept."""
     model = as_model(model)
-    dictionary.require_fits(model)
+    sae.require_fits(model)
     positions = positions or Positions.from_prompt_end()
     prompts = list(prompts)
     step = max(1, rows // len(prompts))
@@ -87,26 +87,26 @@ def in_chunks(
             some = vectors[start : start + step]
             texts = prompts * len(some)
             per_row = AddRows(some.repeat_interleave(len(prompts), 0).to(model.device))
-            with model.hooked(dictionary.site, per_row, positions, 1.0):
+            with model.hooked(sae.site, per_row, positions, 1.0):
                 written = generated_tokens(
                     model, texts, max_new_tokens=new_tokens, temperature=temperature, seed=seed,
                     draws=list(range(len(prompts))) * len(some),
                 )  # fmt: skip
-            means = _mean_features(model, dictionary, texts, written)
+            means = _mean_features(model, sae, texts, written)
             yield means.unflatten(0, (len(some), len(prompts))).cpu()
             bar.update(len(some))
 
 
 def _mean_features(
-    model: Model, dictionary: Dictionary, texts: list[str], written: Tensor
+    model: Model, sae: SAE, texts: list[str], written: Tensor
 ) -> Float[Tensor, "row d_sae"]:
     batch = model.tokens(texts, padding_side="left")
     eos = model.tokenizer.eos_token_id
     ended = (written == eos).int().cumsum(-1) - (written == eos).int() > 0  # after an end of text
     special = model.is_special(written)
     whole = batch.extended(written, special & ~ended, ~ended)
-    resid = model.cache(whole, [dictionary.site])[dictionary.site][:, -written.shape[1] :]
-    found = dictionary.encode(resid.float()).float()
+    resid = model.cache(whole, [sae.site])[sae.site][:, -written.shape[1] :]
+    found = sae.encode(resid.float()).float()
     counted = (~ended & ~special)[..., None].to(found)
     total = counted.sum(1)
     return (found * counted).sum(1) / torch.where(total > 0, total, torch.nan)
@@ -137,7 +137,7 @@ def openings(model: Model, texts: Sequence[str], n: int, *, tokens: int = 3) -> 
 
 def feature_spill(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     steering: dict[str, Direction],
     targets: Sequence[int],
     prompts: Sequence[str],
@@ -153,7 +153,7 @@ def feature_spill(
     """What steering does to all features of the text besides the one that is meant.
 
     Args:
-        steering: Name and direction of each edit, all at the dictionary's site.
+        steering: Name and direction of each edit, all at the SAE's site.
         targets: The feature that each edit is meant to move.
         lengths: How much of each direction is added, in the units of the stream; of equal cost,
             where edits are to be compared.
@@ -168,17 +168,17 @@ def feature_spill(
             "target and one length for each edit."
         )
     for name, edit in steering.items():
-        if edit.site != dictionary.site:
+        if edit.site != sae.site:
             raise ValueError(
-                f"{name!r} steers at {edit.site}, and {dictionary.name!r} reads "
-                f"{dictionary.site}. Compare edits at the dictionary's own site."
+                f"{name!r} steers at {edit.site}, and {sae.name!r} reads "
+                f"{sae.site}. Compare edits at the SAE's own site."
             )
-    dictionary.require_features(targets)
+    sae.require_features(targets)
     added = torch.stack(
         [edit.unit().vector * n for edit, n in zip(edits, lengths, strict=True)]
     ).float()
     found = text_features(
-        model, dictionary, torch.cat([torch.zeros_like(added[:1]), added]), prompts,
+        model, sae, torch.cat([torch.zeros_like(added[:1]), added]), prompts,
         new_tokens=new_tokens, temperature=temperature, positions=positions, seed=seed, rows=rows,
         progress=progress,
     )  # fmt: skip
@@ -190,13 +190,13 @@ def feature_spill(
         )
     found = found[:, kept]
     return FeatureSpill(
-        site=dictionary.site,
+        site=sae.site,
         edits=tuple(steering),
         targets=tuple(targets),
         unsteered=found[0],
         changes=found[1:] - found[0],
         made_by={
-            "dictionary": dictionary.name,
+            "sae": sae.name,
             "model": as_model(model).name,
             "fingerprint": as_model(model).fingerprint,
             "lengths": list(lengths),

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Strength
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 
 LENS = 20
@@ -46,9 +46,7 @@ class Written(NamedTuple):
 
 
 @torch.no_grad()
-def written_tokens(
-    model: Model, dictionary: Dictionary, features: Sequence[int], *, k: int = LENS
-) -> Written:
+def written_tokens(model: Model, sae: SAE, features: Sequence[int], *, k: int = LENS) -> Written:
     """The tokens that decoder rows write: finalnorm(row) unembedded.
 
     The final norm is that of the row by itself, made as long as the stream; the blocks between the
@@ -59,9 +57,9 @@ def written_tokens(
     feature; and a soft cap is not applied, which changes no order.
     """
     model = as_model(model)
-    dictionary.require_features(features)
-    chosen = dictionary.W_dec[list(features)]
-    length = dictionary.resid_norm or model.d_model**0.5  # so that the norm's epsilon is nothing
+    sae.require_features(features)
+    chosen = sae.W_dec[list(features)]
+    length = sae.resid_norm or model.d_model**0.5  # so that the norm's epsilon is nothing
     rows = chosen / chosen.norm(dim=-1, keepdim=True).clamp(min=1e-30) * length
     weight = model.wrapped.unembed.W_U
     empty = torch.zeros_like(rows[:1]).to(weight)
@@ -73,13 +71,13 @@ def written_tokens(
 
 
 def _normed(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    return model.final_norm(rows[:, None])[:, 0]
+    return model.readout.norm(rows[:, None])[:, 0]
 
 
 @torch.no_grad()
 def output_scores(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     features: Sequence[int],
     prompts: Sequence[str],
     *,
@@ -101,15 +99,15 @@ def output_scores(
     all features at the last position, the SAE's error is kept). Departure: several prompts.
     """
     model = as_model(model)
-    dictionary.require_fits(model)
-    lens = written_tokens(model, dictionary, features, k=k).raised.to(model.device)
+    sae.require_fits(model)
+    lens = written_tokens(model, sae, features, k=k).raised.to(model.device)
     batch = model.tokens(list(prompts), padding_side="left")
-    stream = model.cache(batch, [dictionary.site])[dictionary.site][:, -1].float()
-    strongest = dictionary.encode(stream).amax(-1, keepdim=True)
-    scale = dictionary.scale(stream)
+    stream = model.cache(batch, [sae.site])[sae.site][:, -1].float()
+    strongest = sae.encode(stream).amax(-1, keepdim=True)
+    scale = sae.scale(stream)
     push = amplify * strongest * scale  # [prompt, 1]: activations become a change of the stream
     out = torch.empty(len(features), len(prompts))
-    weights = dictionary.W_dec[list(features)]
+    weights = sae.W_dec[list(features)]
     step = max(1, rows // len(prompts))
     bar = tqdm(total=len(features), desc="output scores", unit="feature", disable=not progress)
     with bar:
@@ -117,7 +115,7 @@ def output_scores(
             some = weights[start : start + step]
             vectors = (push[:, None] * some[None]).flatten(0, 1)
             many = batch.repeated(len(some))
-            with model.hooked(dictionary.site, AddRows(vectors), Positions.last(), 1.0):
+            with model.hooked(sae.site, AddRows(vectors), Positions.last(), 1.0):
                 logits = model.unembed(model.states(many)[:, -1]).float()
             logits = logits.unflatten(0, (len(prompts), len(some)))
             at = lens[start : start + step].expand(len(prompts), -1, -1)

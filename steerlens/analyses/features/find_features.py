@@ -19,7 +19,7 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.reading import activations as read_activations
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 
 By = Literal["contrast", "effect", "output"]
@@ -29,7 +29,7 @@ SHOWN = 5
 
 def find_features(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     fit: ContrastSet | Activations | None,
     *,
     k: int = 10,
@@ -47,7 +47,7 @@ def find_features(
     """The k features that stand for a contrast best, with what they read, write and do.
 
     Args:
-        fit: Pairs, or activations already read from them at the dictionary's site.
+        fit: Pairs, or activations already read from them at the SAE's site.
         by: What the order is by: "contrast" (AUROC on `fit`), "effect" (gain on `pairs`), or
             "output" (output score on `prompts`, which knows nothing of the contrast).
         features: These features in this order instead of the best ones; `fit` may then be None.
@@ -58,57 +58,55 @@ def find_features(
 
     Raises:
         ValueError: If the order is by something whose data are not given.
-        DictionaryError: If the SAE was not made for the model's stream, or has no such feature.
+        SAEError: If the SAE was not made for the model's stream, or has no such feature.
     """
     model = as_model(model)
-    dictionary.require_fits(model)
+    sae.require_fits(model)
     _require_data(by, features, fit, pairs, prompts)
     read = (
-        read_activations(model, fit, [dictionary.site], progress=progress)
+        read_activations(model, fit, [sae.site], progress=progress)
         if isinstance(fit, ContrastSet)
         else fit
     )
-    contrast = None if read is None else by_contrast(dictionary, read, shuffles=shuffles, seed=seed)
+    contrast = None if read is None else by_contrast(sae, read, shuffles=shuffles, seed=seed)
     senses = (lambda feature: 1) if contrast is None else contrast.towards
     if features is not None:
-        dictionary.require_features(features)
+        sae.require_features(features)
         order, by_name = list(features), "choice"
     elif by == "effect":
         effects = by_effect(
-            model, dictionary, pairs or (), multiplier=multiplier, positions=positions,
+            model, sae, pairs or (), multiplier=multiplier, positions=positions,
             progress=progress,
         )  # fmt: skip
         order, senses, by_name = effects.order, effects.towards, by
     elif by == "output":
-        living = alive(dictionary)
-        scores = output_scores(model, dictionary, living, prompts or (), progress=progress)
+        living = alive(sae)
+        scores = output_scores(model, sae, living, prompts or (), progress=progress)
         order = [living[i] for i in scores.mean(-1).argsort(descending=True).tolist()]
         by_name = by
     else:
         assert contrast is not None
-        known = set(alive(dictionary))
+        known = set(alive(sae))
         order, by_name = [feature for feature in contrast.order if feature in known], by
     top = order if features is not None else order[:k]
-    lens = written_tokens(model, dictionary, top)
+    lens = written_tokens(model, sae, top)
     columns = [
-        _of_contrast(dictionary, read, contrast, top),
-        _of_writing(model, dictionary, top, lens, prompts, progress),
-        _of_reading(model, dictionary, top, lens, texts, progress),
-        _of_effect(
-            model, dictionary, pairs, {f: senses(f) for f in top}, multiplier, positions, progress
-        ),
+        _of_contrast(sae, read, contrast, top),
+        _of_writing(model, sae, top, lens, prompts, progress),
+        _of_reading(model, sae, top, lens, texts, progress),
+        _of_effect(model, sae, pairs, {f: senses(f) for f in top}, multiplier, positions, progress),
     ]
     found = [
         FoundFeature(feature, senses(feature), **{k: v for c in columns for k, v in c[i].items()})
         for i, feature in enumerate(top)
     ]
     return FeatureRanking(
-        dictionary.site,
+        sae.site,
         by_name,
         tuple(found),
         made_by={
-            "dictionary": dictionary.name,
-            "d_sae": dictionary.d_sae,
+            "sae": sae.name,
+            "d_sae": sae.d_sae,
             "model": model.name,
             "fingerprint": model.fingerprint,
             "data": "" if read is None else read.data,
@@ -125,17 +123,14 @@ _Columns = list[dict[str, Any]]
 
 
 def _of_contrast(
-    dictionary: Dictionary,
+    sae: SAE,
     read: Activations | None,
     contrast: FeatureContrast | None,
     top: Sequence[int],
 ) -> _Columns:
     if read is None or contrast is None or not top:
         return [{} for _ in top]
-    sides = [
-        dictionary.read(side.to(dictionary.device), top).float().cpu()
-        for side in read.at(dictionary.site)
-    ]
+    sides = [sae.read(side.to(sae.device), top).float().cpu() for side in read.at(sae.site)]
     gaps = stats.mean_interval((sides[0] - sides[1]).T)
     return [
         {
@@ -149,7 +144,7 @@ def _of_contrast(
 
 def _of_writing(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     top: Sequence[int],
     lens: Written,
     prompts: Sequence[str] | None,
@@ -163,7 +158,7 @@ def _of_writing(
         for up, down in zip(lens.raised.tolist(), lens.lowered.tolist(), strict=True)
     ]
     if prompts is not None:
-        scores = output_scores(model, dictionary, top, prompts, progress=progress).mean(-1)
+        scores = output_scores(model, sae, top, prompts, progress=progress).mean(-1)
         for column, score in zip(columns, scores.tolist(), strict=True):
             column["output_score"] = score
     return columns
@@ -171,7 +166,7 @@ def _of_writing(
 
 def _of_reading(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     top: Sequence[int],
     lens: Written,
     texts: Sequence[str] | None,
@@ -179,7 +174,7 @@ def _of_reading(
 ) -> _Columns:
     if texts is None:
         return [{} for _ in top]
-    reading = read_texts(model, dictionary, top, texts, progress=progress)
+    reading = read_texts(model, sae, top, texts, progress=progress)
     columns: _Columns = []
     for i, feature in enumerate(top):
         score = reading.input_score(feature, lens.raised[i])
@@ -188,7 +183,7 @@ def _of_reading(
             {
                 "input_score": None if math.isnan(score) else score,
                 "density": float(reading.density[i]),
-                "reads": tuple(excerpts(model, dictionary, feature, shown)),
+                "reads": tuple(excerpts(model, sae, feature, shown)),
             }
         )
     return columns
@@ -196,7 +191,7 @@ def _of_reading(
 
 def _of_effect(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     pairs: Sequence[ContrastPair] | ContrastSet | None,
     senses: dict[int, int],
     multiplier: float,
@@ -206,7 +201,7 @@ def _of_effect(
     if pairs is None or not senses:
         return [{} for _ in senses]
     effects = by_effect(
-        model, dictionary, pairs, list(senses), multiplier=multiplier, screened=None,
+        model, sae, pairs, list(senses), multiplier=multiplier, screened=None,
         positions=positions, progress=progress,
     )  # fmt: skip
     columns: _Columns = []

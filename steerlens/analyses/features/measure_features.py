@@ -19,8 +19,8 @@ from steerlens.measures import scores
 from steerlens.measures.equal_cost import CalibrationError
 from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary
-from steerlens.saes.steering import AblateFeature, ClampFeature
+from steerlens.saes.feature_edits import AblateFeature, ClampFeature
+from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
 
@@ -153,7 +153,7 @@ def lengths_of_equal_utility(
 
 def feature_map(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     features: Sequence[int],
     choose: Sequence[ContrastPair] | ContrastSet,
     *,
@@ -180,11 +180,11 @@ def feature_map(
 
     Raises:
         ValueError: For multipliers without 0, or fewer than 19 nulls.
-        DictionaryError: If the SAE was not made for the model's stream, or its largest activations
+        SAEError: If the SAE was not made for the model's stream, or its largest activations
             are not known and it is to be clamped.
     """
     model = as_model(model)
-    dictionary.require_fits(model)
+    sae.require_fits(model)
     multipliers = multipliers or (MULTIPLIERS if operation == "add" else (0.0, 0.25, 0.5, 1.0))
     require_multipliers(multipliers)
     if nulls < 19 or not features:
@@ -192,24 +192,24 @@ def feature_map(
             f"{len(features)} features and {nulls} nulls: give at least one feature and 19 nulls."
         )
     positions = positions or Positions.from_prompt_end()
-    edits = [_edit(dictionary, f, operation, positions) for f in features]
+    edits = [_edit(sae, f, operation, positions) for f in features]
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
     swept = sweep(model, choose, edits, multipliers, label="features", progress=progress)
     kl = divergence(model, texts, edits, multipliers, progress=progress)
     drawn = nulls * len(features)
     if operation == "add":
-        vectors = random_directions(dictionary, drawn, seed=seed)
+        vectors = random_directions(sae, drawn, seed=seed)
         nothing: list[Any] = [Add(vector, positions) for vector in vectors]
     else:
-        others = [f for f in alive(dictionary) if f not in features]
-        nothing = [_edit(dictionary, f, operation, positions) for f in _drawn(others, drawn, seed)]
+        others = [f for f in alive(sae) if f not in features]
+        nothing = [_edit(sae, f, operation, positions) for f in _drawn(others, drawn, seed)]
     odds = sweep(
         model, choose, nothing, multipliers, log_odds_only=True, label="random", progress=progress
     ).log_odds.unflatten(0, (nulls, len(features)))
     strengths = torch.tensor(multipliers, dtype=torch.float32)
     zero = list(multipliers).index(0.0)
     return FeatureMap(
-        site=dictionary.site,
+        site=sae.site,
         features=tuple(features),
         multipliers=strengths,
         propensities=scores.preference(swept),
@@ -218,7 +218,7 @@ def feature_map(
         random=(odds - odds[:, :, [zero]]).mean(-1),
         budget=budget,
         made_by={
-            "dictionary": dictionary.name,
+            "sae": sae.name,
             "model": model.name,
             "fingerprint": model.fingerprint,
             "data": choose.hash if isinstance(choose, ContrastSet) else "",
@@ -232,12 +232,12 @@ def feature_map(
     )
 
 
-def _edit(dictionary: Dictionary, feature: int, operation: Operation, positions: Positions) -> Any:
+def _edit(sae: SAE, feature: int, operation: Operation, positions: Positions) -> Any:
     if operation == "clamp":
-        return ClampFeature(dictionary, feature, positions=positions)
+        return ClampFeature(sae, feature, positions=positions)
     if operation == "ablate":
-        return AblateFeature(dictionary, feature, positions)
-    return Add(_stated(dictionary.direction(feature)), positions)
+        return AblateFeature(sae, feature, positions)
+    return Add(_stated(sae.direction(feature)), positions)
 
 
 def _drawn(features: list[int], n: int, seed: int) -> list[int]:
@@ -250,20 +250,20 @@ def _drawn(features: list[int], n: int, seed: int) -> list[int]:
     return [features[i] for i in torch.cat(order)[:n].tolist()]
 
 
-def random_directions(dictionary: Dictionary, n: int, *, seed: int = 0) -> list[Direction]:
-    """Isotropic unit vectors at a dictionary's site: the control for any direction."""
+def random_directions(sae: SAE, n: int, *, seed: int = 0) -> list[Direction]:
+    """Isotropic unit vectors at an SAE's site: the control for any direction."""
     # Not the bare seed: whoever made data with the same one may have drawn these very vectors.
     generator = torch.Generator().manual_seed(0x0D1C_0000 + seed)
-    drawn = torch.randn(n, dictionary.d_model, generator=generator)
+    drawn = torch.randn(n, sae.d_model, generator=generator)
     return [
         Direction(
             row / row.norm(),
-            dictionary.site,
+            sae.site,
             method=f"random {seed}.{i}",
-            resid_norm=dictionary.resid_norm,
-            processing=dictionary.processing,
-            model=dictionary.model,
-            fingerprint=dictionary.fingerprint,
+            resid_norm=sae.resid_norm,
+            processing=sae.processing,
+            model=sae.model,
+            fingerprint=sae.fingerprint,
         )
         for i, row in enumerate(drawn)
     ]
@@ -277,6 +277,6 @@ def _stated(direction: Direction) -> Direction:
     if direction.resid_norm is None:
         raise CalibrationError(
             f"{direction} does not state resid_norm, so there is no scale to start the search at. "
-            "Measure it, dictionary = observe(dictionary, model, texts), or state resid_norm."
+            "Measure it, sae = observe(sae, model, texts), or state resid_norm."
         )
     return direction

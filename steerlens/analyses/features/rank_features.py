@@ -16,7 +16,7 @@ from steerlens.interventions.residual import Add
 from steerlens.measures.screen import screen
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
-from steerlens.saes.dictionary import Dictionary, DictionaryError
+from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions, Site
 
 MULTIPLIER = 0.5
@@ -25,17 +25,17 @@ SCREENED = 64
 """Features whose effect is measured exactly, of all those that were screened."""
 
 
-def alive(dictionary: Dictionary) -> list[int]:
-    """Features that fired where the dictionary was measured, and have a decoder row to add."""
-    has_row = dictionary.W_dec.norm(dim=-1) > 0
-    if dictionary.max_activation is not None:
-        has_row &= dictionary.max_activation != 0
+def alive(sae: SAE) -> list[int]:
+    """Features that fired where the SAE was measured, and have a decoder row to add."""
+    has_row = sae.W_dec.norm(dim=-1) > 0
+    if sae.max_activation is not None:
+        has_row &= sae.max_activation != 0
     return has_row.nonzero()[:, 0].tolist()
 
 
 @torch.no_grad()
 def by_contrast(
-    dictionary: Dictionary, read: Activations, *, shuffles: int = 100, seed: int = 0
+    sae: SAE, read: Activations, *, shuffles: int = 100, seed: int = 0
 ) -> FeatureContrast:
     """How every feature tells the two sides of a contrast apart.
 
@@ -43,24 +43,22 @@ def by_contrast(
     sides change places: so many features are searched that some always look good.
 
     Args:
-        read: Activations that were read from the fitting split, with the dictionary's site.
+        read: Activations that were read from the fitting split, with the SAE's site.
 
     Raises:
-        ValueError: If the dictionary's site was not read.
-        DictionaryError: If the activations are of another model than the dictionary.
+        ValueError: If the SAE's site was not read.
+        SAEError: If the activations are of another model than the SAE.
 
     Source: selection by AUROC, AxBench's SAE-A, arXiv:2501.17148; the null is ours, after Westfall
     and Young 1993.
     """
-    require_same_model(dictionary, read)
-    sides = [
-        dictionary.encode(x.to(dictionary.device)).float().cpu() for x in read.at(dictionary.site)
-    ]
+    require_same_model(sae, read)
+    sides = [sae.encode(x.to(sae.device)).float().cpu() for x in read.at(sae.site)]
     positive, negative = sides
     # Features that never fire here have AUROC 0.5 whatever the labels: they need no shuffling.
     fires = torch.stack([(side > 0).float().mean(0) for side in sides])
     some = ((positive != 0) | (negative != 0)).any(0).nonzero()[:, 0]
-    auroc = torch.full((dictionary.d_sae,), 0.5)
+    auroc = torch.full((sae.d_sae,), 0.5)
     auroc[some] = _auroc(positive[:, some], negative[:, some])
     generator = torch.Generator().manual_seed(seed)
     best = torch.zeros(shuffles)
@@ -72,7 +70,7 @@ def by_contrast(
         other = torch.where(swap, positive[:, some], negative[:, some])
         best[k] = (_auroc(one, other) - 0.5).abs().max()
     return FeatureContrast(
-        site=dictionary.site,
+        site=sae.site,
         difference=positive.mean(0) - negative.mean(0),
         auroc=auroc,
         fires=fires,
@@ -114,7 +112,7 @@ class Effects(NamedTuple):
 
 def by_effect(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     pairs: Sequence[ContrastPair] | ContrastSet,
     features: Sequence[int] | None = None,
     *,
@@ -140,11 +138,11 @@ def by_effect(
     propensity itself.
     """
     model = as_model(model)
-    dictionary.require_fits(model)
-    asked = list(alive(dictionary) if features is None else features)
+    sae.require_fits(model)
+    asked = list(alive(sae) if features is None else features)
     found = _in_two_steps(
-        model, _unit_rows(dictionary, asked), lambda i: dictionary.direction(asked[i]),
-        dictionary.site, pairs, multiplier, screened, positions, gradient, progress,
+        model, _unit_rows(sae, asked), lambda i: sae.direction(asked[i]),
+        sae.site, pairs, multiplier, screened, positions, gradient, progress,
     )  # fmt: skip
     return found._replace(features=tuple(asked[i] for i in found.features))
 
@@ -198,7 +196,7 @@ def _in_two_steps(
 
 def first_order(
     model: Model,
-    dictionary: Dictionary,
+    sae: SAE,
     pairs: Sequence[ContrastPair] | ContrastSet,
     features: Sequence[int],
     positions: Positions | None = None,
@@ -210,12 +208,12 @@ def first_order(
     The gradient is read once along each coordinate of the stream; features are sums of these.
     """
     positions = positions or Positions.from_prompt_end()
-    gradient = gradients(model, dictionary.site, dictionary.d_model, pairs, positions, progress)
-    return _unit_rows(dictionary, features) @ gradient
+    gradient = gradients(model, sae.site, sae.d_model, pairs, positions, progress)
+    return _unit_rows(sae, features) @ gradient
 
 
-def _unit_rows(dictionary: Dictionary, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
-    rows = dictionary.W_dec[list(features)].float().cpu()
+def _unit_rows(sae: SAE, features: Sequence[int]) -> Float[Tensor, "feature d_model"]:
+    rows = sae.W_dec[list(features)].float().cpu()
     return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
@@ -234,16 +232,16 @@ def gradients(
 
 def _measured(direction: Direction) -> Direction:
     if direction.resid_norm is None:
-        raise DictionaryError(
+        raise SAEError(
             f"{direction.method} does not state the stream's median norm, so there is no unit of "
-            "strength. Measure it first: dictionary = observe(dictionary, model, texts)."
+            "strength. Measure it first: sae = observe(sae, model, texts)."
         )
     return direction
 
 
-def require_same_model(dictionary: Dictionary, read: Activations) -> None:
-    if dictionary.fingerprint and read.fingerprint and dictionary.fingerprint != read.fingerprint:
-        raise DictionaryError(
-            f"The activations are of {read.model!r} ({read.fingerprint}) and {dictionary.name!r} "
-            f"was trained on {dictionary.model!r} ({dictionary.fingerprint}). Read them again."
+def require_same_model(sae: SAE, read: Activations) -> None:
+    if sae.fingerprint and read.fingerprint and sae.fingerprint != read.fingerprint:
+        raise SAEError(
+            f"The activations are of {read.model!r} ({read.fingerprint}) and {sae.name!r} "
+            f"was trained on {sae.model!r} ({sae.fingerprint}). Read them again."
         )

@@ -44,7 +44,7 @@ def as_method(value: Any) -> _Method:
             f"method={value!r:.80} is not a method: it cannot be called with the activations of "
             f"both sides. Use one of {', '.join(METHODS)}, e.g. DiffMean()."
         )
-    return value
+    return value  # type: ignore[return-value]
 
 
 def _parsed(text: str) -> tuple[type, dict[str, Any]]:

@@ -13,8 +13,8 @@ from steerlens.interventions import Add, Together
 from steerlens.measures.generation import generated_tokens
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
-from steerlens.saes import DictionaryError
-from steerlens.saes.steering import AblateFeature, AddFeature, ClampFeature, EditFeatures
+from steerlens.saes import SAEError
+from steerlens.saes.feature_edits import AblateFeature, AddFeature, ClampFeature, EditFeatures
 from steerlens.sites import Positions
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
 from tests.saes import D_SAE, KINDS, untrained, untrained_sae
@@ -24,9 +24,9 @@ EVERYWHERE = Positions.all(special=True)
 pytestmark = pytest.mark.filterwarnings("ignore:.*unknown to the tokenizer")
 
 
-def every_edit(dictionary, positions=EVERYWHERE):
+def every_edit(sae, positions=EVERYWHERE):
     """Each edit with what it makes of the activations, as a sae_lens user would write it."""
-    d, at = dictionary, positions
+    d, at = sae, positions
     feature = strongest(d)
 
     def with_feature(f, i, value):
@@ -79,31 +79,31 @@ def some_stream():
     return 1.5 * torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(7))
 
 
-def strongest(dictionary):
+def strongest(sae):
     """A feature that fires at most tokens, so that taking it away is seen."""
-    fires = (dictionary.encode(some_stream()) != 0).float().mean((0, 1))
+    fires = (sae.encode(some_stream()) != 0).float().mean((0, 1))
     return int(fires[2:].argmax()) + 2
 
 
 @pytest.mark.parametrize("name", EDITS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_edits_equal_sae_lens_own_arithmetic(kind, name):
-    dictionary = untrained(kind)
-    sae, resid = untrained_sae(kind).eval(), some_stream()
-    edit, changed = every_edit(dictionary)[name]
+    sae = untrained(kind)
+    theirs, resid = untrained_sae(kind).eval(), some_stream()
+    edit, changed = every_edit(sae)[name]
     with torch.no_grad():
-        features = sae.encode(resid)
-        error = resid - sae.decode(features)
-        sae.encode(resid)  # a token's own norm is kept from encode to decode, once
-        expected = sae.decode(changed(features)) + error
+        features = theirs.encode(resid)
+        error = resid - theirs.decode(features)
+        theirs.encode(resid)  # a token's own norm is kept from encode to decode, once
+        expected = theirs.decode(changed(features)) + error
     torch.testing.assert_close(edit(resid, 1.0), expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(expected, resid, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", EDITS)
 def test_logits_equal_those_of_a_spliced_sae(gpt2, name):
-    dictionary = untrained("jumprelu")
-    edit, changed = every_edit(dictionary)[name]
+    sae = untrained("jumprelu")
+    edit, changed = every_edit(sae)[name]
     batch = gpt2.tokens("the cat sat on the bed")
     with edit.attach(gpt2, 1.0):
         steered = gpt2.logits(batch)
@@ -188,20 +188,20 @@ def test_the_wavefront_sweeps_features_as_a_hook_would(gpt2):
 
 
 def test_adding_in_residual_norms_is_adding_the_features_direction(gpt2):
-    dictionary = untrained("layer_norm")
+    sae = untrained("layer_norm")
     at = Positions.all()
-    one, other = AddFeature(dictionary, 5, at), Add(dictionary.direction(5), at)
-    assert float(dictionary.direction(5).norm) == pytest.approx(1.0)
+    one, other = AddFeature(sae, 5, at), Add(sae.direction(5), at)
+    assert float(sae.direction(5).norm) == pytest.approx(1.0)
     resid = some_stream()
     torch.testing.assert_close(one(resid, -0.7), other(resid, -0.7))
     torch.testing.assert_close((one(resid, 1.0) - resid).norm(dim=-1), torch.full((3, 5), 3.0))
 
 
 def test_the_multiplier_moves_a_clamped_feature_evenly_to_its_target():
-    dictionary, resid = untrained("standard"), some_stream()
-    clamp = ClampFeature(dictionary, 4, 1.5, EVERYWHERE)
-    row = dictionary.W_dec[4]
-    before = dictionary.encode(resid)[..., 4]
+    sae, resid = untrained("standard"), some_stream()
+    clamp = ClampFeature(sae, 4, 1.5, EVERYWHERE)
+    row = sae.W_dec[4]
+    before = sae.encode(resid)[..., 4]
     for m in (0.25, 1.0, 2.0):
         moved = ((clamp(resid, m) - resid) @ row) / row.square().sum()
         torch.testing.assert_close(before + moved, (1 - m) * before + m * 3.0, atol=1e-4, rtol=1e-4)
@@ -211,10 +211,10 @@ def test_the_multiplier_moves_a_clamped_feature_evenly_to_its_target():
 
 
 def test_several_edits_read_the_unedited_stream():
-    dictionary, resid = untrained("topk"), some_stream()
-    feature = strongest(dictionary)
-    loud = ClampFeature(dictionary, feature - 1, 20.0, EVERYWHERE)
-    off = AblateFeature(dictionary, feature, EVERYWHERE)
+    sae, resid = untrained("topk"), some_stream()
+    feature = strongest(sae)
+    loud = ClampFeature(sae, feature - 1, 20.0, EVERYWHERE)
+    off = AblateFeature(sae, feature, EVERYWHERE)
     both = EditFeatures((loud, off))(resid, 1.0)
     torch.testing.assert_close(both, loud(resid, 1.0) + off(resid, 1.0) - resid)
     # After the loud one, the other no longer fires among the top k.
@@ -231,56 +231,56 @@ def test_a_half_precision_stream_stays_so(gpt2):
 
 
 def test_gradients_reach_the_stream_and_not_the_sae():
-    dictionary = untrained("standard")
+    sae = untrained("standard")
     resid = some_stream().requires_grad_()
-    AblateFeature(dictionary, strongest(dictionary), EVERYWHERE)(resid, 1.0).sum().backward()
+    AblateFeature(sae, strongest(sae), EVERYWHERE)(resid, 1.0).sum().backward()
     assert resid.grad is not None
     assert not torch.allclose(resid.grad, torch.ones_like(resid))
-    assert all(p.grad is None for p in dictionary.sae.parameters())
+    assert all(p.grad is None for p in sae.wrapped.parameters())
 
 
 def test_features_that_are_not_there_are_refused():
-    dictionary = untrained()
+    sae = untrained()
     for build in (AddFeature, ClampFeature, AblateFeature):
-        with pytest.raises(DictionaryError, match=f"numbered 0-{D_SAE - 1}"):
-            build(dictionary, D_SAE)
-        with pytest.raises(DictionaryError, match="no feature -1"):
-            build(dictionary, -1)
+        with pytest.raises(SAEError, match=f"numbered 0-{D_SAE - 1}"):
+            build(sae, D_SAE)
+        with pytest.raises(SAEError, match="no feature -1"):
+            build(sae, -1)
 
 
 def test_units_that_are_not_known_are_refused_with_the_fix():
     bare = replace(untrained(), max_activation=None, resid_norm=None)
-    with pytest.raises(DictionaryError, match=r"observe\(dictionary"):
+    with pytest.raises(SAEError, match=r"observe\(sae"):
         AddFeature(bare, 0)
-    with pytest.raises(DictionaryError, match=r"observe\(dictionary"):
+    with pytest.raises(SAEError, match=r"observe\(sae"):
         ClampFeature(bare, 0)
-    with pytest.raises(DictionaryError, match=r"observe\(dictionary"):
+    with pytest.raises(SAEError, match=r"observe\(sae"):
         AddFeature(bare, 0, unit="max_activation")
     assert ClampFeature(bare, 0, value=2.0).target == 2.0
     assert AddFeature(bare, 0, unit="activation").size == 1.0
 
 
 def test_dead_features_are_refused_where_they_would_do_nothing():
-    dictionary = untrained("standard")
-    silent = replace(dictionary, max_activation=torch.zeros(D_SAE))
-    with pytest.raises(DictionaryError, match="never fired"):
+    sae = untrained("standard")
+    silent = replace(sae, max_activation=torch.zeros(D_SAE))
+    with pytest.raises(SAEError, match="never fired"):
         ClampFeature(silent, 3)
-    weights = dictionary.sae.W_dec
+    weights = sae.wrapped.W_dec
     with torch.no_grad():
         weights[3] = 0
-    with pytest.raises(DictionaryError, match="row of zeros"):
-        AddFeature(dictionary, 3)
+    with pytest.raises(SAEError, match="row of zeros"):
+        AddFeature(sae, 3)
 
 
 def test_edits_that_do_not_belong_together_are_refused():
     one, other = untrained(), untrained()
-    with pytest.raises(DictionaryError, match="edited twice"):
+    with pytest.raises(SAEError, match="edited twice"):
         EditFeatures((AblateFeature(one, 1), ClampFeature(one, 1)))
-    with pytest.raises(DictionaryError, match="one SAE at the same positions"):
+    with pytest.raises(SAEError, match="one SAE at the same positions"):
         EditFeatures((AblateFeature(one, 1), AblateFeature(other, 2)))
-    with pytest.raises(DictionaryError, match="one SAE at the same positions"):
+    with pytest.raises(SAEError, match="one SAE at the same positions"):
         EditFeatures((AblateFeature(one, 1), AblateFeature(one, 2, EVERYWHERE)))
-    with pytest.raises(DictionaryError, match="steer nothing"):
+    with pytest.raises(SAEError, match="steer nothing"):
         EditFeatures(())
 
 
@@ -292,13 +292,13 @@ def test_features_of_two_layers_steer_together(gpt2):
 
 def test_an_sae_of_another_stream_does_not_attach(gpt2):
     wide = untrained("topk", d_in=64)
-    with pytest.raises(DictionaryError, match="width 64"):
+    with pytest.raises(SAEError, match="width 64"):
         AblateFeature(wide, 1).attach(gpt2, 1.0)
     high = untrained("topk", hook="blocks.9.hook_resid_post")
-    with pytest.raises(DictionaryError, match="layers 0-2"):
+    with pytest.raises(SAEError, match="layers 0-2"):
         AblateFeature(high, 1).attach(gpt2, 1.0)
     made = replace(untrained("topk"), fingerprint="0" * 32, model="another", processing="raw")
-    with pytest.raises(DictionaryError, match="trained on another with fingerprint 000"):
+    with pytest.raises(SAEError, match="trained on another with fingerprint 000"):
         AblateFeature(made, 1).attach(gpt2, 1.0)
     with pytest.raises(TypeError):
         AblateFeature(untrained("topk"), 1).attach(tiny_model("gpt2"), 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,11 +18,29 @@ from steerlens.plots.look import PALETTE, QUIET, SYMBOLS, house
 from steerlens.testbed.grammar import CONCEPTS
 from steerlens.units import BUDGET
 
-if TYPE_CHECKING:
-    from proxies import Proxies
-
 Grid = Float[np.ndarray, "draw layer multiplier"]
 """One number per cell: first as measured, then from resampled prompts, questions and texts."""
+
+
+class Study(Protocol):
+    """What is needed of the study that found the numbers (`proxies.Proxies`)."""
+
+    @property
+    def concepts(self) -> tuple[str, ...]: ...
+    @property
+    def depth(self) -> tuple[int, ...]: ...
+    @property
+    def multipliers(self) -> tuple[float, ...]: ...
+    @property
+    def prompts(self) -> int: ...
+    @property
+    def n_questions(self) -> int: ...
+    @property
+    def resamples(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
 
 
 class Pair(NamedTuple):
@@ -50,7 +68,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def cells(study: Proxies, records: dict[str, dict[str, Any]], concept: str) -> dict[str, Grid]:
+def cells(study: Study, records: dict[str, dict[str, Any]], concept: str) -> dict[str, Grid]:
     """Every quantity of every cell of a concept, with resamplings."""
     layers = [records[f"{concept}-{layer}"] for layer in study.depth]
     sign = np.sign(study.multipliers)
@@ -145,7 +163,7 @@ def correlations(grids: Sequence[dict[str, Grid]], pair: Pair) -> dict[str, Any]
     }
 
 
-def summary(study: Proxies, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summary(study: Study, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Correlations, means by strength, and what the recommended cell writes."""
     grids = {concept: cells(study, records, concept) for concept in study.concepts}
     groups = {c: [grids[c]] for c in study.concepts} | {"all": list(grids.values())}
@@ -179,11 +197,11 @@ def summary(study: Proxies, records: dict[str, dict[str, Any]]) -> dict[str, Any
     return out
 
 
-def choices(study: Proxies, grid: dict[str, Grid]) -> list[dict[str, Any]]:
+def choices(study: Study, grid: dict[str, Grid]) -> list[dict[str, Any]]:
     """The cell that the map's rule picks, and the one with most of what is wanted in its texts.
 
-    The rule: the largest gain within the budget. The best cell is the best as read in these very
-    texts, which flatters it.
+    The rule: the largest gain within the budget. The best cell is the best as read in these same
+    texts, so its number is biased upwards.
     """
     plain = {name: grid[name][0] for name in grid}
     signs = np.broadcast_to(np.sign(study.multipliers), plain["kl"].shape)

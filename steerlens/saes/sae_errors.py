@@ -1,5 +1,5 @@
 """Why an SAE cannot be used."""
 
 
-class DictionaryError(ValueError):
+class SAEError(ValueError):
     """An SAE that cannot be loaded, cannot steer, or does not fit the model."""

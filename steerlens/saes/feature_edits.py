@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steerlens.models.model import Model
 from steerlens.protocols import Hookable, Strength
-from steerlens.saes.dictionary import Dictionary, DictionaryError
+from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions, Site
 
 FeatureUnit = Literal["resid_norm", "max_activation", "activation"]
@@ -27,13 +27,13 @@ FeatureUnit = Literal["resid_norm", "max_activation", "activation"]
 class _OfFeatures(ABC):
     """What all feature edits share: where they act, and how they are attached to a model."""
 
-    dictionary: Dictionary
+    sae: SAE
     positions: Positions
     _reads = True  # whether the step depends on the present activations
 
     @property
     def site(self) -> Site:
-        return self.dictionary.site
+        return self.sae.site
 
     @property
     @abstractmethod
@@ -52,16 +52,16 @@ class _OfFeatures(ABC):
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
         if self._reads:
-            present = self.dictionary.read(resid, self.features)
+            present = self.sae.read(resid, self.features)
         else:
-            present = self.dictionary.W_dec.new_zeros(1, 1, len(self.features))
+            present = self.sae.W_dec.new_zeros(1, 1, len(self.features))
         step = self.step(resid, present)
         m = strength.to(step)[:, None, None] if isinstance(strength, Tensor) else float(strength)
         return resid + (m * step).to(resid.dtype)
 
     def require_fits(self, model: Model) -> None:
-        """Raises DictionaryError if the SAE was not made for the model's stream."""
-        self.dictionary.require_fits(model)
+        """Raises SAEError if the SAE was not made for the model's stream."""
+        self.sae.require_fits(model)
 
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
         """Steers the model until the `with` ends.
@@ -70,7 +70,7 @@ class _OfFeatures(ABC):
             multiplier: One strength, or one per row of the batches that will be run.
 
         Raises:
-            DictionaryError: If the SAE was not made for the model's stream.
+            SAEError: If the SAE was not made for the model's stream.
         """
         if not isinstance(model, Model):
             raise TypeError(
@@ -91,22 +91,22 @@ class _OneFeature(_OfFeatures):
 
     def _write(self, change: Tensor, resid: Tensor) -> Tensor:
         """What a change of the activation adds to the stream."""
-        return change * self.dictionary.W_dec[self.feature] * self.dictionary.scale(resid)
+        return change * self.sae.W_dec[self.feature] * self.sae.scale(resid)
 
     @property
     def _maximum(self) -> float:
-        maxima = self.dictionary.max_activation
+        maxima = self.sae.max_activation
         if maxima is None:
-            raise DictionaryError(
+            raise SAEError(
                 f"The largest activation of feature {self.feature} is not known: "
-                f"{self.dictionary.name!r} does not state it. Measure it, "
-                "dictionary = observe(dictionary, model, texts), or give the value in units of "
+                f"{self.sae.name!r} does not state it. Measure it, "
+                "sae = observe(sae, model, texts), or give the value in units of "
                 "activation."
             )
         largest = float(maxima[self.feature])
         if largest == 0:
-            raise DictionaryError(
-                f"Feature {self.feature} of {self.dictionary.name!r} never fired on the tokens it "
+            raise SAEError(
+                f"Feature {self.feature} of {self.sae.name!r} never fired on the tokens it "
                 "was measured on, so its maximum is 0 and no unit of strength. Choose a feature "
                 "that fires, or give the value in units of activation."
             )
@@ -121,7 +121,7 @@ class AddFeature(_OneFeature):
     the median residual norm at the site, as in `Add`, so that features and directions compare.
     """
 
-    dictionary: Dictionary
+    sae: SAE
     feature: int
     positions: Positions = Positions.from_prompt_end()
     unit: FeatureUnit = "resid_norm"
@@ -130,7 +130,7 @@ class AddFeature(_OneFeature):
     _reads = False
 
     def __post_init__(self) -> None:
-        self.dictionary.direction(self.feature)  # refuses unknown features and dead rows
+        self.sae.direction(self.feature)  # refuses unknown features and dead rows
         self.size  # noqa: B018 (raises where the unit is not known)
 
     @property
@@ -140,13 +140,13 @@ class AddFeature(_OneFeature):
             return 1.0
         if self.unit == "max_activation":
             return self._maximum
-        if self.dictionary.resid_norm is None:
-            raise DictionaryError(
-                f"unit='resid_norm' needs the stream's median norm, which {self.dictionary.name!r} "
-                "does not state. Measure it, dictionary = observe(dictionary, model, texts), or "
+        if self.sae.resid_norm is None:
+            raise SAEError(
+                f"unit='resid_norm' needs the stream's median norm, which {self.sae.name!r} "
+                "does not state. Measure it, sae = observe(sae, model, texts), or "
                 "use unit='activation'."
             )
-        return self.dictionary.resid_norm
+        return self.sae.resid_norm
 
     def step(
         self,
@@ -154,7 +154,7 @@ class AddFeature(_OneFeature):
         present: Float[Tensor, "#batch #pos feature"],
     ) -> Float[Tensor, "#batch #pos d_model"]:
         if self.unit == "resid_norm":
-            row = self.dictionary.W_dec[self.feature]
+            row = self.sae.W_dec[self.feature]
             return (row * (self.size / row.norm()))[None, None]
         return self._write(torch.full_like(present, self.size), resid)
 
@@ -167,7 +167,7 @@ class ClampFeature(_OneFeature):
     the present activation to the target, so that 0 is the unsteered model, exactly.
     """
 
-    dictionary: Dictionary
+    sae: SAE
     feature: int
     times: float = 1.0
     positions: Positions = Positions.from_prompt_end()
@@ -175,7 +175,7 @@ class ClampFeature(_OneFeature):
     """The target in units of activation; overrides `times`."""
 
     def __post_init__(self) -> None:
-        self.dictionary.require_features((self.feature,))
+        self.sae.require_features((self.feature,))
         self.target  # noqa: B018 (raises where the maximum is not known)
 
     @property
@@ -195,12 +195,12 @@ class ClampFeature(_OneFeature):
 class AblateFeature(_OneFeature):
     """Takes a feature out of the stream: f' = (1 - multiplier) · f. At 1 it is off."""
 
-    dictionary: Dictionary
+    sae: SAE
     feature: int
     positions: Positions = Positions.from_prompt_end()
 
     def __post_init__(self) -> None:
-        self.dictionary.require_features((self.feature,))
+        self.sae.require_features((self.feature,))
 
     def step(
         self,
@@ -224,23 +224,23 @@ class EditFeatures(_OfFeatures):
 
     def __post_init__(self) -> None:
         if not self.edits:
-            raise DictionaryError("EditFeatures(()) would steer nothing. Pass edits.")
+            raise SAEError("EditFeatures(()) would steer nothing. Pass edits.")
         for edit in self.edits:
-            if edit.dictionary is not self.dictionary or edit.positions != self.positions:
-                raise DictionaryError(
+            if edit.sae is not self.sae or edit.positions != self.positions:
+                raise SAEError(
                     "EditFeatures takes edits of one SAE at the same positions; these are of "
-                    f"{self.dictionary!r} at {self.positions} and of {edit.dictionary!r} at "
+                    f"{self.sae!r} at {self.positions} and of {edit.sae!r} at "
                     f"{edit.positions}. Use Together((…)), or attach one inside the other."
                 )
         for feature in self.features:
             if self.features.count(feature) > 1:
-                raise DictionaryError(
+                raise SAEError(
                     f"Feature {feature} is edited twice. Give one edit for each feature."
                 )
 
     @property
-    def dictionary(self) -> Dictionary:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.edits[0].dictionary
+    def sae(self) -> SAE:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.edits[0].sae
 
     @property
     def positions(self) -> Positions:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 
 import steerlens.saes
 from steerlens.models.checkpoints import UnreachableHub
-from steerlens.models.model import PRETRAINED, Model
-from steerlens.saes import Dictionary, DictionaryError, lens
+from steerlens.models.loading import PRETRAINED
+from steerlens.models.model import Model
+from steerlens.saes import SAE, SAEError, sae_lens_library
 from steerlens.saes.folders import WEIGHTS
-from steerlens.saes.lens import sae_lens
 from steerlens.saes.quality import quality
 from steerlens.saes.releases import releases
+from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.sites import Site
 from steerlens.store.tensors import DamagedFile
 from steerlens.testbed.reviews import neutral_texts
@@ -46,55 +47,55 @@ def reviews():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reading_and_writing_are_sae_lens_own(kind):
-    dictionary, sae, resid = untrained(kind), untrained_sae(kind).eval(), some_stream()
+    sae, theirs, resid = untrained(kind), untrained_sae(kind).eval(), some_stream()
     with torch.no_grad():
-        features = sae.encode(resid)
-        torch.testing.assert_close(dictionary.encode(resid), features)
-        torch.testing.assert_close(dictionary.read(resid, [7, 2]), features[..., [7, 2]])
-        torch.testing.assert_close(dictionary.decode(features, resid), sae.decode(features))
-        torch.testing.assert_close(dictionary.reconstruct(resid), sae(resid))
+        features = theirs.encode(resid)
+        torch.testing.assert_close(sae.encode(resid), features)
+        torch.testing.assert_close(sae.read(resid, [7, 2]), features[..., [7, 2]])
+        torch.testing.assert_close(sae.decode(features, resid), theirs.decode(features))
+        torch.testing.assert_close(sae.reconstruct(resid), theirs(resid))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_is_encoded_by_itself(kind):
-    dictionary, resid = untrained(kind), some_stream()
-    whole = dictionary.encode(resid)
-    torch.testing.assert_close(dictionary.encode(resid[1, 2]), whole[1, 2])
-    torch.testing.assert_close(dictionary.encode(resid[:, 3:]), whole[:, 3:])
+    sae, resid = untrained(kind), some_stream()
+    whole = sae.encode(resid)
+    torch.testing.assert_close(sae.encode(resid[1, 2]), whole[1, 2])
+    torch.testing.assert_close(sae.encode(resid[:, 3:]), whole[:, 3:])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_what_an_activation_adds(kind):
-    dictionary, resid = untrained(kind), some_stream()
-    features = dictionary.encode(resid)
+    sae, resid = untrained(kind), some_stream()
+    features = sae.encode(resid)
     louder = features.clone()
     louder[..., 4] += 2.0
-    added = dictionary.decode(louder, resid) - dictionary.decode(features, resid)
-    expected = (2.0 * dictionary.W_dec[4] * dictionary.scale(resid)).expand_as(resid)
+    added = sae.decode(louder, resid) - sae.decode(features, resid)
+    expected = (2.0 * sae.W_dec[4] * sae.scale(resid)).expand_as(resid)
     torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_left_on_the_sae_between_calls():
     for kind in ("layer_norm", "constant_norm_rescale"):
-        dictionary = untrained(kind)
-        before = set(dictionary.sae.__dict__)
-        dictionary.encode(some_stream())
-        dictionary.read(some_stream(), [1])
-        dictionary.reconstruct(some_stream())
-        assert set(dictionary.sae.__dict__) == before
+        sae = untrained(kind)
+        before = set(sae.wrapped.__dict__)
+        sae.encode(some_stream())
+        sae.read(some_stream(), [1])
+        sae.reconstruct(some_stream())
+        assert set(sae.wrapped.__dict__) == before
 
 
 def test_activations_alone_do_not_tell_a_normalised_stream():
-    dictionary, resid = untrained("layer_norm"), some_stream()
-    with pytest.raises(DictionaryError, match=r"decode\(features, resid\)"):
-        dictionary.decode(dictionary.encode(resid))
+    sae, resid = untrained("layer_norm"), some_stream()
+    with pytest.raises(SAEError, match=r"decode\(features, resid\)"):
+        sae.decode(sae.encode(resid))
 
 
 def test_a_direction_is_the_unit_row_with_all_that_is_known():
-    dictionary = replace(untrained("topk"), processing="raw", fingerprint="f" * 32)
-    direction = dictionary.direction(6)
+    sae = replace(untrained("topk"), processing="raw", fingerprint="f" * 32)
+    direction = sae.direction(6)
     torch.testing.assert_close(
-        direction.vector * dictionary.W_dec[6].norm(), dictionary.W_dec[6], atol=1e-6, rtol=1e-5
+        direction.vector * sae.W_dec[6].norm(), sae.W_dec[6], atol=1e-6, rtol=1e-5
     )
     assert direction.norm == pytest.approx(1.0)
     assert (direction.site, direction.resid_norm) == (Site(1), 3.0)
@@ -103,7 +104,7 @@ def test_a_direction_is_the_unit_row_with_all_that_is_known():
 
 
 def test_streams_of_another_width_are_refused():
-    with pytest.raises(DictionaryError, match="width 32; got 31"):
+    with pytest.raises(SAEError, match="width 32; got 31"):
         untrained().encode(torch.zeros(2, 31))
 
 
@@ -113,7 +114,7 @@ def test_streams_of_another_width_are_refused():
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
     made = replace(untrained(kind), processing="raw", fingerprint="f" * 32, model="tiny")
-    loaded = Dictionary.load(made.save(tmp_path / "sae"))
+    loaded = SAE.load(made.save(tmp_path / "sae"))
     torch.testing.assert_close(loaded.encode(some_stream()), made.encode(some_stream()))
     torch.testing.assert_close(loaded.reconstruct(some_stream()), made.reconstruct(some_stream()))
     assert torch.equal(loaded.max_activation, made.max_activation)
@@ -122,20 +123,20 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
 
 
 def test_sae_lens_reads_what_is_saved_and_is_read(tmp_path):
-    dictionary = untrained("topk")
-    dictionary.save(tmp_path / "ours", dtype=torch.float16)
+    sae = untrained("topk")
+    sae.save(tmp_path / "ours", dtype=torch.float16)
     theirs = sae_lens().SAE.load_from_disk(tmp_path / "ours", dtype="float32")
     torch.testing.assert_close(
-        theirs.encode(some_stream()), dictionary.encode(some_stream()), atol=0.02, rtol=0.01
+        theirs.encode(some_stream()), sae.encode(some_stream()), atol=0.02, rtol=0.01
     )
     untrained_sae("gated").save_model(tmp_path / "theirs")
-    ours = Dictionary.load(tmp_path / "theirs")
+    ours = SAE.load(tmp_path / "theirs")
     torch.testing.assert_close(ours.encode(some_stream()), untrained("gated").encode(some_stream()))
     assert (ours.max_activation, ours.resid_norm, ours.processing) == (None, None, None)
 
 
 def test_half_precision_on_disk_computes_in_float32(tmp_path):
-    loaded = Dictionary.load(untrained("topk").save(tmp_path, dtype=torch.float16))
+    loaded = SAE.load(untrained("topk").save(tmp_path, dtype=torch.float16))
     assert loaded.encode(some_stream()).dtype == torch.float32
     assert (tmp_path / WEIGHTS).stat().st_size < 2.2 * (2 * 32 * D_SAE + 32 + D_SAE) + 1000
 
@@ -146,16 +147,16 @@ def test_a_flipped_bit_is_seen(tmp_path):
     content[-5] ^= 1
     path.write_bytes(content)
     with pytest.raises(DamagedFile, match="damaged"):
-        Dictionary.load(tmp_path)
+        SAE.load(tmp_path)
 
 
 def test_folders_that_hold_no_sae_are_refused(tmp_path):
-    with pytest.raises(DictionaryError, match=r"no folder with cfg\.json"):
-        Dictionary.load(tmp_path / "nowhere")
+    with pytest.raises(SAEError, match=r"no folder with cfg\.json"):
+        SAE.load(tmp_path / "nowhere")
     untrained("topk").save(tmp_path)
     (tmp_path / "cfg.json").write_text('{"architecture": "unheard of", "d_in": 32, "d_sae": 48}')
-    with pytest.raises(DictionaryError, match="cannot be read"):
-        Dictionary.load(tmp_path)
+    with pytest.raises(SAEError, match="cannot be read"):
+        SAE.load(tmp_path)
 
 
 # What cannot steer
@@ -182,18 +183,18 @@ def changed_config(tmp_path, **changes):
     ],
 )
 def test_saes_of_other_streams_are_refused(tmp_path, changes, reason):
-    with pytest.raises(DictionaryError, match=reason):
-        Dictionary.load(changed_config(tmp_path, **changes))
+    with pytest.raises(SAEError, match=reason):
+        SAE.load(changed_config(tmp_path, **changes))
 
 
 def test_transcoders_and_temporal_saes_are_refused():
     sl = sae_lens()
     transcoder = sl.TranscoderConfig(d_in=32, d_sae=48, d_out=32, apply_b_dec_to_input=False)
-    with pytest.raises(DictionaryError, match="reads one stream and writes another"):
-        Dictionary.of(sl.Transcoder(transcoder))
+    with pytest.raises(SAEError, match="reads one stream and writes another"):
+        SAE.of(sl.Transcoder(transcoder))
     temporal = sl.TemporalSAE(sl.TemporalSAEConfig(d_in=32, d_sae=512))
-    with pytest.raises(DictionaryError, match="by looking at the tokens before it"):
-        Dictionary.of(temporal)
+    with pytest.raises(SAEError, match="by looking at the tokens before it"):
+        SAE.of(temporal)
 
 
 def test_only_sae_lens_saes_for_inference_are_taken(tmp_path):
@@ -201,25 +202,25 @@ def test_only_sae_lens_saes_for_inference_are_taken(tmp_path):
     config = sl.BatchTopKTrainingSAEConfig(d_in=32, d_sae=48, k=4)
     config.metadata.hook_name = "blocks.1.hook_resid_post"
     training = sl.BatchTopKTrainingSAE(config)
-    with pytest.raises(DictionaryError, match="save_inference_model"):
-        Dictionary.of(training)
+    with pytest.raises(SAEError, match="save_inference_model"):
+        SAE.of(training)
     training.save_inference_model(tmp_path)
-    assert Dictionary.load(tmp_path).architecture == "jumprelu"
-    with pytest.raises(DictionaryError, match="not Linear"):
-        Dictionary.of(torch.nn.Linear(2, 2))
+    assert SAE.load(tmp_path).architecture == "jumprelu"
+    with pytest.raises(SAEError, match="not Linear"):
+        SAE.of(torch.nn.Linear(2, 2))
 
 
 def test_loading_leaves_the_random_state_alone(tmp_path):
     untrained().save(tmp_path)
     before = torch.get_rng_state()
-    Dictionary.load(tmp_path)
+    SAE.load(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_scale_that_is_not_folded_in_is_reported(tmp_path):
     folder = changed_config(tmp_path, normalize_activations="expected_average_only_in")
     with pytest.warns(UserWarning, match="not folded into its weights"):
-        Dictionary.load(folder)
+        SAE.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_a_scale_that_is_not_folded_in_is_reported(tmp_path):
     ],
 )
 def test_the_site_is_read_from_the_hook_name(hook, site):
-    assert Dictionary.of(untrained_sae(hook=hook)).site == site
+    assert SAE.of(untrained_sae(hook=hook)).site == site
 
 
 # Whether it fits
@@ -251,12 +252,12 @@ def test_the_site_is_read_from_the_hook_name(hook, site):
 def test_the_processing_is_read_from_the_metadata(kwargs, processing):
     sae = untrained_sae()
     sae.cfg.metadata.model_from_pretrained_kwargs = kwargs
-    assert Dictionary.of(sae).processing == processing
+    assert SAE.of(sae).processing == processing
 
 
 def test_an_sae_of_another_basis_is_refused_with_the_fix(gpt2):
     centred = replace(untrained(), processing="center_writing_weights")
-    with pytest.raises(DictionaryError, match="center_writing_weights=True"):
+    with pytest.raises(SAEError, match="center_writing_weights=True"):
         centred.require_fits(gpt2)
     # Folding LayerNorm does not change the residual stream.
     replace(untrained(), processing="fold_ln").require_fits(gpt2)
@@ -266,13 +267,13 @@ def test_an_sae_of_another_basis_is_refused_with_the_fix(gpt2):
 
 
 def test_an_sae_on_another_device_is_refused(gpt2):
-    with pytest.raises(DictionaryError, match=r"dictionary\.to\(model\.device\)"):
+    with pytest.raises(SAEError, match=r"sae\.to\(model\.device\)"):
         untrained().to("meta").require_fits(gpt2)
 
 
 def test_an_sae_of_a_model_by_another_known_name_is_refused(gpt2):
     named = Model(gpt2.wrapped, name="EleutherAI/pythia-160m")
-    with pytest.raises(DictionaryError, match="gpt2-small"):
+    with pytest.raises(SAEError, match="gpt2-small"):
         replace(untrained(), model="gpt2-small").require_fits(named)
     replace(untrained(), model="pythia-160m").require_fits(named)
     replace(untrained(), model="gpt2-small").require_fits(Model(gpt2.wrapped, name="gpt2"))
@@ -283,7 +284,7 @@ def test_an_sae_of_a_model_by_another_known_name_is_refused(gpt2):
 
 def test_releases_are_listed_without_a_network():
     assert "blocks.8.hook_resid_pre" in releases("gpt2-small")["gpt2-small-res-jb"]
-    with pytest.raises(DictionaryError, match="'gpt2-small'"):
+    with pytest.raises(SAEError, match="'gpt2-small'"):
         releases("gpt2-smal")
 
 
@@ -297,8 +298,8 @@ def test_releases_are_listed_without_a_network():
     ],
 )
 def test_releases_that_are_not_there_or_cannot_steer_are_refused(release, sae_id, reason):
-    with pytest.raises(DictionaryError, match=reason):
-        Dictionary.load(release, sae_id)
+    with pytest.raises(SAEError, match=reason):
+        SAE.load(release, sae_id)
 
 
 @pytest.fixture
@@ -313,7 +314,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_release_that_is_not_cached_fails_fast_without_a_network(hub):
     with pytest.raises(UnreachableHub, match=r"jbloom/GPT2-Small-SAEs-Reformatted"):
-        Dictionary.load("gpt2-small-res-jb", "blocks.1.hook_resid_pre")
+        SAE.load("gpt2-small-res-jb", "blocks.1.hook_resid_pre")
 
 
 def test_a_cached_release_is_loaded_with_what_it_states(hub, gpt2):
@@ -331,14 +332,14 @@ def test_a_cached_release_is_loaded_with_what_it_states(hub, gpt2):
     }  # fmt: skip
     (folder / "cfg.json").write_text(json.dumps(config))
     save_file({k: v.contiguous() for k, v in sae.state_dict().items()}, folder / WEIGHTS)
-    found = Dictionary.load("gpt2-small-res-jb", "blocks.1.hook_resid_pre")
+    found = SAE.load("gpt2-small-res-jb", "blocks.1.hook_resid_pre")
     assert found.name == "gpt2-small-res-jb/blocks.1.hook_resid_pre"
     assert (found.site, found.model) == (Site(1, "resid_pre"), "gpt2-small")
     assert found.processing == "center_writing_weights"
     torch.testing.assert_close(
         found.encode(some_stream()), untrained("standard").encode(some_stream())
     )
-    with pytest.raises(DictionaryError, match="residual bases differ"):
+    with pytest.raises(SAEError, match="residual bases differ"):
         found.require_fits(gpt2)
 
 
@@ -360,9 +361,9 @@ def test_no_file_imports_sae_lens_before_it_is_needed():
 def test_a_missing_sae_lens_is_named_with_its_extra(monkeypatch, tmp_path):
     untrained().save(tmp_path)
     monkeypatch.setitem(sys.modules, "sae_lens", None)
-    lens.sae_lens.cache_clear()
+    sae_lens_library.sae_lens.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'steerlens\[sae\]'"):
-        Dictionary.load(tmp_path)
+        SAE.load(tmp_path)
 
 
 def test_deprecations_inside_sae_lens_are_kept_quiet(monkeypatch, tmp_path):
@@ -370,12 +371,12 @@ def test_deprecations_inside_sae_lens_are_kept_quiet(monkeypatch, tmp_path):
     (tmp_path / "sae_lens.py").write_text(warn)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sae_lens")
-    lens.sae_lens.cache_clear()
-    assert lens.sae_lens().__file__ == str(tmp_path / "sae_lens.py")
+    sae_lens_library.sae_lens.cache_clear()
+    assert sae_lens_library.sae_lens().__file__ == str(tmp_path / "sae_lens.py")
     with pytest.warns(DeprecationWarning, match="old"):  # and quiet nowhere else
         exec(warn)
     monkeypatch.undo()
-    lens.sae_lens.cache_clear()
+    sae_lens_library.sae_lens.cache_clear()
 
 
 # Those that ship
@@ -383,12 +384,12 @@ def test_deprecations_inside_sae_lens_are_kept_quiet(monkeypatch, tmp_path):
 
 def test_every_layer_of_the_reference_model_has_an_sae_that_fits(reviews):
     for layer in range(reviews.n_layers):
-        dictionary = Dictionary.load(f"reviews/{layer}")
-        dictionary.require_fits(reviews)
-        assert dictionary.site == Site(layer)
-        assert dictionary.processing == "raw"
-        assert dictionary.fingerprint == reviews.fingerprint
-        assert dictionary.max_activation is not None and dictionary.resid_norm is not None
+        sae = SAE.load(f"reviews/{layer}")
+        sae.require_fits(reviews)
+        assert sae.site == Site(layer)
+        assert sae.processing == "raw"
+        assert sae.fingerprint == reviews.fingerprint
+        assert sae.max_activation is not None and sae.resid_norm is not None
 
 
 def test_the_shipped_files_are_those_of_the_manifest_and_small():
@@ -402,14 +403,12 @@ def test_the_shipped_files_are_those_of_the_manifest_and_small():
 
 def test_a_shipped_sae_is_as_good_as_the_manifest_says(reviews):
     stated = json.loads((SHIPPED / "manifest.json").read_text())["check"]["5"]
-    found = quality(
-        Dictionary.load("reviews/5"), reviews, neutral_texts(40, seed=99), progress=False
-    )
+    found = quality(SAE.load("reviews/5"), reviews, neutral_texts(40, seed=99), progress=False)
     assert found.l0 == pytest.approx(stated["l0"], abs=1)
     assert found.explained_variance == pytest.approx(stated["explained_variance"], abs=0.01)
     assert found.loss_added == pytest.approx(stated["loss_added"], abs=0.01)
 
 
 def test_a_layer_that_has_no_sae_is_refused():
-    with pytest.raises(DictionaryError, match="reviews/0, reviews/1"):
-        Dictionary.load("reviews/8")
+    with pytest.raises(SAEError, match="reviews/0, reviews/1"):
+        SAE.load("reviews/8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from steerlens.directions.basis import KNOWN
-from steerlens.saes.errors import DictionaryError
-from steerlens.saes.lens import sae_lens
+from steerlens.saes.sae_errors import SAEError
+from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.sites import Site
 
 FACTS = "steerlens"
@@ -15,30 +15,30 @@ _HOOKS_OF_BRIDGES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
 
 
 def require_trained(sae: Any) -> None:
-    """Raises DictionaryError if this is no SAE of sae_lens in its form for inference."""
+    """Raises SAEError if this is no SAE of sae_lens in its form for inference."""
     lens = sae_lens()
     if not isinstance(sae, lens.SAE):
-        raise DictionaryError(
-            f"A Dictionary holds a sae_lens SAE, not {type(sae).__name__}. For a folder or a "
-            "release write Dictionary.load(…)."
+        raise SAEError(
+            f"`SAE` wraps a sae_lens SAE, not {type(sae).__name__}. For a folder or a "
+            "release write SAE.load(…)."
         )
     if isinstance(sae, lens.TrainingSAE):
-        raise DictionaryError(
+        raise SAEError(
             f"{type(sae).__name__} is an SAE in training, which may encode a token by what else is "
             "in the batch. Save it, sae.save_inference_model(folder), and load the folder."
         )
 
 
 def require_steerable(cfg: Any) -> None:
-    """Raises DictionaryError if an SAE with this config cannot steer a residual stream."""
+    """Raises SAEError if an SAE with this config cannot steer a residual stream."""
     architecture = cfg.architecture()
     if "transcoder" in architecture or cfg.metadata.get("hook_name_out"):
-        raise DictionaryError(
+        raise SAEError(
             f"This is a {architecture}: it reads one stream and writes another, so adding what it "
             "decodes to what it reads means nothing. Load an SAE."
         )
     if architecture == "temporal":
-        raise DictionaryError(
+        raise SAEError(
             "A temporal SAE encodes a token by looking at the tokens before it, which cached and "
             "padded runs do not show it. Load an SAE that encodes each token by itself."
         )
@@ -49,7 +49,7 @@ def site_of(cfg: Any) -> Site:
     """The site that an SAE's config names.
 
     Raises:
-        DictionaryError: If it names none of a d_model-wide stream.
+        SAEError: If it names none of a d_model-wide stream.
     """
     name = str(cfg.metadata.get("hook_name") or "")
     head = cfg.metadata.get("hook_head_index")
@@ -59,7 +59,7 @@ def site_of(cfg: Any) -> Site:
             raise ValueError("heads are not.")
         return Site.from_hook(f"{block}.{_HOOKS_OF_BRIDGES.get(hook, hook)}")
     except ValueError as error:
-        raise DictionaryError(
+        raise SAEError(
             f"This SAE reads {name or 'a hook that it does not name'}"
             f"{'' if head is None else f', head {head}'}, and steering edits streams as wide as "
             f"d_model: {error} Load an SAE of resid_pre, resid_mid, resid_post, attn_out or mlp_out."

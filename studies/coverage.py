@@ -1,10 +1,10 @@
 """Do the intervals hold, and how often does a map see what is not there?
 
-    python experiments/coverage.py                              # about an hour on one core
-    python experiments/coverage.py --numbers docs/trust.json    # also keeps the numbers of the docs
+    python studies/coverage.py                              # about an hour on one core
+    python studies/coverage.py --numbers docs/trust.json    # also keeps the numbers of the docs
 
 Every repeat draws fresh data of the reference world and makes a map as a user would. With real
-labels, the intervals of the chosen cell are held against the truth: the same cell and direction on
+labels, the intervals of the chosen cell are compared with the truth: the same cell and direction on
 a sample so large that its own error is negligible. With shuffled labels, there is nothing to find.
 
 Maps and large samples are kept as they are finished: a killed study goes on where it was, to the
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 import tyro
-from studies import claim_folder, keep
+from study_folder import claim_folder, keep
 from torch import Tensor
 from tqdm.auto import tqdm
 

@@ -1,7 +1,7 @@
 """Do the map's numbers predict what a steered model writes?
 
-    python experiments/proxies.py                              # about ten minutes on one core
-    python experiments/proxies.py --numbers docs/trust.json --figure results/proxies/figure.html
+    python studies/proxies.py                              # about ten minutes on one core
+    python studies/proxies.py --numbers docs/trust.json --figure results/proxies/figure.html
 
 The map scores two answers and a KL divergence; nobody reads a text. Here the texts are written and
 read: for every layer, multiplier and concept of the reference world, the steered model continues
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 from proxies_tables import draw, summary, tables
-from studies import claim_folder, keep
+from study_folder import claim_folder, keep
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -66,7 +66,7 @@ class Proxies:
     prompts: int = 48
     """Prompts that are continued, none of them among the questions."""
     draws: int = 2
-    """Continuations of every prompt, at temperature 1; cells share their luck."""
+    """Continuations of every prompt, at temperature 1; every cell draws the same random numbers."""
     new_tokens: int = 24
     """Tokens of each continuation."""
     resamples: int = 1000
@@ -199,9 +199,9 @@ class _Source:
         ]
         texts = [row[0] for row in rows]
         numbers = {prompt: i for i, (prompt, _) in enumerate(self.prompts)}  # all different
-        luck = [numbers[prompt] * s.draws + d for prompt, _, _, d in rows]
+        draws = [numbers[prompt] * s.draws + d for prompt, _, _, d in rows]
         options: dict[str, Any] = {
-            "max_new_tokens": s.new_tokens, "temperature": 1.0, "seed": s.seed, "draws": luck
+            "max_new_tokens": s.new_tokens, "temperature": 1.0, "seed": s.seed, "draws": draws
         }  # fmt: skip
         if edit is None:
             tokens = generated_tokens(model, texts, **options)
