@@ -8,7 +8,7 @@ from typing import Any
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.models.model import Model
-from steerlens.protocols import Fitted, Intervention, ResidualEdit
+from steerlens.protocols import Directed, Fitted, Intervention, ResidualEdit
 from steerlens.sites import Positions, Site
 from steerlens.units import StrengthUnit
 
@@ -69,8 +69,19 @@ def site_of(intervention: Intervention) -> Site | None:
 
 def require_fits(model: Model, arms: Mapping[str, Intervention]) -> None:
     """Raises ValueError, naming the arm, if an intervention does not fit the model."""
-    for intervention in arms.values():
-        if isinstance(intervention, ResidualEdit):
-            model.require_site(intervention.site)
-        if isinstance(intervention, Fitted):
-            intervention.require_fits(model)
+    for name, intervention in arms.items():
+        try:
+            require_fit(model, intervention)
+        except ValueError as error:
+            error.args = (f"{name}: {error}",)
+            raise
+
+
+def require_fit(model: Model, intervention: Intervention) -> None:
+    """Raises ValueError if an intervention does not fit the model, as far as it says."""
+    if isinstance(intervention, ResidualEdit):
+        model.require_site(intervention.site)
+    if isinstance(intervention, Directed):
+        model.require(intervention.direction)
+    if isinstance(intervention, Fitted):
+        intervention.require_fits(model)

@@ -184,33 +184,28 @@ class _KernelSteps:
         self.kept = [Kept(width) for _ in range(model.n_layers)]
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
-        index = torch.arange(batch.width, device=batch.tokens.device)
-        columns = Columns(
-            positions=batch.positions[:, None, start:],
-            index=index[start:],
-            own_keys=batch.mask[:, None],
-            own_index=index,
-        )
-        resid = self.kernel.embed(batch.tokens[:, None, start:], columns.positions)
+        columns = Columns.of(batch, start)
         edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.attached]
-        for entry in range(self.model.n_layers + 1):
+
+        def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
             # resid_post of a block comes before resid_pre of the next: the order hooks fire in.
             for stream in ("resid_post", "resid_pre"):
                 for attached, chosen in edits:
                     if attached.site.entry == entry and attached.site.stream == stream:
-                        resid = attached.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
-            if entry < self.model.n_layers:
-                tail = self._tail(entry, edits)
-                resid, _ = self.kernel.block(
-                    entry, resid, columns, kept=self.kept[entry], tail=tail
-                )
-        return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
+                        width = resid.shape[2]
+                        resid = attached.apply(resid[:, 0], chosen[:, -width:])[:, None]
+            return resid
 
-    def _tail(self, entry: int, edits: list) -> int | None:
-        """In the last block only the last column matters, unless an edit after it must count."""
-        last = self.model.n_layers - 1
-        after = any(attached.site.entry == last + 1 for attached, _ in edits)
-        return 1 if entry == last and not after else None
+        # In the last block only the last column matters, unless an edit after it must count.
+        after = any(attached.site.entry == self.model.n_layers for attached, _ in edits)
+        resid = self.kernel.climb(
+            self.kernel.embed(batch.tokens[:, None, start:], columns.positions),
+            columns,
+            enter=enter,
+            kept=self.kept,
+            tail=None if after else 1,
+        )
+        return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
 
 
 @dataclass(frozen=True)

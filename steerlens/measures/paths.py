@@ -125,9 +125,7 @@ class Wavefront(Path):
                 order.extend((i, j) for i, js in starting.items() for j in js)
                 return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
 
-            resid = self.kernel.climb(
-                base, columns, enter=enter, shared=prefix, tail=examples.read
-            )
+            resid = self.kernel.climb(base, columns, enter=enter, shared=prefix, tail=examples.read)
             states = self.kernel.states(resid[:, :, -examples.read :])
             states = states.unflatten(1, (-1, variants))
             if k == 0 and unsteered:
@@ -201,18 +199,18 @@ class OneByOne(Path):
     def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
         batch = examples.batch
         starts = {i: self._start(self.grid.interventions[i]) for i in self.arms if self.cells}
-        below = sorted({start for start in starts.values() if start})
-        entering: dict[int, Tensor] = {}
+        below = [Site(start, "resid_pre") for start in sorted(set(starts.values())) if start]
+        entering: dict[Site, Tensor] = {}
         if unsteered:
-            states, entering = self.model.states_and_streams(batch, below)
+            with self.model.forward.keeping(below) as entering:
+                states = self.model.states(batch)
             yield [], _of_examples(states, examples)[:, None]
         elif below:
-            sites = [Site(layer, "resid_pre") for layer in below]
-            found = self.model.cache(batch, sites)
-            entering = {site.layer: stream for site, stream in found.items()}
+            entering = self.model.cache(batch, below)
         for i, j in self.cells:
+            stream = entering.get(Site(starts[i], "resid_pre"))
             with self.grid.interventions[i].attach(self.model, self.grid.multipliers[j]):
-                states = self.model.states(batch, starts[i], entering.get(starts[i]))
+                states = self.model.states(batch, None if stream is None else (starts[i], stream))
             yield [(i, j)], _of_examples(states, examples)[:, None]
 
     def _start(self, intervention: Intervention) -> int:
@@ -221,7 +219,7 @@ class OneByOne(Path):
         It is the block before the first that changes: the stream that enters a block can also be
         edited as what leaves the one before it.
         """
-        if self.model.is_bridge or self.model.hung:
+        if self.model.is_bridge or self.model.attached:
             return 0
         return max(0, first_block(intervention) - 1)
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from steerlens.data.contrast import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.models.model import Model
 from steerlens.sites import TokenBatch
 

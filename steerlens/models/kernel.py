@@ -12,7 +12,7 @@ Rows are arranged as [prompt, row, column, d_model]: `row` counts the variants o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -235,6 +235,59 @@ class Kernel:
             return resid + attn_out + b.post2(b.mlp(b.norm2(resid))), (k, v)
         mid = resid + attn_out
         return mid + b.post2(b.mlp(b.norm2(mid))), (k, v)
+
+    def climb(
+        self,
+        resid: Float[Tensor, "prompt rows pos d_model"],
+        columns: Columns,
+        *,
+        enter: Callable[[int, Tensor], Tensor] | None = None,
+        shared: Sequence[KeysValues] | None = None,
+        kept: Sequence[Kept] | None = None,
+        top: int | None = None,
+        tail: int | None = None,
+        into: list[KeysValues] | None = None,
+    ) -> Float[Tensor, "prompt more out d_model"]:
+        """The stream through the blocks, one after the other.
+
+        Args:
+            enter: Given the number of a block and the stream that enters it, and once the number
+                of layers and what leaves the last block: the stream to go on with. It may add rows.
+            shared: For every block, keys and values of each prompt's unedited prefix.
+            kept: For every block, each row's own earlier keys and values.
+            top: The block whose input is wanted; by default what leaves the last one.
+            tail: Return only the last `tail` columns of the last block.
+            into: A list to which the keys and values of these columns are added, block by block.
+        """
+        n = len(self.blocks)
+        top = n if top is None else top
+        for layer in range(top + 1):
+            if enter is not None:
+                resid = enter(layer, resid)
+            if layer < top:
+                resid, own = self.block(
+                    layer,
+                    resid,
+                    columns.for_rows(resid.shape[1]),
+                    shared=None if shared is None else shared[layer],
+                    kept=None if kept is None else kept[layer],
+                    tail=tail if layer == n - 1 else None,
+                )
+                if into is not None:
+                    into.append(own)
+        return resid
+
+    def prefix(self, batch: TokenBatch, width: int) -> list[KeysValues] | None:
+        """Keys and values of each row's first `width` columns, block by block; None for no column.
+
+        [prompt, kv_head, key, d_head] each, as `block` takes them for the rows that share them.
+        """
+        if width == 0:
+            return None
+        columns, found = Columns.of(batch, 0, width), []
+        resid = self.embed(batch.tokens[:, None, :width], columns.positions)
+        self.climb(resid, columns, tail=1, into=found)
+        return [(keys[:, 0], values[:, 0]) for keys, values in found]
 
     def states(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The final stream, normed: what the unembedding reads."""
