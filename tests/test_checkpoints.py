@@ -247,6 +247,7 @@ def test_only_parameters_are_stored(tmp_path):
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         assert set(file.keys()) == {name for name, _ in model.named_parameters()}
     assert sorted(p.name for p in folder.iterdir()) == [
+        "checksums.json",
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -400,6 +401,7 @@ def test_damaged_tokenizer_files_are_refused(tmp_path):
 
 def test_config_and_weights_of_two_models_are_refused(tmp_path):
     folder = save_hooked(tiny_model("gpt2"), tmp_path / "m")
+    (folder / "checksums.json").unlink()  # folders of older versions have none
     stored = json.loads((folder / "config.json").read_text())
     for field, value in (("n_layers", 10**9), ("d_vocab", 7), ("d_model", "32"), ("d_mlp", 9)):
         edited = stored | {"config": stored["config"] | {field: value}}

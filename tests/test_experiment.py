@@ -293,8 +293,31 @@ def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, me
 def test_methods_are_found_by_name_and_by_import_path():
     assert repr(method_named("LDA")) == "LDA()"
     assert repr(method_named("steerlens.directions.methods.pca:PCA")) == "PCA(centred=False)"
-    with pytest.raises(ExperimentError, match="There is no method 'Magic'"):
+    with pytest.raises(ExperimentError, match="there is no method 'Magic'.*write module:Name"):
         method_named("Magic")
+
+
+@pytest.mark.parametrize("label", ["Logistic(c=0.1, max_iter=1000)", "PCA(centred=True)", "LDA()"])
+def test_a_method_is_found_by_the_label_that_prints_it(label):
+    assert repr(method_named(label)) == label
+    module = "steerlens.directions.methods"
+    assert repr(method_named(f"{module}:{label}")) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Logistic(0.1)", "arguments by name"),
+        ("Logistic(c=open('x'))", "is not the name of a method"),
+        ("Logistic(x=3)", "unexpected keyword argument 'x'"),
+        ("nowhere:X", "No module named 'nowhere'"),
+        ("math:pi", "is not a method"),
+        ("os:getcwd(1)", "is not the name of a method"),
+    ],
+)
+def test_a_method_that_cannot_be_made_is_refused_and_nothing_is_evaluated(text, said):
+    with pytest.raises(ExperimentError, match=said):
+        method_named(text)
 
 
 # The command line

@@ -155,6 +155,7 @@ def test_folders_that_hold_no_sae_are_refused(tmp_path):
         SAE.load(tmp_path / "nowhere")
     untrained("topk").save(tmp_path)
     (tmp_path / "cfg.json").write_text('{"architecture": "unheard of", "d_in": 32, "d_sae": 48}')
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(SAEError, match="cannot be read"):
         SAE.load(tmp_path)
 
@@ -169,6 +170,7 @@ def changed_config(tmp_path, **changes):
     config.update(changes)
     config["metadata"].update(meta)
     (tmp_path / "cfg.json").write_text(json.dumps(config))
+    (tmp_path / "checksums.json").unlink()  # a folder of another library has none
     return tmp_path
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from steerlens.directions.methods import DiffMean
+from steerlens.directions.methods import DiffMean, as_method
 from steerlens.experiment import manifest
 from steerlens.experiment.experiment_data import ExperimentError, load_pairs
 from steerlens.experiment.fields import (
@@ -75,6 +75,7 @@ class Experiment(ABC):
     """What each part of the data is for, for the page."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", as_method(self.method))
         require_at_least(0, seed=self.seed)
         require_examples(n_fit=self.n_fit)
         require_layers(self.layers)

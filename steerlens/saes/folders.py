@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.models.loading import PRETRAINED
-from steerlens.saes.sae_errors import SAEError
+from steerlens.saes.sae_errors import DamagedSAE, SAEError
 from steerlens.saes.sae_lens_library import sae_lens
-from steerlens.store.files import write_text
-from steerlens.store.tensors import has_checksum, read_tensors, write_tensors
+from steerlens.store.checksums import require_unchanged, write_checksums
+from steerlens.store.files import DamagedFile, remove_file, write_bytes
+from steerlens.store.tensors import encode_tensors, has_checksum, read_tensors
 
 CONFIG, WEIGHTS, MAXIMA = "cfg.json", "sae_weights.safetensors", "max_activation.safetensors"
 
@@ -43,7 +44,7 @@ def read_folder(
 
     Raises:
         SAEError: If it holds no SAE, or none that can be read.
-        DamagedFile: If its numbers are not those that were written.
+        DamagedSAE: If its files are not those that were written.
     """
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise SAEError(
@@ -51,8 +52,15 @@ def read_folder(
             "SAE.save wrote, 'reviews/<layer>', or a release with its id: "
             "SAE.load('gpt2-small-res-jb', 'blocks.8.hook_resid_pre')."
         )
-    if has_checksum(folder / WEIGHTS):  # written by `save`; a file of sae_lens has none
-        read_tensors(folder / WEIGHTS)
+    try:
+        # A folder of sae_lens states no checksums; older ones of ours state those of the weights.
+        if not require_unchanged(folder) and has_checksum(folder / WEIGHTS):
+            read_tensors(folder / WEIGHTS)
+        maxima = read_tensors(folder / MAXIMA)["max_activation"]
+    except FileNotFoundError:
+        maxima = None
+    except DamagedFile as error:
+        raise DamagedSAE(str(error)) from error
     lens = sae_lens()
     try:
         with warnings.catch_warnings():
@@ -64,9 +72,7 @@ def read_folder(
             f"The SAE in {folder} cannot be read: {error!r}. Write it with sae_lens "
             f"{lens.__version__}, or another of its version 6."
         ) from error
-    if not (folder / MAXIMA).is_file():
-        return sae, None
-    return sae, read_tensors(folder / MAXIMA)["max_activation"].to(device)
+    return sae, None if maxima is None else maxima.to(device)
 
 
 def write_folder(
@@ -76,7 +82,11 @@ def write_folder(
     maxima: Float[Tensor, " d_sae"] | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """Writes an SAE with changed metadata; every file whole or not at all."""
+    """Writes an SAE with changed metadata. What a killed process wrote in part is refused later.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
     state = {name: value.detach().clone() for name, value in sae.state_dict().items()}
     sae.process_state_dict_for_saving(state)
     config = copy.deepcopy(sae.cfg.to_dict())
@@ -85,9 +95,14 @@ def write_folder(
     if dtype is not None:
         state = {name: value.to(dtype) for name, value in state.items()}
         config["dtype"] = str(dtype).removeprefix("torch.")
-    write_tensors(folder / WEIGHTS, state)
+    files = {
+        CONFIG: (json.dumps(config, indent=1, default=str) + "\n").encode(),
+        WEIGHTS: encode_tensors(state)[0],
+    }
     if maxima is None:
-        (folder / MAXIMA).unlink(missing_ok=True)  # of an SAE that was here before
+        remove_file(folder / MAXIMA)  # of an SAE that was here before
     else:
-        write_tensors(folder / MAXIMA, {"max_activation": maxima.float()})
-    write_text(folder / CONFIG, json.dumps(config, indent=1, default=str) + "\n")
+        files[MAXIMA] = encode_tensors({"max_activation": maxima.float()})[0]
+    write_checksums(folder, files)
+    for name, content in files.items():
+        write_bytes(folder / name, content)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,8 +131,18 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
+def remove_file(path: Path) -> None:
+    """Removes a file if it is there.
+
+    Raises:
+        StorageError: If it cannot be removed.
+    """
+    with explained(path, "removed"):
+        path.unlink(missing_ok=True)
+
+
 def remove_temporaries(folder: Path) -> list[Path]:
-    """Removes the unfinished files that killed processes left in a folder and below it.
+    """Removes the unfinished files and folders that killed processes left in a folder and below it.
 
     Call it only while holding the folder's lock (`RunFolder` does), since the unfinished file of a
     process that still writes looks the same.
@@ -139,10 +150,12 @@ def remove_temporaries(folder: Path) -> list[Path]:
     Returns:
         What was removed.
     """
-    stale = [path for path in sorted(folder.rglob(f".*{TEMPORARY}")) if not path.is_dir()]
+    stale = sorted(folder.rglob(f".*{TEMPORARY}"))
     for path in stale:
-        with explained(path, "removed"), suppress(FileNotFoundError):
-            path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            remove_file(path)
     return stale
 
 

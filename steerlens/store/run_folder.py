@@ -28,6 +28,7 @@ from steerlens.store.files import (
     StorageError,
     explained,
     make_folder,
+    remove_file,
     remove_temporaries,
     sha256_of,
 )
@@ -100,8 +101,7 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Takes the marker away. Call it before the files of a finished run are written again."""
-        with explained(self.path / MARKER, "removed"):
-            (self.path / MARKER).unlink(missing_ok=True)
+        remove_file(self.path / MARKER)
 
 
 def is_finished(folder: Path | str) -> bool:
