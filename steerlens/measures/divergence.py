@@ -56,7 +56,7 @@ def divergence(
         bytes_per_example=2 * 4 * model.cfg.d_vocab * read,
     )
     found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
-    out = torch.zeros(len(interventions), len(multipliers), len(batch))
+    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(batch))
     out[:, engine.grid.steered] = found.steered[..., 0]
     return out
 

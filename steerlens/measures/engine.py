@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_floats
 from steerlens.interventions.arms import require_fit
 from steerlens.measures.paths import ByRows, Grid, OneByOne, Path, States, Wavefront, chosen_tokens
 from steerlens.measures.tokenised import Examples
@@ -127,10 +128,11 @@ class Engine:
         multipliers: Sequence[float],
         memory: int | None = None,
     ) -> None:
-        if not interventions or not multipliers:
+        strengths = as_floats("multipliers", multipliers)
+        if not interventions or not strengths:
             raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
         self.model = model
-        self.grid = Grid(tuple(interventions), tuple(float(m) for m in multipliers))
+        self.grid = Grid(tuple(interventions), strengths)
         self.memory = memory or free_bytes(model.device) // 4
         for intervention in interventions:
             require_fit(model, intervention)

@@ -146,8 +146,8 @@ class Wavefront(Path):
         i: int,
         js: list[int],
         base: Float[Tensor, "prompt variant pos d_model"],
-        mask: Bool[Tensor, "row pos"],
-    ) -> Float[Tensor, "prompt row pos d_model"]:
+        mask: Bool[Tensor, "text pos"],
+    ) -> Float[Tensor, "prompt copy pos d_model"]:
         """Copies of the unedited rows, one for each multiplier of an intervention."""
         prompts, variants, width, d = base.shape
         rows = base[:, None].expand(-1, len(js), -1, -1, -1).reshape(-1, width, d)

@@ -107,13 +107,14 @@ def sweep(
     planned = engine.plan(asked, reading)
     _log.info("%s: %s, %.0f MiB may be used", cells.name, planned, planned.budget / 2**20)
     found = engine.measure(asked, reading, cells)
-    out = torch.empty(len(interventions), len(multipliers), len(asked), 2)
+    strengths = engine.grid.multipliers
+    out = torch.empty(len(interventions), len(strengths), len(asked), 2)
     out[:, engine.grid.steered] = found.steered
-    out[:, [j for j, m in enumerate(multipliers) if m == 0]] = found.unsteered
+    out[:, [j for j, m in enumerate(strengths) if m == 0]] = found.unsteered
     return Swept(
         positive=out[..., 0],
         negative=out[..., 1],
-        multipliers=tuple(multipliers),
+        multipliers=strengths,
         log_odds_only=log_odds_only,
         plan=planned,
         lengths=asked.counted.sum(-1).cpu(),
