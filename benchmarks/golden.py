@@ -150,7 +150,7 @@ def of_writing(found: Any) -> Numbers:
         "ended": found.ended,
         "surprisals": found.surprisals,
     }
-    for quantity in found.kinds:
+    for quantity in found.quantities:
         change = found.change(quantity)
         arrays[f"change.{quantity}"] = torch.stack([change.mean, change.low, change.high])
     words = {"sites": hooks(found.sites), "prompts": found.prompts, "texts": found.texts}
@@ -181,11 +181,11 @@ def of_answers(found: Any) -> Numbers:
 def of_shift(found: Any) -> Numbers:
     """Slopes in other surroundings (ShiftedMap)."""
     arrays = {}
-    for name in found.away:
+    for name in found.shifted:
         arrays[f"slope_interval.{name}"] = torch.stack(found.slope_interval(name))
         arrays[f"ratio.{name}"] = torch.stack(found.ratio(name))
-    words = {"home": found.home, "away": found.away, "matched": found.matched}
-    return of_answers(found.answers) | Numbers(arrays, words)
+    words = {"home": found.in_distribution, "away": found.shifted, "matched": found.matched}
+    return of_answers(found) | Numbers(arrays, words)
 
 
 def of_spillover(found: Any) -> Numbers:
@@ -197,8 +197,8 @@ def of_spillover(found: Any) -> Numbers:
         "selectivity": torch.stack(found.selectivity),
         "p_value": numbers(found.null.p_value),
     }
-    words = {"homes": found.homes, "matched": found.matched}
-    return of_answers(found.answers) | Numbers(arrays, words)
+    words = {"homes": found.targets, "matched": found.matched}
+    return of_answers(found) | Numbers(arrays, words)
 
 
 def of_samples(found: Any) -> Numbers:

@@ -42,16 +42,16 @@ from steerlens.analyses.probe.measure_probe import probe as probe
 from steerlens.analyses.steerability.measure_steerability import steerability as steerability
 from steerlens.analyses.writing.measure_writing import writing as writing
 from steerlens.analyses.validity.measure_validity import decay as decay
-from steerlens.analyses.validity import fit_validity as fit_validity
-from steerlens.analyses.side_effects.measure_elsewhere import shifted as shifted
-from steerlens.analyses.side_effects.measure_elsewhere import spillover as spillover
+from steerlens.analyses.validity.validity_fit import fit_validity as fit_validity
+from steerlens.analyses.generalisation.measure_shift import shifted as shifted
+from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
 
 # Results
 from steerlens.results import Result as Result
 from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
-from steerlens.analyses.validity import ValidityFit as ValidityFit
+from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 

@@ -257,10 +257,10 @@ def test_the_reference_world_gives_three_parts_that_share_no_question():
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_shifted_questions_are_in_no_other_part(concept):
     data = load_data(f"reviews/{concept}", None, (50, 40, 40), 8, seed=0)
-    home, away = load_shifts(f"reviews/{concept}", None, data, 40, seed=0)
-    assert {"restaurant", "hotel", "negated"} <= set(away)
-    known = {key for part in (*data[:3], home) for pair in part for key in pair.keys}
-    for name, shifted in away.items():
+    in_distribution, shifted_sets = load_shifts(f"reviews/{concept}", None, data, 40, seed=0)
+    assert {"restaurant", "hotel", "negated"} <= set(shifted_sets)
+    known = {key for part in (*data[:3], in_distribution) for pair in part for key in pair.keys}
+    for name, shifted in shifted_sets.items():
         assert len(shifted) >= 20, name
         assert known.isdisjoint(key for pair in shifted for key in pair.keys), name
 

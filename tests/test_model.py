@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from steerlens.data import ContrastPair
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction, DirectionError
 from steerlens.interventions import Ablate, Add
 from steerlens.models.model import Model, SteeringError, as_model
@@ -302,3 +302,25 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are():
     for device in ("cuda:99", "abacus"):
         with pytest.raises(CheckpointError, match=rf"{device}.*There is: cpu"):
             Model.load("reviews", device=device)
+
+
+# Long texts
+
+
+def test_texts_beyond_the_first_rotary_tables_are_read_and_continued():
+    from steerlens.measures.generation import generated_tokens
+    from steerlens.measures.reading import activations
+
+    def long() -> Model:
+        return Model(tiny_model("llama", n_layers=2, max_position_embeddings=4096))
+
+    text = " ".join(["the cat sat on the bed and", "she said good food is here ."] * 165)
+    assert 2048 < len(long().ids(text)) < 4096
+    hooked = long()
+    logits = hooked.logits(text)[0, -1]  # the hooked forward pass extends the tables
+    new = generated_tokens(long(), [text], max_new_tokens=2, stop_at_eos=False)[0]
+    assert int(new[0]) == int(logits.argmax())
+    pairs = ContrastSet("long", (ContrastPair(text, " yes", " no"),))
+    read = activations(long(), pairs, [Site(1)], progress=False)
+    cached = hooked.cache(text + " yes", [Site(1)])[Site(1)][0, -1]
+    torch.testing.assert_close(read.positive[0, 0], cached, atol=1e-4, rtol=1e-4)

@@ -70,6 +70,13 @@ def test_what_is_saved_is_loaded_again(made, tmp_path):
     assert torch.equal(loaded.inner.gains.isnan(), torch.tensor([False, True]))
 
 
+def test_what_is_named_keeps_its_order(made, tmp_path):
+    """An array may have an axis over the same names."""
+    turned = Made(**{**vars(made), "by_set": dict(reversed(made.by_set.items()))})
+    for one in (made, turned):
+        assert list(Made.load(one.save(tmp_path)).by_set) == list(one.by_set)
+
+
 def test_every_changed_byte_is_noticed(made, tmp_path):
     made.save(tmp_path)
     for path in (tmp_path / "made.json", tmp_path / "made.safetensors"):

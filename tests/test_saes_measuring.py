@@ -13,15 +13,18 @@ from steerlens.analyses.features.feature_effects import fit_effects
 from steerlens.analyses.features.feature_map import FeatureMap
 from steerlens.analyses.features.measure_features import (
     feature_map,
-    lengths_of_equal_kl,
-    lengths_of_equal_utility,
     random_directions,
 )
 from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
-from steerlens.measures.equal_cost import CalibrationError, equal_kl
+from steerlens.measures.equal_cost import (
+    CalibrationError,
+    equal_kl,
+    lengths_of_equal_kl,
+    lengths_of_equal_utility,
+)
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model
@@ -89,11 +92,11 @@ def test_lengths_of_equal_utility_lose_what_was_asked(gpt2):
 
 def test_a_length_needs_a_cost_and_a_scale(gpt2):
     bare = Direction(random_rows(1, gpt2.d_model)[0], Site(1))
-    with pytest.raises(CalibrationError, match="no cost to aim at"):
+    with pytest.raises(CalibrationError, match="is not a cost"):
         lengths_of_equal_kl(gpt2, [bare], TEXTS, kl=0.0)
     with pytest.raises(CalibrationError, match="resid_norm"):
         lengths_of_equal_kl(gpt2, [bare], TEXTS)
-    with pytest.raises(CalibrationError, match="no loss of utility"):
+    with pytest.raises(CalibrationError, match="not a loss of utility"):
         lengths_of_equal_utility(gpt2, [bare], [], drop=-1.0)
 
 

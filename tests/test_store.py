@@ -186,6 +186,20 @@ def test_a_damaged_file_is_refused_and_can_be_replaced(store, model, damage):
     same(read(store, model), first)
 
 
+def test_exchanged_files_are_refused(store, model):
+    first = read(store, model)
+    [mine, beside, _] = files(store)
+    read(store, model, pairs_of("I", " like", " detest"))
+    [other] = (path for path in files(store) if path.name == mine.name and path != mine)
+    whole = mine.read_bytes()
+    for wrong in (beside, other):
+        mine.write_bytes(wrong.read_bytes())
+        with pytest.raises(StoreError, match=r"is another file: it states .*Delete this file"):
+            read(store, model)
+    mine.write_bytes(whole)
+    same(read(store, model), first)
+
+
 def test_steered_activations_are_not_stored(store, model, random_direction):
     add = Add(random_direction(Site(0), model.d_model))
     with add.attach(model, 1.0):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import hashlib
+from typing import Any, NamedTuple
 
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.testbed import reviews
@@ -65,6 +66,12 @@ def load_data(
     return Data(fit, choose, held, neutral[:n_neutral])
 
 
+def neutral_stated(neutral: list[str]) -> dict[str, Any]:
+    """What a manifest states of the ordinary texts."""
+    digest = hashlib.sha256("\0".join(neutral).encode()).hexdigest()
+    return {"texts": len(neutral), "hash": digest}
+
+
 def load_pairs(contrast: str, n: int, seed: int) -> ContrastSet:
     """What `load_data` fits on, where nothing needs to be scored."""
     if contrast.startswith(WORLD):
@@ -98,22 +105,22 @@ def _without(asked: ContrastSet, known: set[str]) -> ContrastSet:
 
 
 class Shifts(NamedTuple):
-    """Questions at home, and in other surroundings by the name of the shift."""
+    """Questions like those that directions are fitted on, and shifted ones by the name of the shift."""
 
-    home: ContrastSet
-    away: dict[str, ContrastSet]
+    in_distribution: ContrastSet
+    shifted: dict[str, ContrastSet]
 
 
 def load_shifts(
     contrast: str, shifts: tuple[str, ...] | None, data: Data, n: int, seed: int
 ) -> Shifts:
-    """Questions about the same contrast in other surroundings.
+    """Shifted questions about the same contrast: of another topic, register, form or wording.
 
     Args:
         shifts: Files of questions, or templates with "{prompt}" that reword the reporting ones.
             None takes every topic and register of the reference world and its negations, and
-            nothing for a file. The world's questions then have one form of clause, at home as
-            elsewhere: else what differs by topic would be how many of them are negated.
+            nothing for a file. The world's questions then all have one form of clause, those in
+            distribution too. Otherwise topics would differ in how many questions are negated.
         n: Most questions of a shift.
 
     Raises:
@@ -139,13 +146,13 @@ def _shifts_in_the_world(concept: str, data: Data, n: int, seed: int) -> Shifts:
         made = reviews.questions(concept, count, seed=3 * seed + 1, **kept)  # type: ignore[arg-type]
         return dataclasses.replace(made.without(*data[:3]), name=name)
 
-    home = asked(f"{concept}, {plain}", n, form=plain)
+    in_distribution = asked(f"{concept}, {plain}", n, form=plain)
     kept: dict[str, dict[str, str]] = {topic: {"topic": topic, "form": plain} for topic in TOPICS}
     if concept != "register":
         kept |= {pole: {"register": pole, "form": plain} for pole in ("formal", "casual")}
     kept["negated"] = {"form": negated}
-    away = {name: asked(name, n, **fixed).without(home) for name, fixed in kept.items()}
-    return Shifts(home, away)
+    shifted = {name: asked(name, n, **f).without(in_distribution) for name, f in kept.items()}
+    return Shifts(in_distribution, shifted)
 
 
 def load_others(

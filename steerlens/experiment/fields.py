@@ -94,6 +94,14 @@ def require_neutral(n_neutral: int) -> None:
         )
 
 
+def require_nulls(nulls: int) -> None:
+    """Raises ExperimentError unless the null maps allow a p-value of 5%, or are none."""
+    if nulls and nulls < 19:
+        raise ExperimentError(
+            f"nulls={nulls}: a threshold at 5% needs at least 19. Use 0 for no p-values."
+        )
+
+
 def require_layers(layers: tuple[int, ...] | None) -> None:
     """Raises ExperimentError unless layers are named, counted from 0, or None for all."""
     if layers is not None and (not layers or min(layers) < 0):

@@ -24,7 +24,7 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
-from steerlens.analyses.validity import ValidityFit, fit_validity
+from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.data import ContrastSet
 from steerlens.experiment.former_experiment import Experiment
@@ -33,7 +33,6 @@ from steerlens.models.model import Model
 from steerlens.report import page as report
 from steerlens.sites import Site
 from steerlens.stats import Interval
-from steerlens.store import result_files as files
 from steerlens.store.files import write_text
 from steerlens.store.result_files import ResultError
 from steerlens.store.tensors import DamagedFile, read_tensors, write_tensors
@@ -90,7 +89,7 @@ class Run:
             "map": SteerabilityMap.load,
             "samples": _load_samples,
             "writing": WritingMap.load,
-            "decay": _load_decay,
+            "decay": ValidityFit.load,
             "shift": ShiftedMap.load,
             "spillover": SpilloverMap.load,
             "comparison": FeatureComparison.load,
@@ -150,17 +149,17 @@ class Run:
     def _least_shifted(self, site: Site) -> str:
         """Where steering carries over least."""
         assert self.shift is not None
-        i = self.shift.answers.row(site)
+        i = self.shift.row(site)
 
         def slope(name: str) -> Interval:
             assert self.shift is not None
             return Interval(*(float(x[i]) for x in self.shift.slope_interval(name)))
 
-        least = min(self.shift.away, key=lambda name: slope(name).value)
+        least = min(self.shift.shifted, key=lambda name: slope(name).value)
         ratio = Interval(*(float(x[i]) for x in self.shift.ratio(least)))
         return (
-            f"slope {slope(self.shift.home)} nats per unit multiplier at home, least of "
-            f"{len(self.shift.away)} other sets {slope(least)} on {least} ({ratio} of home's)"
+            f"slope {slope(self.shift.in_distribution)} nats per unit multiplier at home, least of "
+            f"{len(self.shift.shifted)} other sets {slope(least)} on {least} ({ratio} of home's)"
         )
 
     def __repr__(self) -> str:
@@ -336,18 +335,6 @@ def _load_samples(folder: Path) -> DoseResponse:
         raise ResultError(
             f"{path} is broken ({error}). Delete it; the numbers are whole."
         ) from error
-
-
-def save_decay(folder: Path, site: Site, fit: ValidityFit) -> None:
-    """Keeps what was measured; the curves are fitted again when it is read."""
-    tensors = {name: getattr(fit, name) for name in ("multipliers", "preferences", "utilities")}
-    files.save(folder, "decay", tensors, (site,), {"clamped": fit.clamped})
-
-
-def _load_decay(folder: Path) -> ValidityFit:
-    tensors, _, made_by = files.load(folder, "decay")
-    fit = fit_validity(*(tensors[n] for n in ("multipliers", "preferences", "utilities")))
-    return dataclasses.replace(fit, clamped=made_by["clamped"])
 
 
 def versions() -> dict[str, str]:

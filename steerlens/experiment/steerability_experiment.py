@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, get_args
 
+from steerlens.analyses.generalisation.measure_shift import shifted
 from steerlens.analyses.probe.measure_probe import probe
-from steerlens.analyses.side_effects.measure_elsewhere import shifted, spillover
+from steerlens.analyses.side_effects.measure_spillover import spillover
 from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.writing.measure_writing import writing
@@ -29,9 +30,7 @@ from steerlens.experiment.run import (
     cells,
     finish,
     is_finished,
-    part,
     read_manifest,
-    save_decay,
     save_samples,
 )
 from steerlens.interventions.residual import Add
@@ -40,6 +39,7 @@ from steerlens.measures.generation import dose_response
 from steerlens.measures.sweep import questions as scorable
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Rule
+from steerlens.store.cells import Cells
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
 
 
@@ -118,7 +118,7 @@ class SteerabilityExperiment(Experiment):
         parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
-        for name_, asked in {**shifts.away, **others}.items():
+        for name_, asked in {**shifts.shifted, **others}.items():
             scorable(model, asked)
             parts[name_] = asked
         folder = begin(self, model, parts, results, name)
@@ -151,10 +151,10 @@ class SteerabilityExperiment(Experiment):
             Add(read.direction(site, self.method), rule, length)
             for site, length in zip(sites, made.lengths, strict=True)
         ]
-        if shifts.away:
+        if shifts.shifted:
             shifted(
-                model, edits, shifts.home, shifts.away, self.multipliers,
-                progress=progress, **cells(folder / "cells" / "shifts"),
+                model, edits, shifts.in_distribution, shifts.shifted, self.multipliers,
+                progress=progress, cells=Cells(folder / "cells" / "shifts", "shifts"),
             ).save(folder)  # fmt: skip
         self._write(model, edits, data.report, folder, progress)
         cell = made.recommend().cell
@@ -176,20 +176,16 @@ class SteerabilityExperiment(Experiment):
         """How far the chosen layer can be pushed, and what else it moves."""
         if self.strengths:
             far = 2 * max(abs(m) for m in self.multipliers)
-            save_decay(
-                folder,
-                edit.site,
-                decay(
-                    model, edit, report, strengths(far, self.strengths),
-                    progress=progress, **part("decay", cells(folder / "cells")),
-                ),
-            )  # fmt: skip
+            decay(
+                model, edit, report, strengths(far, self.strengths),
+                progress=progress, cells=Cells(folder / "cells" / "decay", "decay"),
+            ).save(folder)  # fmt: skip
         if others:
             home = report.name
             spillover(
-                model, [edit], {home: report, **others}, self.multipliers, home=home,
+                model, [edit], {home: report, **others}, self.multipliers, target=home,
                 nulls=self.nulls, seed=self.seed, progress=progress,
-                **cells(folder / "cells" / "others"),
+                cells=Cells(folder / "cells" / "others", "others"),
             ).save(folder)  # fmt: skip
 
     def _prompts(self, model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
@@ -211,7 +207,8 @@ class SteerabilityExperiment(Experiment):
         if prompts:
             writing(
                 model, edits, prompts, self.multipliers, max_new_tokens=self.new_tokens,
-                seed=self.seed, progress=progress, **cells(folder / "cells"),
+                seed=self.seed, progress=progress,
+                cells=Cells(folder / "cells" / "writing", "writing"),
             ).save(folder)  # fmt: skip
 
     def _write_samples(

@@ -87,7 +87,8 @@ class _Block:
     mlp: Callable[[Tensor], Tensor] | None
     scale: float
     window: int | None
-    rotary: tuple[Tensor, Tensor] | None
+    rotary: Any | None
+    """The attention that holds the rotary tables, which grow with the texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +178,6 @@ class Kernel:
         weight = torch.cat([w.transpose(0, 1).flatten(1) for w in (attn.W_Q, w_k, w_v)], 1)
         bias = torch.cat([b.flatten() for b in (attn.b_Q, b_k, b_v)])
         both = cfg.use_normalization_before_and_after
-        rotary = None
-        if cfg.positional_embedding_type == "rotary":
-            rotary = (attn.rotary_sin, attn.rotary_cos)
         return _Block(
             norm1=_norm(block.ln1, cfg),
             norm2=_norm(getattr(block, "ln2", None), cfg),
@@ -190,7 +188,7 @@ class Kernel:
             mlp=None if cfg.attn_only else _mlp(block.mlp, cfg),
             scale=float(attn.attn_scale),
             window=cfg.window_size if attn.attn_type == "local" else None,
-            rotary=rotary,
+            rotary=attn if cfg.positional_embedding_type == "rotary" else None,
         )
 
     def embed(
@@ -200,7 +198,19 @@ class Kernel:
         resid = self.embedding[tokens]
         if self.position_embedding is not None:
             resid = resid + self.position_embedding[positions]
+        elif positions.numel():
+            self._grow_rotary(int(positions.max()) + 1)
         return resid
+
+    def _grow_rotary(self, length: int) -> None:
+        """Extends the tables, which start with 2,048 rows, as the hooked forward pass does."""
+        for block in self.blocks:
+            rows = len(block.rotary.rotary_cos)
+            if length > rows:
+                with torch.inference_mode(False):
+                    block.rotary._extend_rotary_embeddings(
+                        min(self.cfg.n_ctx, max(length, 2 * rows))
+                    )
 
     def block(
         self,
@@ -308,7 +318,8 @@ class Kernel:
         mixed = mixed.view(prompts, rows, width, -1, self.d_head).transpose(2, 3)
         q, k, v = mixed.split([self.heads, self.kv_heads, self.kv_heads], 2)
         if b.rotary is not None:
-            sin, cos = (table[positions][:, :, None] for table in b.rotary)
+            tables = (b.rotary.rotary_sin, b.rotary.rotary_cos)
+            sin, cos = (table[positions][:, :, None] for table in tables)
             q, k = self._rotate(q, sin, cos), self._rotate(k, sin, cos)
         return q, k, v
 

@@ -23,8 +23,9 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
-from steerlens.analyses.validity import ValidityFit
-from steerlens.analyses.writing.writing_map import Quantity, WritingMap
+from steerlens.analyses.validity.validity_fit import ValidityFit
+from steerlens.analyses.writing.quantities import Quantity
+from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.directions import methods
 from steerlens.measures.generation import DoseResponse
 from steerlens.report.numbers import (

@@ -31,16 +31,13 @@ from steerlens.analyses.features.feature_comparison import (
 )
 from steerlens.analyses.features.feature_effects import LEAST, EffectMap, fit_effects
 from steerlens.analyses.features.feature_texts import openings
-from steerlens.analyses.features.measure_features import (
-    lengths_of_equal_kl,
-    lengths_of_equal_utility,
-)
 from steerlens.analyses.features.rank_features import alive, by_contrast, require_same_model
 from steerlens.analyses.steerability.measure_steerability import require_disjoint
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
+from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_of_equal_utility
 from steerlens.measures.reading import activations as read_activations
 from steerlens.measures.sweep import divergence, questions, sweep
 from steerlens.models.model import Model, as_model

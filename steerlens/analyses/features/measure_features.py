@@ -1,14 +1,11 @@
-"""Features on the same scale as vectors: strengths of equal cost, and features x multipliers."""
+"""A map of features and multipliers: what editing each feature gains, and what it costs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from steerlens.analyses.features.feature_map import FeatureMap
 from steerlens.analyses.features.rank_features import alive
@@ -16,7 +13,6 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
-from steerlens.measures.equal_cost import CalibrationError
 from steerlens.measures.sweep import divergence, sweep
 from steerlens.models.model import Model, as_model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
@@ -25,130 +21,6 @@ from steerlens.sites import Positions
 from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
 
 Operation = Literal["add", "clamp", "ablate"]
-TOLERANCE = 0.02
-"""How far from the asked cost a length may be, as a share of it."""
-ROUNDS = 12
-FIRST, LEAST, MOST = 0.25, 2.0**-8, 16.0
-"""Where lengths are looked for, in median norms of the stream: where first, and between what."""
-
-
-def lengths_of_equal_kl(
-    model: Model,
-    directions: Sequence[Direction],
-    texts: Sequence[str],
-    *,
-    kl: float = BUDGET,
-    positions: Positions | None = None,
-    tolerance: float = TOLERANCE,
-    progress: bool = True,
-) -> Float[Tensor, " direction"]:
-    """How long each direction must be for adding it to cost a given KL on ordinary text.
-
-    As `calibration.equal_kl`, for many directions at a time: a secant in the logarithms, from
-    below, in three or four looks instead of thirty; and a direction that cannot be made to cost
-    that much or that little is NaN instead of an error.
-
-    Args:
-        kl: Nats per token of `divergence`.
-        tolerance: How far from `kl` the cost may stay, as a share of it.
-    """
-    if not (kl > 0 and math.isfinite(kl)):
-        raise CalibrationError(f"kl={kl} is no cost to aim at. Give nats per token above 0.")
-    positions = positions or Positions.from_prompt_end()
-
-    def cost(chosen: list[int], lengths: list[float]) -> list[float]:
-        edits = [Add(directions[i], positions, n) for i, n in zip(chosen, lengths, strict=True)]
-        found = divergence(model, texts, edits, (0.0, 1.0), progress=progress)
-        return found[:, 1].double().mean(-1).tolist()
-
-    units = [_norm(direction) for direction in directions]
-    return torch.tensor(_secant(cost, units, kl, tolerance))
-
-
-def _secant(
-    cost: Callable[[list[int], list[float]], list[float]],
-    units: Sequence[float],
-    aim: float,
-    tolerance: float,
-) -> list[float]:
-    """Lengths at which a cost that grows about as a power of the length reaches the aim."""
-    lengths = [FIRST * unit for unit in units]
-    found = [math.nan] * len(units)
-    # The nearest lengths known to cost too little and too much, as logarithms (length, cost).
-    below: list[tuple[float, float] | None] = [None] * len(units)
-    above: list[tuple[float, float] | None] = [None] * len(units)
-    going = list(range(len(units)))
-    for _ in range(ROUNDS):
-        if not going:
-            break
-        costs = cost(going, [lengths[i] for i in going])
-        still = []
-        for i, value in zip(going, costs, strict=True):
-            if abs(value / aim - 1) <= tolerance:
-                found[i] = lengths[i]
-                continue
-            at = (math.log(lengths[i]), math.log(max(value, 1e-12) / aim))
-            if value < aim:
-                below[i] = at
-            else:
-                above[i] = at
-            step = _next(below[i], above[i])
-            lengths[i] = math.exp(step)
-            if LEAST * units[i] <= lengths[i] <= MOST * units[i]:
-                still.append(i)
-        going = still
-    return found
-
-
-def _next(below: tuple[float, float] | None, above: tuple[float, float] | None) -> float:
-    """Where to look next: along the line through both sides, or by the square law from one."""
-    if below is None or above is None:
-        x, y = below or above  # type: ignore[misc]
-        return x + max(-math.log(4), min(math.log(3), -y / 2))
-    (x0, y0), (x1, y1) = below, above
-    share = -y0 / (y1 - y0)
-    return x0 + min(0.9, max(0.1, share)) * (x1 - x0)
-
-
-def lengths_of_equal_utility(
-    model: Model,
-    directions: Sequence[Direction],
-    pairs: Sequence[ContrastPair] | ContrastSet,
-    *,
-    drop: float,
-    positions: Positions | None = None,
-    steps: int = 13,
-    largest: float = 4.0,
-    progress: bool = True,
-) -> Float[Tensor, " direction"]:
-    """How long each direction must be for the mean utility log-odds to fall by so many nats.
-
-    The utility of a little steering may well rise: the length is where it first has fallen by
-    `drop`, on the line between the two looks around it. NaN where it never falls that far.
-
-    Args:
-        drop: Nats of the utility log-odds (arXiv:2602.02343).
-        steps: Looks, at lengths in a geometric row up to `largest`.
-        largest: In median norms of the stream.
-    """
-    if not (drop > 0 and math.isfinite(drop)):
-        raise CalibrationError(f"drop={drop} is no loss of utility. Give nats above 0.")
-    positions = positions or Positions.from_prompt_end()
-    edits = [Add(d, positions, _norm(d)) for d in directions]
-    multipliers = (0.0, *(largest * 2 ** ((k - steps + 1) / 2) for k in range(steps)))
-    swept = sweep(model, pairs, edits, multipliers, label="utility", progress=progress)
-    utility = scores.utility(swept).value.double().mean(-1)
-    lost = utility[:, :1] - utility  # [direction, multiplier]
-    found = []
-    for edit, row in zip(edits, lost.tolist(), strict=True):
-        over = next((j for j, value in enumerate(row) if value >= drop), None)
-        if over is None:
-            found.append(math.nan)
-            continue
-        share = (drop - row[over - 1]) / (row[over] - row[over - 1])
-        at = multipliers[over - 1] + share * (multipliers[over] - multipliers[over - 1])
-        found.append(at * float(edit.step.norm()))
-    return torch.tensor(found)
 
 
 def feature_map(
@@ -191,6 +63,8 @@ def feature_map(
         raise ValueError(
             f"{len(features)} features and {nulls} nulls: give at least one feature and 19 nulls."
         )
+    if operation == "add":
+        sae.facts.require_resid_norm()
     positions = positions or Positions.from_prompt_end()
     edits = [_edit(sae, f, operation, positions) for f in features]
     texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
@@ -237,7 +111,7 @@ def _edit(sae: SAE, feature: int, operation: Operation, positions: Positions) ->
         return ClampFeature(sae, feature, positions=positions)
     if operation == "ablate":
         return AblateFeature(sae, feature, positions)
-    return Add(_stated(sae.direction(feature)), positions)
+    return Add(sae.direction(feature), positions)
 
 
 def _drawn(features: list[int], n: int, seed: int) -> list[int]:
@@ -256,27 +130,5 @@ def random_directions(sae: SAE, n: int, *, seed: int = 0) -> list[Direction]:
     generator = torch.Generator().manual_seed(0x0D1C_0000 + seed)
     drawn = torch.randn(n, sae.d_model, generator=generator)
     return [
-        Direction(
-            row / row.norm(),
-            sae.site,
-            method=f"random {seed}.{i}",
-            resid_norm=sae.resid_norm,
-            processing=sae.processing,
-            model=sae.model,
-            fingerprint=sae.fingerprint,
-        )
-        for i, row in enumerate(drawn)
+        sae.facts.direction(row / row.norm(), f"random {seed}.{i}") for i, row in enumerate(drawn)
     ]
-
-
-def _norm(direction: Direction) -> float:
-    return float(_stated(direction).resid_norm or 0)
-
-
-def _stated(direction: Direction) -> Direction:
-    if direction.resid_norm is None:
-        raise CalibrationError(
-            f"{direction} does not state resid_norm, so there is no scale to start the search at. "
-            "Measure it, sae = observe(sae, model, texts), or state resid_norm."
-        )
-    return direction

@@ -139,6 +139,7 @@ def by_effect(
     """
     model = as_model(model)
     sae.require_fits(model)
+    sae.facts.require_resid_norm()
     asked = list(alive(sae) if features is None else features)
     found = _in_two_steps(
         model, _unit_rows(sae, asked), lambda i: sae.direction(asked[i]),
@@ -186,7 +187,7 @@ def _in_two_steps(
         if gradient is None:
             gradient = gradients(model, site, units.shape[-1], pairs, positions, progress)
         some = (units @ gradient).abs().topk(screened).indices.tolist()
-    edits = [Add(_measured(direction(i)), positions) for i in some]
+    edits = [Add(direction(i), positions) for i in some]
     odds = sweep(
         model, pairs, edits, (-multiplier, 0.0, multiplier), log_odds_only=True,
         label=f"effects at {site}", progress=progress,
@@ -228,15 +229,6 @@ def gradients(
     """Mean gradient of the propensity along the stream at a site, summed over steered tokens."""
     axes = [Add(Direction(row, site), positions, "direction") for row in torch.eye(d_model)]
     return screen(model, pairs, axes, progress=progress).slopes.mean(-1)
-
-
-def _measured(direction: Direction) -> Direction:
-    if direction.resid_norm is None:
-        raise SAEError(
-            f"{direction.method} does not state the stream's median norm, so there is no unit of "
-            "strength. Measure it first: sae = observe(sae, model, texts)."
-        )
-    return direction
 
 
 def require_same_model(sae: SAE, read: Activations) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens import plots, stats
 from steerlens.analyses.probe.probe_map import ProbeMap
-from steerlens.analyses.validity import ValidityFit, enough_to_fit, fit_validity
+from steerlens.analyses.validity.validity_fit import ValidityFit, enough_to_fit, fit_validity
 from steerlens.sites import Site
 from steerlens.stats import Interval
 from steerlens.store import result_files as files
