@@ -35,7 +35,8 @@ from steerlens.interventions.residual import Add
 from steerlens.measures import scores
 from steerlens.measures.generation import generated_tokens
 from steerlens.measures.reading import activations
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.store.files import write_text
 from steerlens.testbed import reviews

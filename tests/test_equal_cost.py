@@ -11,7 +11,7 @@ from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add
 from steerlens.measures.equal_cost import TOLERANCE, CalibrationError, equal_kl
 from steerlens.measures.reading import activations
-from steerlens.measures.sweep import divergence
+from steerlens.measures.divergence import divergence
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testbed import reviews

@@ -11,7 +11,7 @@ import torch
 
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
-from steerlens.measures.generation import DoseResponse
+from steerlens.measures.dose_response import DoseResponse
 from steerlens.report import page as report
 from steerlens.sites import Site
 

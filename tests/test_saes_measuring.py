@@ -26,7 +26,8 @@ from steerlens.measures.equal_cost import (
     lengths_of_equal_utility,
 )
 from steerlens.measures.reading import activations
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.sites import Site

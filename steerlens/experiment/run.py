@@ -28,7 +28,7 @@ from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.data import ContrastSet
 from steerlens.experiment.former_experiment import Experiment
-from steerlens.measures.generation import DoseResponse
+from steerlens.measures.dose_response import DoseResponse
 from steerlens.models.model import Model
 from steerlens.report import page as report
 from steerlens.sites import Site

@@ -21,7 +21,7 @@ from steerlens.experiment.experiment_data import ExperimentError, load_data
 from steerlens.experiment.former_experiment import Experiment
 from steerlens.experiment.run import Run, begin, finish, is_finished, read_manifest
 from steerlens.measures.activation_store import ActivationStore
-from steerlens.measures.sweep import questions as scorable
+from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions, Rule

@@ -35,8 +35,8 @@ from steerlens.experiment.run import (
 )
 from steerlens.interventions.residual import Add
 from steerlens.measures.activation_store import ActivationStore
-from steerlens.measures.generation import dose_response
-from steerlens.measures.sweep import questions as scorable
+from steerlens.measures.dose_response import dose_response
+from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Rule
 from steerlens.store.cells import Cells

@@ -116,6 +116,7 @@ class Measured:
     steered: Float[Tensor, "intervention steered example value"]
     """In the order of the multipliers that are not 0."""
     unsteered: Float[Tensor, "example value"]
+    """NaN where neither the multipliers nor the reading asks for them."""
 
 
 class Engine:
@@ -210,7 +211,7 @@ class Engine:
         Args:
             unit: What the progress bar counts.
         """
-        plan = self.plan(examples, reading)
+        plan, zero = self.plan(examples, reading), 0.0 in self.grid.multipliers
         steered = torch.full(
             (len(self.grid.interventions), len(self.grid.steered), len(examples), reading.values),
             torch.nan,
@@ -219,7 +220,7 @@ class Engine:
         with cells.bar(len(examples) * plan.cells, unit) as bar:
             for k, (path, planned) in enumerate(zip(self.paths, plan.paths, strict=True)):
                 kept = cells.part(path.name, **self._facts(examples, cells))
-                needs = reading.unsteered or k == 0
+                needs = reading.unsteered or (k == 0 and zero)
                 for start in range(0, len(examples), planned.examples_per_unit):
                     some = slice(start, min(start + planned.examples_per_unit, len(examples)))
                     make = partial(self._unit, path, planned, examples, some, reading, needs)

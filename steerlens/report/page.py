@@ -27,7 +27,7 @@ from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.quantities import Quantity
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.directions import methods
-from steerlens.measures.generation import DoseResponse
+from steerlens.measures.dose_response import DoseResponse
 from steerlens.report.numbers import (
     format_interval,
     format_layers,

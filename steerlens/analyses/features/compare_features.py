@@ -39,7 +39,9 @@ from steerlens.interventions.residual import Add
 from steerlens.measures import scores
 from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_of_equal_utility
 from steerlens.measures.reading import activations as read_activations
-from steerlens.measures.sweep import divergence, questions, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
+from steerlens.measures.tokenised import questions
 from steerlens.models.model import Model, as_model
 from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions, Site

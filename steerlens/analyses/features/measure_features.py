@@ -13,7 +13,8 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.saes.sae import SAE
