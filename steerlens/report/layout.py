@@ -43,19 +43,16 @@ def page(manifest: Mapping[str, Any], results: Iterable[Result], summary: str) -
         summary: What the run printed; shown as it is.
 
     Raises:
-        ValueError: If no result has a section.
+        ValueError: If there is no result.
     """
     by_kind = {result.kind: result for result in results}
+    if not by_kind:
+        raise ValueError("The run has no results, so there is nothing to report.")
     sections: dict[str, Section] = {}
     for kind, result in by_kind.items():
         beside = {name: other for name, other in by_kind.items() if name != kind}
         if (section := result.section(beside)) is not None:
             sections[kind] = section
-    if not sections:
-        raise ValueError(
-            f"None of the results ({', '.join(by_kind) or 'there are none'}) has a section, so "
-            "there is nothing to report. Give at least one result a `section`."
-        )
     drawing = _Drawing()
     every = list(sections.values())
     parts = list(_parts(sections))
@@ -80,6 +77,7 @@ def page(manifest: Mapping[str, Any], results: Iterable[Result], summary: str) -
         fields=_properties(manifest["fields"]),
         provenance=_properties(_provenance(manifest)),
         results=[(k, _properties(r.made_by)) for k, r in by_kind.items() if r.made_by],
+        roles=manifest.get("parts", {}),
         summary=summary,
         font=Markup(plots.FONT),
         mono=Markup(plots.MONO),

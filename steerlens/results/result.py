@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from torch import Tensor
 
+from steerlens.report.section import Figure, Printed, Section
 from steerlens.results import frames
 from steerlens.results.cell import Cell
 from steerlens.results.encoding import axes_of, decode, encode, hints_of, plain
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray
 
-    from steerlens.report.section import Section
 
 FORMAT = "steerlens.result/2"
 
@@ -167,12 +167,14 @@ class Result:
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
 
     def section(self, beside: Mapping[str, Result]) -> Section | None:
-        """Its section of the report page; None for none.
+        """Its section of the report page: by default its summary and its figure. None for none.
 
         Args:
             beside: The other results of the run, by kind.
         """
-        return None
+        summary = Printed(self.summary())
+        drawn = type(self).plot is not Result.plot
+        return Section(type(self).__name__, (summary, Figure(self.plot)) if drawn else (summary,))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         if type(self).plot is Result.plot:
