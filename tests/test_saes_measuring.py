@@ -19,6 +19,7 @@ from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
+from steerlens.measures.divergence import divergence
 from steerlens.measures.equal_cost import (
     CalibrationError,
     equal_kl,
@@ -26,7 +27,6 @@ from steerlens.measures.equal_cost import (
     lengths_of_equal_utility,
 )
 from steerlens.measures.reading import activations
-from steerlens.measures.divergence import divergence
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature

@@ -14,6 +14,7 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
+from steerlens.measures.tokenised import halved as halved
 from steerlens.models.kernel import soft_cap
 from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model, as_model
