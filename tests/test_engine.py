@@ -1,6 +1,6 @@
 """Each intervention takes its own path; finished units do not depend on the machine."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from steerlens.sites import Positions, Site
 from steerlens.store.cells import Cells
 from steerlens.store.tensors import DamagedFile
 from tests.grids import MULTIPLIERS, ONE_TOKEN, SEVERAL_TOKENS, every_edit
-from tests.strangers import LouderHeads, Silent, low_rank
+from tests.strangers import LouderHeads, LowRank, Silent, low_rank
 
 QUIET = {"progress": False}
 pytestmark = pytest.mark.filterwarnings("ignore:.*unknown to the tokenizer")
@@ -34,16 +34,44 @@ def by_attaching(model, pairs, intervention, multiplier):
     return torch.stack(found)
 
 
-def passes_of(model, monkeypatch):
-    """Counts forward passes with hooks."""
-    counted, real = [], type(model.wrapped).forward
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """An intervention that counts how often it is attached."""
+
+    intervention: LowRank
+    attached: list = field(default_factory=list)
+
+    @property
+    def first_block(self):
+        return self.intervention.first_block
+
+    per_row = False
+
+    def attach(self, model, multiplier):
+        self.attached.append(multiplier)
+        return self.intervention.attach(model, multiplier)
+
+
+def blocks_of(monkeypatch):
+    """Collects which blocks are run, with hooks ("hooked") and without ("fast")."""
+    from transformer_lens.components import TransformerBlock
+
+    from steerlens.models.kernel import Kernel
+
+    ran = {"hooked": [], "fast": []}
+    hooked, fast = TransformerBlock.forward, Kernel.block
 
     def forward(self, *arguments, **named):
-        counted.append(named.get("start_at_layer") or 0)
-        return real(self, *arguments, **named)
+        ran["hooked"].append(self.attn.layer_id)
+        return hooked(self, *arguments, **named)
 
-    monkeypatch.setattr(type(model.wrapped), "forward", forward)
-    return counted
+    def block(self, layer, *arguments, **named):
+        ran["fast"].append(layer)
+        return fast(self, layer, *arguments, **named)
+
+    monkeypatch.setattr(TransformerBlock, "forward", forward)
+    monkeypatch.setattr(Kernel, "block", block)
+    return ran
 
 
 @pytest.mark.parametrize("pairs", [ONE_TOKEN, SEVERAL_TOKENS], ids=["one token", "several tokens"])
@@ -59,17 +87,23 @@ def test_a_strangers_interventions_are_what_they_do_when_attached(tiny, pairs):
 
 def test_one_slow_arm_leaves_the_others_as_they_are(gpt2, monkeypatch):
     """Vectors have the same bits, by the same path, beside a change of weights as without it."""
-    edits, slow = every_edit(gpt2, Positions.from_prompt_end()), low_rank(gpt2, 1)
+    edits, slow = every_edit(gpt2, Positions.from_prompt_end()), Counted(low_rank(gpt2, 0))
     alone = sweep(gpt2, SEVERAL_TOKENS, edits, MULTIPLIERS, **QUIET)
-    ran = passes_of(gpt2, monkeypatch)
+    ran = blocks_of(monkeypatch)
+    bare = sweep(gpt2, SEVERAL_TOKENS, [slow], MULTIPLIERS, **QUIET)
+    assert ran == {"hooked": [0, 1, 2], "fast": 3 * [0, 1, 2]}
+    for blocks in ran.values():
+        blocks.clear()
+    slow.attached.clear()
     mixed = sweep(gpt2, SEVERAL_TOKENS, [*edits[:3], slow, *edits[3:]], MULTIPLIERS, **QUIET)
-    assert len(ran) == 3, "one pass for each cell of the slow arm, and none for the vectors"
+    assert slow.attached == [-1.0, 0.5, 2.0]
+    # The prompts' prefix, the unsteered rows with all edits, and the three cells of the slow arm.
+    assert ran == {"hooked": [], "fast": 5 * [0, 1, 2]}
     assert mixed.plan.path == "wavefront + general"
     assert mixed.plan.paths[0] == alone.plan.paths[0]
     vectors = [0, 1, 2, *range(4, len(edits) + 1)]
     assert torch.equal(mixed.positive[vectors], alone.positive)
     assert torch.equal(mixed.negative[vectors], alone.negative)
-    bare = sweep(gpt2, SEVERAL_TOKENS, [slow], MULTIPLIERS, **QUIET)
     steered = [0, 2, 3]
     assert torch.equal(mixed.positive[3, steered], bare.positive[0, steered])
     assert torch.equal(mixed.positive[3, 1], alone.positive[0, 1]), "multiplier 0 is one for all"
@@ -89,14 +123,15 @@ def test_blocks_below_the_first_changed_one_are_run_once(gpt2, monkeypatch):
     """The pass of a cell starts a block early, where what leaves that block may be edited."""
     deep = low_rank(gpt2, 2)
     whole = sweep(gpt2, ONE_TOKEN, [Silent(deep)], MULTIPLIERS, **QUIET)
-    ran = passes_of(gpt2, monkeypatch)
+    ran = blocks_of(monkeypatch)
     short = sweep(gpt2, ONE_TOKEN, [deep], MULTIPLIERS, **QUIET)
-    assert ran == [0, 1, 1, 1]
-    assert torch.equal(short.positive, whole.positive)
+    assert ran == {"hooked": [0, 1, 2], "fast": 3 * [1, 2]}
+    torch.testing.assert_close(short.positive, whole.positive, atol=3e-5, rtol=1e-5)
     late = every_edit(gpt2, Positions.all())[3]  # resid_post of block 1: enters block 2
-    ran.clear()
+    for blocks in ran.values():
+        blocks.clear()
     both = sweep(gpt2, ONE_TOKEN, [Together((late, deep))], MULTIPLIERS, **QUIET)
-    assert ran == [0, 1, 1, 1]
+    assert ran == {"hooked": [0, 1, 2, *3 * [1, 2]], "fast": []}
     expected = by_attaching(gpt2, ONE_TOKEN, Together((late, deep)), 2.0)
     torch.testing.assert_close(both.log_odds[0, 3], expected, atol=5e-5, rtol=1e-5)
 
@@ -118,13 +153,13 @@ def test_what_does_not_fit_is_refused_before_any_work(gpt2, monkeypatch):
     from steerlens.testing import tiny_model
 
     other = low_rank(Model(tiny_model("gpt2", d_model=16)), 1)
-    ran = passes_of(gpt2, monkeypatch)
+    ran = blocks_of(monkeypatch)
     for measure, asked in ((sweep, ONE_TOKEN), (divergence, ["the cat sat on the bed"])):
         with pytest.raises(
             ValueError, match=r"LowRank changes blocks.1.mlp.W_out of shape \(32, 16"
         ):
             measure(gpt2, asked, [other], MULTIPLIERS, **QUIET)
-    assert not ran
+    assert ran == {"hooked": [], "fast": []}
 
 
 # Units of work

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.measures.tokenised import Examples
+from steerlens.models.forward import Entering
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, SteeringError
 from steerlens.protocols import Intervention, ResidualEdit, first_block
@@ -185,7 +186,11 @@ class ByRows(Path):
 
 
 class OneByOne(Path):
-    """Attach, run, detach: one forward pass for each cell, with one multiplier for all rows."""
+    """Attach, run, detach: one forward pass for each cell, with one multiplier for all rows.
+
+    The pass is the hooked one, but for an intervention that leaves no hook: one that changes
+    weights runs on the weights as they are while it is attached.
+    """
 
     name = "general"
 
@@ -210,8 +215,26 @@ class OneByOne(Path):
         for i, j in self.cells:
             stream = entering.get(Site(starts[i], "resid_pre"))
             with self.grid.interventions[i].attach(self.model, self.grid.multipliers[j]):
-                states = self.model.states(batch, None if stream is None else (starts[i], stream))
+                states = self._states(examples, None if stream is None else (starts[i], stream))
             yield [(i, j)], _of_examples(states, examples)[:, None]
+
+    def _states(
+        self, examples: Examples, entering: Entering | None
+    ) -> Float[Tensor, "row out d_model"]:
+        """The states under what is attached: without hooks where none are, as of changed weights."""
+        batch = examples.batch
+        start = 0 if entering is None else entering[0]
+        kernel = None if self.model.attached else self.model.kernel(start)
+        if kernel is None:
+            return self.model.states(batch, entering)
+        columns = Columns.of(batch)
+        resid = (
+            kernel.embed(batch.tokens[:, None], columns.positions)
+            if entering is None
+            else entering[1][:, None]
+        )
+        resid = kernel.climb(resid, columns, first=start, tail=examples.read)
+        return kernel.states(resid[:, 0])
 
     def _start(self, intervention: Intervention) -> int:
         """The block from which a cell's own pass starts, with the stream that all cells share.

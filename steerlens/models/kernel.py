@@ -70,9 +70,19 @@ def why_not(hooked: Any, known_hooks: Counter[str] | None = None) -> str | None:
             return f"there is a hook on {name}"
     points = set(hooked.hook_dict.values())
     for name, module in hooked.named_modules():
-        changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-        if changed and module not in points:
-            return f"PyTorch's own forward hook or another forward is on {name or 'the model'}"
+        if module not in points and (change := _changed(module)):
+            return f"{change} {name or 'the model'}"
+    return None
+
+
+def _changed(module: torch.nn.Module) -> str | None:
+    """What makes a module compute something else than its weights say."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "there is a hook of PyTorch on"
+    if "forward" in vars(module):
+        return "another forward is set on"
+    if not type(module).__module__.startswith(("transformer_lens.", "torch.nn.modules.")):
+        return f"a module of another library, {type(module).__name__}, is"
     return None
 
 
@@ -150,9 +160,20 @@ class Kept:
 
 
 class Kernel:
-    """One model's weights, laid out for multiplication. Build one per sweep; it copies a little."""
+    """One model's weights, laid out for multiplication. Build one per sweep; it copies a little.
 
-    def __init__(self, hooked: Any, known_hooks: Counter[str] | None = None) -> None:
+    The weights are those of the moment when it is built: under an intervention that exchanges
+    parameters, build it while that is attached.
+    """
+
+    def __init__(
+        self, hooked: Any, known_hooks: Counter[str] | None = None, first: int = 0
+    ) -> None:
+        """
+        Args:
+            known_hooks: Hooks that the caller applies itself, as in `why_not`.
+            first: The first block that will be run; those below are not laid out.
+        """
         reason = why_not(hooked, known_hooks)
         if reason is not None:
             raise ValueError(f"This model cannot run without its hooks: {reason}.")
@@ -168,7 +189,10 @@ class Kernel:
         self.unembedding = hooked.unembed.W_U
         self.unembedding_bias = hooked.unembed.b_U
         self.norm = _norm(getattr(hooked, "ln_final", None), cfg)
-        self.blocks = [self._block(block) for block in hooked.blocks]
+        self.n_layers = cfg.n_layers
+        self.blocks = {
+            layer: self._block(block) for layer, block in enumerate(hooked.blocks) if layer >= first
+        }
 
     def _block(self, block: Any) -> _Block:
         cfg, attn = self.cfg, block.attn
@@ -197,14 +221,16 @@ class Kernel:
         """The stream that enters block 0."""
         resid = self.embedding[tokens]
         if self.position_embedding is not None:
-            resid = resid + self.position_embedding[positions]
-        elif positions.numel():
-            self._grow_rotary(int(positions.max()) + 1)
+            return resid + self.position_embedding[positions]
+        self._grow_rotary(positions)
         return resid
 
-    def _grow_rotary(self, length: int) -> None:
+    def _grow_rotary(self, positions: Int[Tensor, "prompt #rows pos"]) -> None:
         """Extends the tables, which start with 2,048 rows, as the hooked forward pass does."""
-        for block in self.blocks:
+        if self.position_embedding is not None or not positions.numel():
+            return
+        length = int(positions.max()) + 1
+        for block in self.blocks.values():
             rows = len(block.rotary.rotary_cos)
             if length > rows:
                 with torch.inference_mode(False):
@@ -254,6 +280,7 @@ class Kernel:
         enter: Callable[[int, Tensor], Tensor] | None = None,
         shared: Sequence[KeysValues] | None = None,
         kept: Sequence[Kept] | None = None,
+        first: int = 0,
         top: int | None = None,
         tail: int | None = None,
         into: list[KeysValues] | None = None,
@@ -265,13 +292,15 @@ class Kernel:
                 of layers and what leaves the last block: the stream to go on with. It may add rows.
             shared: For every block, keys and values of each prompt's unedited prefix.
             kept: For every block, each row's own earlier keys and values.
+            first: The block that the stream enters.
             top: The block whose input is wanted; by default what leaves the last one.
             tail: Return only the last `tail` columns of the last block.
             into: A list to which the keys and values of these columns are added, block by block.
         """
-        n = len(self.blocks)
-        top = n if top is None else top
-        for layer in range(top + 1):
+        top = self.n_layers if top is None else top
+        if first:  # the stream was not embedded here
+            self._grow_rotary(columns.positions)
+        for layer in range(first, top + 1):
             if enter is not None:
                 resid = enter(layer, resid)
             if layer < top:
@@ -281,7 +310,7 @@ class Kernel:
                     columns.for_rows(resid.shape[1]),
                     shared=None if shared is None else shared[layer],
                     kept=None if kept is None else kept[layer],
-                    tail=tail if layer == n - 1 else None,
+                    tail=tail if layer == self.n_layers - 1 else None,
                 )
                 if into is not None:
                     into.append(own)

@@ -315,15 +315,18 @@ class Model:
             self.attached.computing(batch)
             return self.forward.streams(batch, sites, stop)
 
-    def kernel(self) -> Kernel | None:
+    def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.
 
         It does not apply attached steering: the caller applies `attached`.
+
+        Args:
+            first: The first block that will be run.
         """
         known = self.attached.hooks
         if self.is_bridge or why_not(self.wrapped, known) is not None:
             return None
-        return Kernel(self.wrapped, known)
+        return Kernel(self.wrapped, known, first)
 
     def __repr__(self) -> str:
         kind = "TransformerBridge" if self.is_bridge else "HookedTransformer"
