@@ -111,7 +111,7 @@ def of_map(found: Any) -> Numbers:
         "slopes": found.slopes,
         "slope_interval": torch.stack(found.slope_interval),
         "gain_interval": torch.stack(found.gain_interval),
-        "p_values": numbers([found.null_shuffled.p_value, found.null_random.p_value]),
+        "p_values": numbers([found.label_null.p_value, found.direction_null.p_value]),
     }
     words = {"sites": hooks(found.sites), "chosen": cell(chosen.cell)}
     if chosen.gain is not None:

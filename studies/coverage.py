@@ -29,8 +29,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens import stats
+from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.analyses.steerability.measure_steerability import steerability
-from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
+from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.data import ContrastSet
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import WORLD, Data, load_data
@@ -181,7 +182,8 @@ class Coverage:
 
     def _edit(self, concept: str, index: int, confirmed: Confirmation) -> Add:
         """The chosen cell's edit, made again; multiplier 1 is the cell's own."""
-        site, multiplier = confirmed.cell
+        site, multiplier = confirmed.cell.site, confirmed.cell.multiplier
+        assert site is not None
         fit = self.data(concept, self.seeded(index)).fit
         direction = activations(self.model, fit, [site], progress=False).direction(site, DiffMean())
         return Add(direction, unit=float(Add(direction).step.norm()) * multiplier)
@@ -269,10 +271,10 @@ def summary(study: Coverage) -> dict[str, Any]:
 def flags(found: SteerabilityMap) -> dict[str, bool]:
     """In which senses a map says that there is something."""
     return {
-        "shuffled": found.null_shuffled.p_value <= 0.05,
-        "random": found.null_random.p_value <= 0.05,
+        "shuffled": found.nulls["shuffled labels"].p_value <= 0.05,
+        "random": found.nulls["random directions"].p_value <= 0.05,
         "both": found.p_value <= 0.05,
-        "any": bool(found.above_null.any()),
+        "any": bool(found.exceeds.any()),
         "recommended": found.recommend().cell is not None,
     }
 

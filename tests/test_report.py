@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from steerlens.analyses.probe.probe_map import ProbeMap
-from steerlens.analyses.steerability.steerability_map import Confirmation, SteerabilityMap
+from steerlens.analyses.steerability.confirmation import Confirmation
+from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.measures.dose_response import DoseResponse
 from steerlens.report import page as report
 from steerlens.sites import Site
@@ -71,6 +72,7 @@ def a_map(effect: float = 3.0, **changed: Any) -> SteerabilityMap:
     base = torch.randn(EXAMPLES, generator=g)
     shape = (20, LAYERS, 5)
     settings: dict[str, Any] = {
+        "rows": tuple(map(str, SITES)),
         "sites": SITES,
         "multipliers": MULTIPLIERS,
         "propensities": base + effect * alive * MULTIPLIERS[:, None] + noise,
@@ -184,8 +186,8 @@ def test_the_numbers_of_the_map_are_stated(full):
     assert f"change by +{held.gain.value:.3g} nats" in text
     assert str(held.cost) + " nats per token" in text
     assert f"{100 / EXAMPLES:.1f}% [" in text  # one of the examples goes the wrong way
-    assert f"p = {made.null_shuffled.p_value:.3g}" in text
-    assert f"p = {made.null_random.p_value:.3g}" in text
+    assert f"p = {made.label_null.p_value:.3g}" in text
+    assert f"p = {made.direction_null.p_value:.3g}" in text
     assert "Steer at layer 2 with multiplier +0.5" in text
     assert f"AUROC {float(probe.auroc.max()):.3g}" in text
     for i in range(LAYERS):
@@ -283,7 +285,7 @@ def test_a_gain_that_was_not_held_out_is_called_optimistic():
         **{
             name: getattr(made, name)
             for name in (
-                "sites", "multipliers", "propensities", "utilities", "kl", "shuffled", "random",
+                "rows", "sites", "multipliers", "propensities", "utilities", "kl", "shuffled", "random",
                 "budget", "made_by",
             )
         }

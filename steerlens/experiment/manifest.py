@@ -19,7 +19,7 @@ import torch
 
 from steerlens.results import ResultError
 from steerlens.store.documents import read_document, write_document
-from steerlens.store.run_folder import LOCK
+from steerlens.store.run_folder import is_empty
 from steerlens.store.tensors import DamagedFile
 
 FILE = "manifest.json"
@@ -65,7 +65,7 @@ def require_same_inputs(folder: Path, inputs: dict[str, Any]) -> bool:
                     "Its numbers are kept. Give the new run another name or results folder."
                 )
         return True
-    if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+    if not is_empty(folder):
         raise ResultError(
             f"{folder} holds files but no {FILE}, so it is not a run of steerlens. "
             "Nothing was written. Give the run another name or results folder."

@@ -139,7 +139,7 @@ class Run:
             lines.append(
                 f"  how far         utility holds {told}; fitted with R² {self.decay.utility.r2:.2f}"
             )
-        if self.shift is not None:
+        if self.shift is not None and cell.site is not None:
             lines.append(f"  elsewhere       {self._least_shifted(cell.site)}")
         if self.spillover is not None:
             said = self.spillover.summary(cell.multiplier).splitlines()[2:]

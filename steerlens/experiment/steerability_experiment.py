@@ -27,7 +27,6 @@ from steerlens.experiment.former_experiment import Experiment
 from steerlens.experiment.run import (
     Run,
     begin,
-    cells,
     finish,
     is_finished,
     read_manifest,
@@ -145,11 +144,11 @@ class SteerabilityExperiment(Experiment):
             model, read, data.choose, data.report, method=self.method, sites=sites,
             multipliers=self.multipliers, positions=rule, unit=self.unit, neutral=data.neutral,
             budget=self.budget, nulls=self.nulls, seed=self.seed, progress=progress,
-            **cells(folder / "cells"),
+            cells=Cells(folder / "cells"),
         )  # fmt: skip
         edits = [
             Add(read.direction(site, self.method), rule, length)
-            for site, length in zip(sites, made.lengths, strict=True)
+            for site, length in zip(sites, made.lengths or (), strict=True)
         ]
         if shifts.shifted:
             shifted(
@@ -159,7 +158,7 @@ class SteerabilityExperiment(Experiment):
         self._write(model, edits, data.report, folder, progress)
         cell = made.recommend().cell
         if cell is not None:
-            edit = edits[sites.index(cell.site)]
+            edit = edits[made.index(cell)[0]]
             self._follow(model, edit, data.report, others, folder, progress)
             self._write_samples(model, edit, cell.multiplier, data.report, folder)
         made.save(folder)  # last: a run with a map is finished

@@ -165,7 +165,8 @@ class Answer(NamedTuple):
 def _answer(map: SteerabilityMap) -> Answer:
     found, held = map.recommend(), map.confirmation
     asked = map.multipliers > 0
-    real = map.above_null & asked
+    real = map.exceeds & asked
+    assert map.layers and map.label_null and map.direction_null
     responding = (real & map.within_budget).any(-1)
     costly = real.any(-1) & ~responding
     gain = found.gain if held is None else held.gain
@@ -180,8 +181,8 @@ def _answer(map: SteerabilityMap) -> Answer:
         wrong_way="" if held is None else format_share(held.wrong_way),
         chance=(
             "The best of all cells would stand out as much with probability "
-            f"p = {format_number(map.null_shuffled.p_value)} if the labels meant nothing, and "
-            f"p = {format_number(map.null_random.p_value)} with random directions."
+            f"p = {format_number(map.label_null.p_value)} if the labels meant nothing, and "
+            f"p = {format_number(map.direction_null.p_value)} with random directions."
         ),
         facts=tuple(_facts(map)),
     )
@@ -190,6 +191,7 @@ def _answer(map: SteerabilityMap) -> Answer:
 def _facts(map: SteerabilityMap) -> list[Fact]:
     found, held = map.recommend(), map.confirmation
     cells, examples = map.cost.numel(), map.gains.shape[-1]
+    assert map.label_null and map.direction_null
     facts = []
     if held is not None:
         facts += [
@@ -241,16 +243,16 @@ def _facts(map: SteerabilityMap) -> list[Fact]:
     facts += [
         Fact(
             "Is it the labels?",
-            format_p_value(map.null_shuffled.p_value, len(map.shuffled)),
+            format_p_value(map.label_null.p_value, len(map.label_null.outstanding)),
             f"Chance that the best of all {cells} cells would stand out as much if the labels "
-            f"meant nothing, from {len(map.shuffled)} maps with directions fitted to shuffled "
-            "labels.",
+            f"meant nothing, from {len(map.label_null.outstanding)} maps with directions fitted to "
+            "shuffled labels.",
         ),
         Fact(
             "Is it this direction?",
-            format_p_value(map.null_random.p_value, len(map.random)),
-            f"The same against {len(map.random)} maps of random directions just as long: would any "
-            "push do it?",
+            format_p_value(map.direction_null.p_value, len(map.direction_null.outstanding)),
+            f"The same against {len(map.direction_null.outstanding)} maps of random directions just as "
+            "long: would any push do it?",
         ),
     ]
     if bool((map.multipliers < 0).any()):
@@ -415,7 +417,7 @@ def _steered(map: SteerabilityMap | None, i: int) -> dict[str, Any]:
         else None,
         "multiplier": map.multipliers[j] if gains else None,
         "kl": map.cost[i, j] if gains else None,
-        "real": gains and bool(map.above_null[i, j]),
+        "real": gains and bool(map.exceeds[i, j]),
     }
 
 

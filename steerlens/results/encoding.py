@@ -25,9 +25,13 @@ def axes_of(hint: Any) -> tuple[str, ...] | None:
     >>> from jaxtyping import Float
     >>> axes_of(Float[Tensor, "row multiplier _example"])
     ('row', 'multiplier', 'example')
+    >>> axes_of(Float[Tensor, "pair side=2"])
+    ('pair', 'side')
     """
     found = getattr(plain(hint), "dim_str", None)
-    return None if found is None else tuple(name.lstrip("_*#") for name in found.split())
+    if found is None:
+        return None
+    return tuple(name.lstrip("_*#").partition("=")[0] for name in found.split())
 
 
 def plain(hint: Any) -> Any:

@@ -200,8 +200,12 @@ def _reason(path: Path, error: OSError, done: str) -> str:
             return "it is a folder. Give the path of a file."
         return "it is a folder. Choose another name, or move the folder away."
     if code in (errno.ENOTDIR, errno.EEXIST):
-        file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
-        return f"{file} is a file, so it cannot be a folder. Choose another folder."
+        found = (p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir())
+        file = next(found, path)
+        what = "a file" if file.exists() else "a link to nothing"
+        return f"{file} is {what}, so it cannot be a folder. Choose another folder."
+    if code in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return "the file system does not support this. Choose a folder on a local disk."
     if code == errno.ELOOP:
         return "it is a circle of symbolic links. Point the link to a file."
     if code == errno.ENAMETOOLONG:

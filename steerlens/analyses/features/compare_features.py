@@ -32,7 +32,7 @@ from steerlens.analyses.features.feature_comparison import (
 from steerlens.analyses.features.feature_effects import LEAST, EffectMap, fit_effects
 from steerlens.analyses.features.feature_texts import openings
 from steerlens.analyses.features.rank_features import alive, by_contrast, require_same_model
-from steerlens.analyses.steerability.measure_steerability import require_disjoint
+from steerlens.analyses.question_splits import require_disjoint
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
@@ -411,7 +411,7 @@ def _check(
         )
     for sae in saes:
         sae.require_fits(model)
-    require_disjoint(fit, choose, report)
+    require_disjoint(fit=fit, choose=choose, report=report)
     if len(texts) < 4 or min(len(choose), len(report)) < 2 or nulls < 19 or k < 1:
         raise ValueError(
             f"{len(texts)} neutral texts, {len(choose)} choosing and {len(report)} reporting "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -93,7 +94,11 @@ def _write(model: HookedTransformer, folder: Path, dtype: torch.dtype | None) ->
         name: p.detach().to("cpu", dtype or p.dtype, copy=True).contiguous()
         for name, p in model.named_parameters()
     }
-    save_file(stored, folder / WEIGHTS_FILE)
+    try:
+        save_file(stored, folder / WEIGHTS_FILE)
+    except SafetensorError as error:  # what the system said is in its text only
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else 0, str(error)) from error
     config = {k: v for k, v in plain(model.cfg.to_dict()).items() if k not in NOT_STORED}
     write_json(folder / CONFIG_FILE, {"kind": KIND, "version": 1, "config": config})
     if model.tokenizer is not None:
