@@ -216,7 +216,7 @@ def test_only_what_is_missing_is_computed(gpt2, tmp_path, monkeypatch, small_uni
     computed, real = [], Engine._unit
 
     def unit(self, path, planned, examples, some, *rest):
-        computed.append(f"{path.name}/{some.start:06d}-{some.stop:06d}.safetensors")
+        computed.append(f"{path.name}-{some.start:06d}-{some.stop:06d}.safetensors")
         return real(self, path, planned, examples, some, *rest)
 
     monkeypatch.setattr(Engine, "_unit", unit)

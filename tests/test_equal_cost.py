@@ -74,7 +74,11 @@ def test_looks_at_the_cost_are_kept(gpt2, random_direction, tmp_path, monkeypatc
     arms = [random_direction(Site(0), gpt2.d_model), low_rank(gpt2, 1)]
     cells = Cells(tmp_path, "cost")
     found = equal_kl(gpt2, arms, TEXTS, kl=0.01, progress=False, cells=cells)
-    monkeypatch.setattr("steerlens.measures.engine.Engine._unit", None)
+
+    def computed(*arguments):
+        raise AssertionError("a finished unit was computed again")
+
+    monkeypatch.setattr("steerlens.measures.engine.Engine._unit", computed)
     assert equal_kl(gpt2, arms, TEXTS, kl=0.01, progress=False, cells=cells) == found
 
 

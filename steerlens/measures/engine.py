@@ -10,7 +10,7 @@ numbers then differ by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -145,22 +145,22 @@ class Engine:
         kernel: Kernel | None = None
         if any(map(_enters_a_block, self.grid.interventions)) and not self.model.attached:
             kernel = self.model.kernel()
-        by_path: dict[type[Path], list[int]] = {}
+        fast, rows, slow = [], [], []
         for i, intervention in enumerate(self.grid.interventions):
             if kernel is not None and _enters_a_block(intervention):
-                kind: type[Path] = Wavefront
+                fast.append(i)
             elif isinstance(intervention, ResidualEdit) and self.model.is_bridge:
-                kind = ByRows
+                rows.append(i)
             else:
-                kind = OneByOne
-            by_path.setdefault(kind, []).append(i)
-        order = [kind for kind in (Wavefront, ByRows, OneByOne) if kind in by_path]
-        return [
-            Wavefront(self.model, kernel, self.grid, by_path[kind])
-            if kind is Wavefront and kernel is not None
-            else kind(self.model, self.grid, by_path[kind])
-            for kind in order
-        ]
+                slow.append(i)
+        paths: list[Path] = []
+        if kernel is not None and fast:
+            paths.append(Wavefront(self.model, kernel, self.grid, fast))
+        if rows:
+            paths.append(ByRows(self.model, self.grid, rows))
+        if slow:
+            paths.append(OneByOne(self.model, self.grid, slow))
+        return paths
 
     def plan(self, examples: Examples, reading: Reading | None = None) -> Plan:
         """What is computed at a time, and what it needs.
@@ -218,13 +218,14 @@ class Engine:
         )
         unsteered = torch.full((len(examples), reading.values), torch.nan)
         with cells.bar(len(examples) * plan.cells, unit) as bar:
+            kept = replace(cells, facts={**cells.facts, **self._facts(examples, cells)})
             for k, (path, planned) in enumerate(zip(self.paths, plan.paths, strict=True)):
-                kept = cells.part(path.name, **self._facts(examples, cells))
                 needs = reading.unsteered or (k == 0 and zero)
                 for start in range(0, len(examples), planned.examples_per_unit):
                     some = slice(start, min(start + planned.examples_per_unit, len(examples)))
                     make = partial(self._unit, path, planned, examples, some, reading, needs)
-                    values = kept.compute(f"{some.start:06d}-{some.stop:06d}", make)["values"]
+                    name = f"{path.name}-{some.start:06d}-{some.stop:06d}"
+                    values = kept.compute(name, make)["values"]
                     if needs:
                         if k == 0:
                             unsteered[some] = values[0]

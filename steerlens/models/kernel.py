@@ -12,7 +12,7 @@ Rows are arranged as [prompt, row, column, d_model]: `row` counts the variants o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -189,7 +189,7 @@ class Kernel:
         self.unembedding = hooked.unembed.W_U
         self.unembedding_bias = hooked.unembed.b_U
         self.norm = _norm(getattr(hooked, "ln_final", None), cfg)
-        self.n_layers = cfg.n_layers
+        self.n_layers: int = cfg.n_layers
         self.blocks = {
             layer: self._block(block) for layer, block in enumerate(hooked.blocks) if layer >= first
         }
@@ -231,8 +231,7 @@ class Kernel:
             return
         length = int(positions.max()) + 1
         for block in self.blocks.values():
-            rows = len(block.rotary.rotary_cos)
-            if length > rows:
+            if block.rotary is not None and length > (rows := len(block.rotary.rotary_cos)):
                 with torch.inference_mode(False):
                     block.rotary._extend_rotary_embeddings(
                         min(self.cfg.n_ctx, max(length, 2 * rows))
@@ -297,13 +296,13 @@ class Kernel:
             tail: Return only the last `tail` columns of the last block.
             into: A list to which the keys and values of these columns are added, block by block.
         """
-        top = self.n_layers if top is None else top
+        end = self.n_layers if top is None else top
         if first:  # the stream was not embedded here
             self._grow_rotary(columns.positions)
-        for layer in range(first, top + 1):
+        for layer in range(first, end + 1):
             if enter is not None:
                 resid = enter(layer, resid)
-            if layer < top:
+            if layer < end:
                 resid, own = self.block(
                     layer,
                     resid,

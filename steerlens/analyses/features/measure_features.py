@@ -15,6 +15,7 @@ from steerlens.interventions.residual import Add
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
 from steerlens.measures.sweep import sweep
+from steerlens.measures.tokenised import neutral_texts_of
 from steerlens.models.model import Model, as_model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.saes.sae import SAE
@@ -68,7 +69,7 @@ def feature_map(
         sae.facts.require_resid_norm()
     positions = positions or Positions.from_prompt_end()
     edits = [_edit(sae, f, operation, positions) for f in features]
-    texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
+    texts = list(neutral or neutral_texts_of(choose))
     swept = sweep(model, choose, edits, multipliers, label="features", progress=progress)
     kl = divergence(model, texts, edits, multipliers, progress=progress)
     drawn = nulls * len(features)

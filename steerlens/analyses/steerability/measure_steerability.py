@@ -150,7 +150,7 @@ def _texts(
     model: Model, neutral: Sequence[str] | None, choose: ContrastSet
 ) -> tuple[list[str], list[str]]:
     """Ordinary texts for choosing and for reporting."""
-    texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
+    texts = list(neutral or neutral_texts_of(choose))
     if len(texts) < 4 or len(choose) < 2:
         raise ValueError(
             f"{len(texts)} neutral texts and {len(choose)} choosing questions are too few: at least "
