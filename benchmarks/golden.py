@@ -219,24 +219,24 @@ def of_comparison(found: Any) -> Numbers:
         },
         {"sites": hooks(found.sites)},
     )
-    for cost, contest in {"kl": found.at_equal_kl, "utility": found.at_equal_utility}.items():
+    for cost, paired in {"kl": found.at_equal_kl, "utility": found.at_equal_utility}.items():
         arrays = {
-            "features": contest.features,
-            "senses": contest.senses,
-            "gains": contest.gains,
-            "utilities": contest.utilities,
-            "kl": contest.kl,
-            "lengths": contest.lengths,
-            "chosen_gains": contest.chosen_gains,
-            "control_gains": contest.control_gains,
-            "control_utilities": contest.control_utilities,
-            "control_kl": contest.control_kl,
-            "control_lengths": contest.control_lengths,
-            "control_chosen_gains": contest.control_chosen_gains,
+            "features": paired.features,
+            "senses": paired.signs,
+            "gains": paired.gains,
+            "utilities": paired.utilities,
+            "kl": paired.kl,
+            "lengths": paired.lengths,
+            "chosen_gains": paired.chosen_gains,
+            "control_gains": paired.control_gains,
+            "control_utilities": paired.control_utilities,
+            "control_kl": paired.control_kl,
+            "control_lengths": paired.control_lengths,
+            "control_chosen_gains": paired.control_chosen_gains,
         }
-        words: dict[str, Any] = {"arms": contest.arms, "controls": contest.controls}
+        words: dict[str, Any] = {"arms": paired.arms, "controls": paired.controls}
         words["best"] = []
-        for i, row in enumerate(found.rows(cost)):
+        for i, row in enumerate(found.compared(cost)):
             words["best"].append([row.arm, row.site.hook, row.feature])
             arrays[f"row.{i}"] = numbers(
                 [

@@ -64,8 +64,7 @@ _HOME = {
     "train_saes": "saes",
     "find_features": "analyses.features.find_features",
     "feature_card": "analyses.features.feature_card",
-    "feature_map": "analyses.features.measure_features",
-    "feature_spill": "analyses.features.feature_texts",
+    "feature_map": "analyses.features.map_features",
     "fit_effects": "analyses.features.feature_effects",
     "compare_features": "analyses.features.compare_features",
     # Experiments: a whole question as a value, with a folder and a page

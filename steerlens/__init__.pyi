@@ -64,8 +64,7 @@ from steerlens.saes import EditFeatures as EditFeatures
 from steerlens.saes import train_saes as train_saes
 from steerlens.analyses.features.find_features import find_features as find_features
 from steerlens.analyses.features.feature_card import feature_card as feature_card
-from steerlens.analyses.features.measure_features import feature_map as feature_map
-from steerlens.analyses.features.feature_texts import feature_spill as feature_spill
+from steerlens.analyses.features.map_features import feature_map as feature_map
 from steerlens.analyses.features.feature_effects import fit_effects as fit_effects
 from steerlens.analyses.features.compare_features import compare_features as compare_features
 

@@ -12,9 +12,8 @@ import torch
 from steerlens.analyses.features.compare_features import (
     UTILITY_DROP,
     compare_features,
-    require_costs,
+    require_settings,
 )
-from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import ExperimentError, load_data
@@ -25,6 +24,7 @@ from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions, Rule
+from steerlens.store.cells import Cells
 from steerlens.units import BUDGET
 
 
@@ -45,11 +45,11 @@ class SAEExperiment(Experiment):
     utility_drop: float = UTILITY_DROP
     """Utility that every arm costs in the second comparison, in nats."""
     k: int = 3
-    """Features that each search offers."""
+    """Candidates of each arm."""
     targeted: int = 128
     """Vectors from which SAE-TS learns its effects; 0 leaves it out."""
     nulls: int = 20
-    """Searches among random features and directions; at least 19."""
+    """Searches among random features and directions; at least 19, or 0 for no p-values."""
     n_choose: int = 64
     """Most questions to choose on."""
     n_report: int = 64
@@ -68,18 +68,16 @@ class SAEExperiment(Experiment):
             )
         if repr(self.method) != repr(DiffMean()):
             raise ExperimentError(
-                f"method={self.method!r}: features are held against DiffMean. Compare other methods "
-                "with SteerabilityExperiment."
+                f"method={self.method!r}: features are compared with DiffMean. Compare other methods "
+                "by SteerabilityExperiment."
             )
         try:
-            require_costs(self.budget, self.utility_drop, self.targeted)
+            require_settings(
+                budget=self.budget, utility_drop=self.utility_drop, targeted=self.targeted,
+                nulls=self.nulls, k=self.k,
+            )  # fmt: skip
         except ValueError as error:
             raise ExperimentError(str(error)) from error
-        if self.nulls < 19 or self.k < 1:
-            raise ExperimentError(
-                f"nulls={self.nulls}, k={self.k}: at least 19 searches of nothing and one feature "
-                "are needed."
-            )
 
     def load_saes(self, model: Model) -> tuple[SAE, ...]:
         """The SAEs, where and in the precision in which the model computes; each checked to fit.
@@ -134,20 +132,11 @@ class SAEExperiment(Experiment):
         found = probe(read, seed=self.seed, progress=progress)
         named = {**found.made_by, "data_name": data.fit.name}
         dataclasses.replace(found, made_by=named).save(folder)
-        cells = folder / "cells"
         compare_features(
             model, saes, read, data.choose, data.report, k=self.k, neutral=data.neutral,
             budget=self.budget, utility_drop=self.utility_drop,
             positions=getattr(Positions, self.positions)(), nulls=self.nulls,
             targeted=self.targeted, seed=self.seed, progress=progress,
-            have=lambda site: _finished(cells / site.hook),
-            done=lambda site, part: part.save(cells / site.hook),
+            cells=Cells(folder / "cells", "comparison"),
         ).save(folder)  # fmt: skip
         return finish(folder)
-
-
-def _finished(cell: Path) -> FeatureComparison | None:
-    """What an earlier, killed run found at a site."""
-    if not (cell / "comparison.json").exists():
-        return None
-    return FeatureComparison.load(cell)

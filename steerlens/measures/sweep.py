@@ -11,10 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.data import ContrastPair, ContrastSet
-from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
-from steerlens.measures.tokenised import halved as halved
 from steerlens.models.kernel import soft_cap
 from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model, as_model
@@ -72,7 +70,6 @@ def sweep(
     memory: int | None = None,
     progress: bool = True,
     cells: Cells | None = None,
-    label: str = "sweep",
 ) -> Swept:
     """Scores every pair's two answers under every intervention at every multiplier.
 
@@ -95,7 +92,7 @@ def sweep(
         SteeringError: If an intervention would edit no token of some prompt.
     """
     model = as_model(model)
-    cells = cells_or_none(cells, label, progress)
+    cells = cells_or_none(cells, "sweep", progress)
     asked = questions(model, pairs)
     engine = Engine(model, interventions, multipliers, memory)
     score = _Score(model, log_odds_only, engine.memory)

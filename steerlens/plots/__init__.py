@@ -12,8 +12,6 @@ disagree, an infinite value, an interval upside down) raises a ValueError.
 from steerlens.plots.curves import dose_response as dose_response
 from steerlens.plots.curves import layer_curve as layer_curve
 from steerlens.plots.features import feature_card as feature_card
-from steerlens.plots.features import feature_heatmap as feature_heatmap
-from steerlens.plots.features import spill_heatmap as spill_heatmap
 from steerlens.plots.heatmap import layer_heatmap as layer_heatmap
 from steerlens.plots.html import to_html_div as to_html_div
 from steerlens.plots.look import FONT as FONT

@@ -12,13 +12,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from steerlens import plots
-from steerlens.analyses.features.feature_comparison import (
+from steerlens.analyses.features.comparison_arms import (
     BY_EFFECT,
     DIFFMEAN,
-    FEATURE,
+    RANDOM_FEATURE,
     SEARCHED,
-    FeatureComparison,
 )
+from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
@@ -102,7 +102,9 @@ def page(
         shift=shift,
         spillover=spillover,
         comparison=comparison,
-        arms=None if comparison is None else Markup(comparison._repr_html_()),
+        arms=None
+        if comparison is None
+        else Markup("<pre>{}</pre>").format(comparison.run_summary({})),
         summary=summary,
         cell=cell,
         answer=None if map is None else _answer(map),
@@ -308,11 +310,12 @@ def _reading(probe: ProbeMap, map: SteerabilityMap | None) -> dict[str, Any]:
 
 def _compared(comparison: FeatureComparison) -> dict[str, Any] | None:
     """What a feature does that was found by effect, and what else does as much."""
-    rows = {row.arm: row for row in comparison.rows("kl")}
+    rows = {row.arm: row for row in comparison.compared("kl")}
     feature, diffmean, searched = (rows[name] for name in (BY_EFFECT, DIFFMEAN, SEARCHED))
     over = feature.over_diffmean
     if math.isnan(feature.gain.value):
         return None
+    assert feature.site is not None and diffmean.site is not None  # only controls have no site
     verdict = None
     if not math.isnan(over.value):
         verdict = (
@@ -332,7 +335,7 @@ def _compared(comparison: FeatureComparison) -> dict[str, Any] | None:
         "diffmean_layer": diffmean.site.layer,
         "over": format_interval(over, format_signed),
         "verdict": verdict,
-        "random": format_interval(comparison.at_equal_kl.gain(FEATURE)),
+        "random": format_interval(comparison.at_equal_kl.gain(RANDOM_FEATURE)),
         "searched": format_interval(searched.gain),
         "n": comparison.at_equal_kl.gains.shape[-1],
     }

@@ -8,15 +8,15 @@ from sklearn.metrics import roc_auc_score
 
 from steerlens.analyses.features.excerpts import excerpts, read_texts
 from steerlens.analyses.features.feature_card import feature_card
+from steerlens.analyses.features.feature_contrast import rank_by_contrast
 from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking
 from steerlens.analyses.features.feature_writing import AddRows, output_scores, written_tokens
 from steerlens.analyses.features.find_features import find_features
 from steerlens.analyses.features.rank_features import (
     alive,
-    by_contrast,
-    by_effect,
-    first_order,
-    strongest,
+    gradients,
+    rank_by_effect,
+    strongest_directions,
 )
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
@@ -24,9 +24,9 @@ from steerlens.interventions.residual import Add
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
+from steerlens.results import ResultError
 from steerlens.saes.sae import SAEError
 from steerlens.sites import Positions, Site
-from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, planted_rows, random_rows
 
 SITE = Site(1)
@@ -60,7 +60,7 @@ def some_activations(n=12, d_model=8, gap=0.0, seed=0) -> Activations:
 
 def test_auroc_and_difference_are_those_of_every_feature_by_itself():
     read, sae = some_activations(gap=0.5), handmade(random_rows(9, 8), SITE, threshold=0.4)
-    found = by_contrast(sae, read, shuffles=3)
+    found = rank_by_contrast(sae, read, shuffles=3)
     positive, negative = (sae.encode(side) for side in read.at(SITE))
     labels = [1] * len(positive) + [0] * len(negative)
     both = torch.cat([positive, negative])
@@ -70,17 +70,17 @@ def test_auroc_and_difference_are_those_of_every_feature_by_itself():
     torch.testing.assert_close(found.difference, positive.mean(0) - negative.mean(0))
 
 
-def test_the_order_is_by_how_far_apart_and_the_sense_by_which_side():
+def test_the_order_is_by_how_far_apart_and_the_sign_by_which_side():
     rows = torch.eye(8)[[3, 0, 0]]
     rows[2] *= -1
-    found = by_contrast(handmade(rows, SITE), some_activations(gap=4.0), shuffles=3)
+    found = rank_by_contrast(handmade(rows, SITE), some_activations(gap=4.0), shuffles=3)
     assert found.order[2] == 0, "the coordinate without a gap is last"
     assert (found.towards(1), found.towards(2)) == (1, -1)
 
 
 def test_a_feature_that_never_fires_tells_nothing_apart():
     sae = handmade(random_rows(4, 8), SITE, threshold=100.0)
-    found = by_contrast(sae, some_activations(gap=4.0), shuffles=5)
+    found = rank_by_contrast(sae, some_activations(gap=4.0), shuffles=5)
     assert found.auroc.tolist() == [0.5] * 4
     assert found.p_value(0) == 1.0
 
@@ -89,24 +89,24 @@ def test_the_best_of_many_features_is_not_found_where_there_is_nothing():
     sae = handmade(random_rows(200, 8), SITE)
     ps = []
     for seed in range(10):
-        found = by_contrast(sae, some_activations(seed=seed), shuffles=39)
+        found = rank_by_contrast(sae, some_activations(seed=seed), shuffles=39)
         ps.append(found.p_value(found.order[0]))
     assert sum(p <= 0.05 for p in ps) <= 2
-    real = by_contrast(sae, some_activations(gap=5.0), shuffles=39)
+    real = rank_by_contrast(sae, some_activations(gap=5.0), shuffles=39)
     assert real.p_value(real.order[0]) == 1 / 40
 
 
 def test_activations_of_another_model_are_refused():
     sae = replace(handmade(random_rows(4, 8), SITE), fingerprint="one")
     with pytest.raises(SAEError, match="Read them again"):
-        by_contrast(sae, replace(some_activations(), fingerprint="other"))
+        rank_by_contrast(sae, replace(some_activations(), fingerprint="other"))
 
 
 def test_reading_finds_the_distractor_and_effect_finds_what_steers(world, planted_data):
     model, sae, read = world
-    contrast = by_contrast(sae, read, shuffles=19)
+    contrast = rank_by_contrast(sae, read, shuffles=19)
     assert float(contrast.auroc[1]) == 1.0, "the distractor separates perfectly"
-    effects = by_effect(model, sae, planted_data[1], progress=False)
+    effects = rank_by_effect(model, sae, planted_data[1], progress=False)
     assert effects.order[0] == 0 and effects.towards(0) == 1
     at = effects.features.index(1)
     assert float(effects.gains[at].abs().max()) < 1e-3, "and steers nothing"
@@ -118,7 +118,7 @@ def test_reading_finds_the_distractor_and_effect_finds_what_steers(world, plante
 def test_effects_are_those_of_attached_vectors(world, planted_data):
     model, sae, _ = world
     pair = planted_data[1].pairs[3]
-    effects = by_effect(model, sae, [pair], [7, 0], multiplier=0.25, progress=False)
+    effects = rank_by_effect(model, sae, [pair], [7, 0], multiplier=0.25, progress=False)
     batch = model.tokens(pair.prompt)
     yes, no = (model.split(pair.prompt, a)[1][0] for a in (pair.positive, pair.negative))
 
@@ -135,12 +135,15 @@ def test_effects_are_those_of_attached_vectors(world, planted_data):
                 )
 
 
-def test_first_order_is_the_slope_at_strength_zero(gpt2, made):
+def test_the_gradient_gives_the_slope_at_strength_zero(gpt2, made):
     pairs = [
         ContrastPair("the cat sat on the", " bed", " wine"),
         ContrastPair("I", " like", " ran"),
     ]
-    slopes = first_order(gpt2, made, pairs, [2, 5], progress=False)
+    gradient = gradients(
+        gpt2, made.site, made.d_model, pairs, Positions.from_prompt_end(), progress=False
+    )
+    slopes = torch.stack([made.direction(f).vector for f in (2, 5)]) @ gradient
     edits = [Add(made.direction(f), unit=1.0) for f in (2, 5)]
     odds = sweep(
         gpt2, pairs, edits, (-1e-2, 0.0, 1e-2), log_odds_only=True, progress=False
@@ -153,7 +156,7 @@ def test_first_order_is_the_slope_at_strength_zero(gpt2, made):
 
 def test_screening_keeps_the_features_with_the_largest_slopes(world, planted_data):
     model, sae, _ = world
-    effects = by_effect(model, sae, planted_data[1], screened=3, progress=False)
+    effects = rank_by_effect(model, sae, planted_data[1], screened=3, progress=False)
     assert len(effects.features) == 3 and 0 in effects.features
     assert effects.screened == len(alive(sae)) == sae.d_sae
 
@@ -161,8 +164,8 @@ def test_screening_keeps_the_features_with_the_largest_slopes(world, planted_dat
 def test_random_directions_are_searched_in_the_same_way_as_features(world, planted_data):
     model, sae, _ = world
     same = [sae.direction(f) for f in alive(sae)]
-    found = strongest(model, same, planted_data[1], 3, screened=5, progress=False)
-    order = by_effect(model, sae, planted_data[1], screened=5, progress=False).order[:3]
+    found = strongest_directions(model, same, planted_data[1], 3, screened=5, progress=False)
+    order = rank_by_effect(model, sae, planted_data[1], screened=5, progress=False).order[:3]
     assert [d.method for d in found] == [sae.direction(f).method for f in order]
 
 
@@ -265,7 +268,7 @@ def test_a_ranking_says_all_that_there_are_data_for(ranking, world, planted_data
     assert 0 <= first.output_score <= 1 and len(first.writes) == 20 and first.reads
     model, sae, read = world
     bare = find_features(model, sae, read, k=2, shuffles=3, progress=False)
-    assert bare[0].gain is None and "gain" not in bare.columns
+    assert bare[0].gain is None and "gain" not in bare.measured
 
 
 def test_an_order_by_effect_puts_what_steers_first(world, planted_data):
@@ -289,9 +292,9 @@ def test_a_ranking_is_read_back_as_it_was_saved(ranking, tmp_path):
     assert (again.site, again.by, again.made_by) == (ranking.site, ranking.by, ranking.made_by)
     assert len((tmp_path / "features.csv").read_text().splitlines()) == 1 + len(ranking)
     (tmp_path / "features.json").write_text("{}")
-    with pytest.raises(ResultError, match="broken"):
+    with pytest.raises(ResultError, match="cannot be read"):
         FeatureRanking.load(tmp_path)
-    with pytest.raises(ResultError, match="no ranking"):
+    with pytest.raises(ResultError, match="holds no finished features"):
         FeatureRanking.load(tmp_path / "nowhere")
 
 
