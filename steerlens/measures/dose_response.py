@@ -19,8 +19,9 @@ from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention, ResidualEdit, takes_rows
 from steerlens.report.numbers import format_signed
 from steerlens.report.section import Paragraph, Section, Texts
+from steerlens.results.cell import Cell
 from steerlens.results.frames import Column
-from steerlens.results.result import Result
+from steerlens.results.result import Result, chosen_cell
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,8 +34,6 @@ class DoseResponse(Result):
     multipliers: tuple[float, ...]
     texts: tuple[tuple[str, ...], ...]
     """[prompt][multiplier]"""
-    chosen: float | None = None
-    """The multiplier that a map recommends, if one does: it is named on the page."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     def columns(self) -> list[Column]:
@@ -48,14 +47,20 @@ class DoseResponse(Result):
             lines += [f"  {m:+6.2f}  {t}" for m, t in zip(self.multipliers, row, strict=True)]
         return "\n".join(lines)
 
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """Nothing: the texts are on the page."""
+        return ""
+
     def section(self, beside: Mapping[str, Result]) -> Section:
+        """The texts under each prompt; the strength that a map recommends is named so."""
+        cell = chosen_cell(beside)
         steered = self.made_by.get("steered")
         count = len(self.prompts)
         texts = (
             Texts(
                 prompt,
                 tuple(
-                    (self._label(m), text) for m, text in zip(self.multipliers, row, strict=True)
+                    (_label(m, cell), text) for m, text in zip(self.multipliers, row, strict=True)
                 ),
                 label=f"prompt {k}",
                 marked=self.multipliers.index(0.0) if 0.0 in self.multipliers else None,
@@ -75,12 +80,6 @@ class DoseResponse(Result):
                 *texts,
             ),
         )
-
-    def _label(self, multiplier: float) -> str:
-        if multiplier == 0:
-            return "multiplier 0, unsteered"
-        is_chosen = ", the chosen one" if multiplier == self.chosen else ""
-        return f"multiplier {format_signed(multiplier)}{is_chosen}"
 
     def _repr_html_(self) -> str:
         cells = []
@@ -155,6 +154,13 @@ def dose_response(
         **options,
     }
     return DoseResponse(tuple(texts), strengths, tuple(table), made_by=made_by)
+
+
+def _label(multiplier: float, cell: Cell | None) -> str:
+    if multiplier == 0:
+        return "multiplier 0, unsteered"
+    is_chosen = cell is not None and cell.multiplier == multiplier
+    return f"multiplier {format_signed(multiplier)}{', the chosen one' if is_chosen else ''}"
 
 
 def _described(edit: Intervention) -> str:
