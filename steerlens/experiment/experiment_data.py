@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
-from steerlens.results import Result
 from steerlens.measures.tokenised import neutral_texts_of
+from steerlens.results import Result
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import CONCEPTS
 from steerlens.testbed.review_grammar import TOPICS
