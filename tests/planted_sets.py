@@ -29,7 +29,7 @@ class Chosen(Result):
     kind = "map"
 
     def __init__(self, row: str, multiplier: float = 1.0) -> None:
-        self.cell = Cell(row, multiplier, None)
+        self.cell, self.made_by = Cell(row, multiplier, None), {}
 
     @property
     def chosen(self) -> Cell:

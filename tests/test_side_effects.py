@@ -174,10 +174,10 @@ def test_every_row_of_every_null_map_has_its_own_random_direction(directions):
 def test_a_map_without_nulls_says_so(model, adds, sets):
     found = spillover(model, [adds[2]], sets, FEW, target="nice", nulls=0, progress=False)
     assert not found.has_null and found.null_gains.shape == (0, 1, 3, 2)
-    assert "null maps: none; without them there is no p-value" in found.summary()
+    assert "no null maps because none were asked for, so there is no p-value" in found.summary()
     assert "p =" not in found.summary()
     (text, *_) = found.section({}).blocks
-    assert isinstance(text, Paragraph) and "There are no null maps (none)" in text.text
+    assert isinstance(text, Paragraph) and "no null maps because none were asked for" in text.text
     assert found.plot().data
 
 
@@ -187,7 +187,7 @@ def test_a_strangers_weight_change_is_a_row_without_null_maps_of_random_directio
     rows = {"lora": low_rank(model, 3), "add": adds[2]}
     found = spillover(model, rows, sets, FEW, target="nice", progress=False)
     assert found.sites == (None, adds[2].site) and not found.has_null
-    assert "none, because 'lora' is not along one direction; without them" in found.summary()
+    assert "no null maps because 'lora' is not along one direction, so there" in found.summary()
     own = found.mean_gain[1, -1, 0]
     assert float(own) == pytest.approx(3.0, abs=1e-3)
     assert float(found.mean_gain[0].abs().max()) > 1e-4

@@ -385,12 +385,12 @@ def test_a_fit_that_is_damaged_is_refused(tmp_path):
 
 
 def test_the_section_has_both_figures_and_the_flags():
-    fit = fit_validity(*examples(), row="L3 resid_post")
+    fit = fit_validity(*examples(), row="L3 resid_post", site=Site(3))
     section = fit.section({})
     text, curves, words, tradeoff = section.blocks[:4]
     assert section.title == "How far steering at L3 resid_post can be pushed"
     assert isinstance(text, Paragraph) and f"R² is {fit.preference.r2:.3g} for" in text.text
-    assert f"{fit.valid_interval()}".replace("-", "−") in text.text
+    assert f"{fit.valid_interval()}".replace("-", "−").replace("D_u >=", "D ≥") in text.text
     for block in (curves, tradeoff):
         assert isinstance(block, Figure) and block.draw().data
     assert isinstance(words, Paragraph)
@@ -399,6 +399,7 @@ def test_the_section_has_both_figures_and_the_flags():
     flat = fit_validity(torch.tensor(M), torch.tensor(M), torch.full((25,), -2.0))
     assert flat.section({}).blocks[4] == Listing(flat.flags, quiet=True)
     assert flat.section({}).title == "How far steering can be pushed"
+    assert fit_validity(*examples(4), row="lora").section({}).title == "How far lora can be pushed"
 
 
 def test_a_run_says_where_utility_holds():

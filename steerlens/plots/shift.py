@@ -45,7 +45,7 @@ def shift_scatter(
     axes = f"{points.count} rows"
     x = band("in_distribution", in_distribution, points.order, axes)
     drawn = bands("shifted", shifted, points.order, axes)
-    across = min(MOST_ACROSS, len(drawn))
+    across = 2 if len(drawn) == 4 else min(MOST_ACROSS, len(drawn))
     down = math.ceil(len(drawn) / across)
     heads = [_head(name, (correlations or {}).get(name), 66 // across) for name in drawn]
     figure = make_subplots(

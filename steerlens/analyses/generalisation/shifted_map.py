@@ -128,7 +128,7 @@ class ShiftedMap(Answers):
             kind = ", matched" if name in self.matched else ""
             lines.append(
                 f"  {name}: {interval_at(self.slope_interval(name), i)}, difference "
-                f"{interval_at(self.difference(name), i)}, ratio {interval_at(self.ratio(name), i)}, "
+                f"{interval_at(self.difference(name), i)}, ratio {self._ratio_at(name, i)}, "
                 f"{float(self.anti_steerable(name)[i]):.0%} anti-steerable{kind}"
             )
         for name in self.shifted if len(self.rows) >= 4 else ():
@@ -148,8 +148,12 @@ class ShiftedMap(Answers):
             "shifted",
             f"slope {slopes[self.in_distribution]} {UNIT} in distribution\n"
             f"smallest of {len(self.shifted)} shifted sets: {slopes[least]} on {least}, "
-            f"{interval_at(self.ratio(least), i)} of that in distribution",
+            f"ratio {self._ratio_at(least, i)}",
         )
+
+    def _ratio_at(self, name: str, i: int) -> str:
+        ratio = interval_at(self.ratio(name), i)
+        return "not known" if ratio.value != ratio.value else str(ratio)
 
     def plot(self) -> go.Figure:
         """Slope on shifted questions over slope in distribution: a panel per set."""
@@ -181,14 +185,14 @@ class ShiftedMap(Answers):
 
     def _finding(self, i: int) -> str:
         ratios = [interval_at(self.ratio(name), i) for name in self.shifted]
-        where = self.rows[i] if self.layers is None else f"layer {self.layers[i]}"
+        where = f"{self.rows[i]}:" if self.layers is None else f"At layer {self.layers[i]}"
         if any(ratio.value != ratio.value for ratio in ratios):
-            return f"{where}: the interval of the slope in distribution holds 0"
+            return f"{where} the interval of the slope in distribution holds 0"
         least, most = (f"{bound([r.value for r in ratios]):.2f}" for bound in (min, max))
         span = f"{least} to {most}"
         if len(ratios) == 1:
             span = f"{least} [{ratios[0].low:.2f}, {ratios[0].high:.2f}]"
-        return f"{where}: shifted slopes are {with_minus(span)} of that in distribution"
+        return f"{where} shifted slopes are {with_minus(span)} of that in distribution"
 
     def section(self, beside: Mapping[str, Result]) -> Section:
         """How far steering carries over, in every row and in the one that a map recommends."""

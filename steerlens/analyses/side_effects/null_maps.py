@@ -26,7 +26,7 @@ class NullMaps(NamedTuple):
 
     maps: list[list[Intervention]]
     what: str
-    """What they are; or, if there are none, why."""
+    """What they are; or, if there are none, why: "because …"."""
 
     @property
     def interventions(self) -> list[Intervention]:
@@ -49,7 +49,7 @@ def null_maps(
     """
     other = next((row for row, edit in arms.items() if not isinstance(edit, Directed)), None)
     if nulls is None and other is not None:
-        return NullMaps([], f"none, because {other!r} is not along one direction")
+        return NullMaps([], f"because {other!r} is not along one direction")
     if nulls is not None and not isinstance(nulls, int):
         maps, what = [_one_map(one, tuple(arms)) for one in nulls], "given null maps"
     else:
@@ -69,7 +69,7 @@ def null_maps(
             f"{len(maps)} null maps cannot give a threshold at level 0.95. Use at least {FEWEST}, or "
             "0 for a map without p-values."
         )
-    return NullMaps(maps, what if maps else "none")
+    return NullMaps(maps, what if maps else "because none were asked for")
 
 
 def _one_map(given: Arms, rows: tuple[str, ...]) -> list[Intervention]:

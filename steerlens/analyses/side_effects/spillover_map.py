@@ -18,7 +18,7 @@ from steerlens.analyses.side_effects.spillover_section import spillover_section
 from steerlens.report.numbers import format_signed
 from steerlens.report.section import Figure, Section
 from steerlens.results import Column, Result, chosen_cell
-from steerlens.results.grid import find_multiplier
+from steerlens.results.grid import find_multiplier, steering_of
 from steerlens.results.summary_lines import labelled
 from steerlens.sites import Site
 
@@ -130,8 +130,8 @@ class SpilloverMap(Answers):
 
     @property
     def null_name(self) -> str:
-        """What the null maps are, or why there are none."""
-        return str(self.made_by.get("null", "null maps" if self.has_null else "none"))
+        """What the null maps are; or, if there are none, why: "because …"."""
+        return str(self.made_by.get("null", "null maps" if self.has_null else ""))
 
     @property
     def others(self) -> Bool[Tensor, "row multiplier set"]:
@@ -198,7 +198,7 @@ class SpilloverMap(Answers):
 
     def _null_line(self) -> str:
         if not self.has_null:
-            return f"null maps: {self.null_name}; without them there is no p-value"
+            return f"no null maps {self.null_name}, so there is no p-value"
         return (
             f"null: p = {self.null.p_value:.3g} against {self.null_name} (largest of all "
             f"{int(self.others.sum())} cells of other concepts, {len(self.null_gains)} null maps)"
@@ -249,7 +249,7 @@ class SpilloverMap(Answers):
             series,
             multipliers=self.multipliers.tolist(),
             unit="nats",
-            title=f"What steering at {self.rows[i]} does to each concept",
+            title=f"What {steering_of(self.rows[i], self.sites[i])} does to each concept",
         )
 
     def _target_gain(self) -> Float[Tensor, "row multiplier"]:
@@ -280,7 +280,9 @@ class SpilloverMap(Answers):
         every = [Figure(self.plot)] if len(self.rows) > 1 else []
         return spillover_section(
             [*every, Figure(lambda: self.plot_lines(row))],
-            where=self.rows[0] if len(self.rows) == 1 else None,
+            steering=steering_of(self.rows[0], self.sites[0])
+            if len(self.rows) == 1
+            else "steering",
             p_value=self.null.p_value if self.has_null else None,
             null_name=self.null_name,
             nulls=len(self.null_gains),

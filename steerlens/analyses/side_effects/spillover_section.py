@@ -11,7 +11,7 @@ from steerlens.report.section import Figure, Paragraph, Section
 def spillover_section(
     figures: Sequence[Figure],
     *,
-    where: str | None,
+    steering: str,
     p_value: float | None,
     null_name: str,
     nulls: int,
@@ -19,25 +19,24 @@ def spillover_section(
     """The section of a map of spill-over.
 
     Args:
-        where: The only row; None for several.
+        steering: What steers, in a sentence.
         p_value: Of the largest gain on another concept; None without null maps.
-        null_name: What the null maps are, or why there are none.
+        null_name: What the null maps are; or, if there are none, why: "because …".
         nulls: How many there are.
     """
     if p_value is None:
-        compared = f"There are no null maps ({null_name}), so there is no p-value."
+        compared = f"There are no null maps {null_name}, so there is no p-value."
     else:
         compared = (
             f"Compared with {nulls} null maps ({null_name}), the largest gain on another concept "
             f"has {format_p_value(p_value, nulls)}."
         )
-    steered = "steering" if where is None else f"steering at {where}"
     return Section(
         title="What else does steering move?",
         short="Other concepts",
         blocks=(
             Paragraph(
-                f"Gain of {steered} on questions about the target concept and about other concepts, "
+                f"Gain of {steering} on questions about the target concept and about other concepts, "
                 f"at every multiplier. {compared}"
             ),
             *figures,

@@ -13,6 +13,7 @@ from steerlens.measures import scores
 from steerlens.measures.scores import Per
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
+from steerlens.results.grid import steering_of
 from steerlens.store.cells import Cells, cells_or_none
 
 
@@ -71,7 +72,7 @@ def decay(
         site=site_of(edit),
         made_by={
             **model.facts,
-            "question": f"How far can steering at {name} be pushed?",
+            "question": f"How far can {steering_of(name, site_of(edit))} be pushed?",
             "intervention": repr(edit),
             "per": per,
             "data": None if data is None else data.hash,

@@ -19,6 +19,7 @@ from steerlens.analyses.validity.validity_section import validity_section
 from steerlens.report.numbers import with_minus
 from steerlens.report.section import Figure, Section
 from steerlens.results import Column, Result
+from steerlens.results.grid import steering_of
 from steerlens.results.summary_lines import labelled
 from steerlens.sites import Site
 from steerlens.stats import Interval
@@ -233,7 +234,7 @@ class ValidityFit(Result):
         return validity_section(
             Figure(self.plot),
             Figure(self.plot_tradeoff),
-            row=self.row,
+            steering=steering_of(self.row, self.site) or "steering",
             r2=(self.preference.r2, self.utility.r2),
             valid=str(self.valid_interval()),
             flags=self.flags,

@@ -10,7 +10,7 @@ def validity_section(
     curves: Figure,
     tradeoff: Figure,
     *,
-    row: str,
+    steering: str,
     r2: tuple[float, float],
     valid: str,
     flags: tuple[str, ...],
@@ -20,20 +20,20 @@ def validity_section(
     Args:
         curves: Preference and utility over the multiplier.
         tradeoff: One against the other.
-        row: The name of the intervention; "" if it has none.
+        steering: What steers, in a sentence.
         r2: Of the curves of preference and of utility.
         valid: The multipliers at which utility keeps half of its height, in words.
         flags: What to know before using the constants of the curves.
     """
-    where = f"steering at {row}" if row else "steering"
     preference, utility = map(format_number, r2)
+    holds = with_minus(valid).replace("D_u >=", "D ≥")
     blocks = [
         Paragraph(
             "**Preference** is the log-odds of the positive over the negative answer, **utility** "
             "that of either of them over anything else. Each curve is a linear function of the "
             "multiplier times D, the share of the state that later layers can still use "
             f"(arXiv:2602.02343). R² is {preference} for preference and {utility} for utility. By "
-            f"the fit, utility keeps at least half of its height {with_minus(valid)}."
+            f"the fit, utility keeps at least half of its height {holds}."
         ),
         curves,
         Paragraph(
@@ -44,4 +44,4 @@ def validity_section(
     ]
     if flags:
         blocks.append(Listing(flags, quiet=True))
-    return Section(title=f"How far {where} can be pushed", short="How far", blocks=tuple(blocks))
+    return Section(title=f"How far {steering} can be pushed", short="How far", blocks=tuple(blocks))

@@ -270,8 +270,8 @@ class WritingMap(Result):
         row = self.rows[i] if self.layers is None else f"layer {self.layers[i]}"
         where = with_minus(f"{row}, multiplier {self.cell(i, j).multiplier:g}")
         return (
-            f"Steered texts have up to {math.exp(float(mean[i, j])):.3g} times the perplexity of "
-            f"unsteered ones ({where})"
+            f"Steered texts have up to {_times(float(mean[i, j]))} the perplexity of unsteered "
+            f"ones ({where})"
         )
 
     def _emptiness(self) -> str:
@@ -362,6 +362,12 @@ class WritingMap(Result):
             ):
                 found.append(Column(f"{name}_{end}", axes, part))
         return found
+
+
+def _times(change: float) -> str:
+    """How many times the perplexity a change of surprisal is, to three digits."""
+    times = float(f"{math.exp(min(change, 99.0)):.3g}")
+    return f"{times:,.0f} times" if 1000 <= times < 1e7 else f"{times:.3g} times"
 
 
 def _title(quantity: Quantity) -> str:
