@@ -16,7 +16,8 @@ from steerlens.analyses.writing.measure_writing import writing
 from steerlens.data import ContrastPair
 from steerlens.directions import Direction
 from steerlens.interventions import Add, Together
-from steerlens.measures.generation import dose_response, generated_tokens
+from steerlens.measures.dose_response import dose_response
+from steerlens.measures.generation import generated_tokens
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Directed
