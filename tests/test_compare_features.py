@@ -96,8 +96,8 @@ def test_what_steers_nothing_is_not_measured_or_gains_nothing(compared):
 
 def test_the_report_has_no_part_in_the_choice(model, live, planted_data, settings, compared):
     fit, choose, report = planted_data
-    turned = replace(report, pairs=tuple(pair.flipped() for pair in report))
-    other = compare_features(model, [live], fit, choose, turned, **settings).at_equal_kl
+    flipped = replace(report, pairs=tuple(pair.flipped() for pair in report))
+    other = compare_features(model, [live], fit, choose, flipped, **settings).at_equal_kl
     same = compared.at_equal_kl
     assert torch.equal(other.features[:, 0], same.features[:, 0])
     torch.testing.assert_close(other.lengths[:, 0], same.lengths[:, 0], equal_nan=True)
@@ -151,7 +151,7 @@ def test_kept_numbers_are_taken_for_the_same_settings_only(
 def test_an_arm_without_candidates_at_a_site_is_a_hole_there(
     model, planted, planted_data, settings
 ):
-    """An effect map that knows of no feature gives SAE-TS nothing to aim at."""
+    """An effect map in which no vector moves a feature gives SAE-TS no candidate."""
     saes = [handmade(planted_rows(planted), site) for site in (LIVE, DEAD)]
     prompts = [pair.prompt for pair in planted_data[1]][:4]
     fitted = fit_effects(model, saes[0], prompts, vectors=12, new_tokens=3, progress=False)

@@ -1,4 +1,4 @@
-"""Finding features: what tells sides apart, what they read, write and do, against naive loops."""
+"""Finding features by what they separate, read, write and do, against naive loops."""
 
 from dataclasses import replace
 
@@ -127,11 +127,11 @@ def test_effects_are_those_of_attached_vectors(world, planted_data):
         return logits[yes] - logits[no]
 
     for i, feature in enumerate(effects.features):
-        for sense, m in ((0, -0.25), (1, 0.25)):
+        for sign, m in ((0, -0.25), (1, 0.25)):
             before = odds()
             with Add(sae.direction(feature)).attach(model, m):
                 torch.testing.assert_close(
-                    effects.gains[i, sense, 0], odds() - before, atol=1e-4, rtol=1e-4
+                    effects.gains[i, sign, 0], odds() - before, atol=1e-4, rtol=1e-4
                 )
 
 
@@ -305,16 +305,16 @@ def test_a_ranking_draws_itself_without_markup_from_texts(ranking):
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, said",
     [
         ({"by": "effect"}, "needs pairs"),
         ({"by": "output"}, "needs prompts"),
         ({"features": (99,)}, "no feature 99"),
     ],
 )
-def test_an_order_without_its_data_is_refused(gpt2, made, options, told):
+def test_an_order_without_its_data_is_refused(gpt2, made, options, said):
     pairs = ContrastSet("s", (ContrastPair("", "the cat", "the dog"),))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=said):
         find_features(gpt2, made, pairs, progress=False, **options)
 
 

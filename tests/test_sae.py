@@ -1,5 +1,5 @@
 # ruff: noqa: E402 (sae_lens is optional, and tests.untrained_saes needs it)
-"""Dictionaries compute what sae_lens computes, say where they come from, and refuse what cannot be."""
+"""An SAE computes what sae_lens computes, states where it comes from, and refuses other models."""
 
 import ast
 import json

@@ -18,7 +18,7 @@ from steerlens.saes.sae_lens_library import sae_lens
 
 
 def releases(model: str = "") -> dict[str, tuple[str, ...]]:
-    """The published releases that sae_lens knows and the ids in each; needs no network.
+    """The published releases that sae_lens lists, with the ids in each; needs no network.
 
     Args:
         model: Only those of this model, as sae_lens spells it ("gpt2-small", "gemma-2-2b").
@@ -30,7 +30,7 @@ def releases(model: str = "") -> dict[str, tuple[str, ...]]:
     found = {r: tuple(e.saes_map) for r, e in table.items() if model in ("", e.model)}
     if not found:
         raise SAEError(
-            f"sae_lens knows no release for {model!r}. "
+            f"sae_lens lists no release for {model!r}. "
             f"{_near(model, {entry.model for entry in table.values()})}"
         )
     return found
@@ -59,7 +59,7 @@ def load_release(
             f"Release {release!r} has no SAE {sae_id!r}. {_near(sae_id, table[release].saes_map)}"
         )
     if release not in table and "/" not in release:
-        raise SAEError(f"sae_lens knows no release {release!r}. {_near(release, table)}")
+        raise SAEError(f"sae_lens lists no release {release!r}. {_near(release, table)}")
 
     def read() -> Any:
         from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface

@@ -72,7 +72,7 @@ def train_saes(
         seed: Seeds the initial weights and the order of the tokens.
 
     Returns:
-        Dictionaries in the order of `sites`, with the largest activations and the median norm on
+        SAEs in the order of `sites`, with the largest activations and the median norm on
         the corpus's first 2,000 rows. Measure them with `quality` on other texts.
 
     Raises:

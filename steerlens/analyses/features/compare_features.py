@@ -70,7 +70,8 @@ def compare_features(
 ) -> FeatureComparison:
     """SAE features against DiffMean and against chance, per layer, at equal cost.
 
-    The arms, each with up to k candidates in both signs, of which `choose` picks one per layer:
+    The arms, each with up to k candidates of both signs, of which one per layer is chosen on
+    `choose`:
 
     - feature by contrast: the k features that separate the sides of `fit` best (AUROC);
     - features together: their sum, each by how much more the positive side activates it;

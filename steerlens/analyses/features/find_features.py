@@ -66,7 +66,7 @@ def find_features(
         else fit
     )
     contrast = None if read is None else rank_by_contrast(sae, read, shuffles=shuffles, seed=seed)
-    signs = (lambda feature: 1) if contrast is None else contrast.towards
+    towards = (lambda feature: 1) if contrast is None else contrast.towards
     if features is not None:
         sae.require_features(features)
         order, by_name = list(features), "choice"
@@ -75,7 +75,7 @@ def find_features(
             model, sae, pairs or (), multiplier=multiplier, positions=positions,
             progress=progress,
         )  # fmt: skip
-        order, signs, by_name = effects.order, effects.towards, by
+        order, towards, by_name = effects.order, effects.towards, by
     elif by == "output":
         living = alive(sae)
         scores = output_scores(model, sae, living, prompts or (), progress=progress)
@@ -91,10 +91,12 @@ def find_features(
         _of_contrast(sae, read, contrast, top),
         _of_writing(model, sae, top, lens, prompts, progress),
         _of_reading(model, sae, top, lens, texts, progress),
-        _of_effect(model, sae, pairs, {f: signs(f) for f in top}, multiplier, positions, progress),
+        _of_effect(
+            model, sae, pairs, {f: towards(f) for f in top}, multiplier, positions, progress
+        ),
     ]
     found = [
-        FoundFeature(feature, signs(feature), **{k: v for c in columns for k, v in c[i].items()})
+        FoundFeature(feature, towards(feature), **{k: v for c in columns for k, v in c[i].items()})
         for i, feature in enumerate(top)
     ]
     return FeatureRanking(
