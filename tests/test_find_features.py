@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import pandas
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
 from steerlens.analyses.features.excerpts import excerpts, read_texts
-from steerlens.analyses.features.feature_card import feature_card
+from steerlens.analyses.features.feature_card import FeatureCard, feature_card
 from steerlens.analyses.features.feature_contrast import rank_by_contrast
 from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking
 from steerlens.analyses.features.feature_writing import AddRows, output_scores, written_tokens
@@ -321,7 +322,7 @@ def test_an_order_without_its_data_is_refused(gpt2, made, options, said):
 # The card
 
 
-def test_a_card_shows_what_the_feature_reads_writes_and_does(world, planted_data):
+def test_a_card_shows_what_the_feature_reads_writes_and_does(world, planted_data, tmp_path):
     model, sae, read = world
     texts = [pair.prompt for pair in planted_data[1]]
     card = feature_card(
@@ -337,6 +338,10 @@ def test_a_card_shows_what_the_feature_reads_writes_and_does(world, planted_data
     bars = next(trace for trace in figure.data if trace.name == "tokens written")
     assert list(bars.x) == [*card.raised.values(), *card.lowered.values()]
     assert "Feature 0" in figure.layout.title.text and "AUROC 1" in card.facts
+    again = FeatureCard.load(card.save(tmp_path))
+    assert again.found == card.found and list(again.raised.items()) == list(card.raised.items())
+    torch.testing.assert_close(again.gains, card.gains)
+    assert len(pandas.read_csv(tmp_path / "feature_card.csv")) == 3
 
 
 def test_a_card_without_questions_leaves_the_response_out(gpt2, made):

@@ -35,7 +35,6 @@ class FeatureCard(Result):
 
     kind: ClassVar[str] = "feature_card"
 
-    found: FoundFeature
     ranking: FeatureRanking
     """The table of this one feature."""
     raised: dict[str, float]
@@ -47,8 +46,15 @@ class FeatureCard(Result):
     kl: Float[Tensor, "multiplier text"] | None
     """Nats per token of ordinary text."""
     budget: float = BUDGET
+    """Nats of KL per token, for the line in the figure."""
     name: str = ""
+    """Name of the SAE."""
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def found(self) -> FoundFeature:
+        """The feature, and what was found about it."""
+        return self.ranking[0]
 
     @property
     def texts(self) -> tuple[Excerpt, ...]:
@@ -153,7 +159,6 @@ def feature_card(
         ordinary = list(texts[:16] if neutral is None else neutral)
         kl = divergence(model, ordinary, [edit], multipliers, progress=progress)[0]
     return FeatureCard(
-        found=ranking[0],
         ranking=ranking,
         raised=_named(model, lens.raised[0], lens.raised_by[0]),
         lowered=_named(model, lens.lowered[0].flip(0), lens.lowered_by[0].flip(0)),
