@@ -36,7 +36,7 @@ _HOME = {
     "generate": "measures.generation",
     "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
-    "divergence": "measures.sweep",
+    "divergence": "measures.divergence",
     "screen": "measures.screen",
     "equal_kl": "measures.equal_cost",
     # Analyses: a question in, a result out

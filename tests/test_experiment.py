@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
             if len(written) == most:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("steerlens.measures.sweep.MAX_TOKENS", 512)  # several units per sweep
+    monkeypatch.setattr("steerlens.measures.engine.MAX_TOKENS", 512)  # several units per sweep
     monkeypatch.setattr(Cells, "save", counted)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(tmp_path, progress=False)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
+from steerlens.measures.tokenised import neutral_texts_of
 from steerlens.results import Result
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import CONCEPTS
@@ -65,7 +66,7 @@ def load_data(
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
     )
     # Not of the reporting questions, which must have no part in any length or choice.
-    neutral = [pair.prompt + pair.positive for pair in choose]
+    neutral = neutral_texts_of(choose)
     return Data(fit, choose, held, neutral[:n_neutral])
 
 

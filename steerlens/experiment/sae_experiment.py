@@ -34,7 +34,7 @@ from steerlens.experiment.fields import (
     require_steered,
 )
 from steerlens.experiment.workplace import Inputs, Workplace
-from steerlens.measures.sweep import questions as scorable
+from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.results import Result
 from steerlens.saes.sae import SAE

@@ -42,7 +42,7 @@ from steerlens.experiment.fields import (
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.interventions.arms import layer_family
 from steerlens.measures.dose_response import DoseResponse, dose_response
-from steerlens.measures.sweep import questions as scorable
+from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Cell, Result

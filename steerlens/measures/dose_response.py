@@ -12,7 +12,7 @@ import torch
 
 from steerlens.arguments import as_floats
 from steerlens.directions import Direction
-from steerlens.interventions.arms import require_fits, site_of
+from steerlens.interventions.arms import require_fit, site_of
 from steerlens.interventions.residual import Add
 from steerlens.measures.generation import generate
 from steerlens.models.model import Model, as_model
@@ -123,7 +123,7 @@ def dose_response(
     """
     model = as_model(model)
     edit = Add(intervention) if isinstance(intervention, Direction) else intervention
-    require_fits(model, {"the intervention": edit})
+    require_fit(model, edit)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     strengths = as_floats("multipliers", multipliers)
     options: dict[str, Any] = {

@@ -37,7 +37,7 @@ def generate(
         seed: Seeds the sampling; each row has a stream of its own, so that a row's text does not
             depend on what else is in the batch.
         draws: The random stream of each row, by default its index. Rows with the same number
-            share their luck, which makes strengths comparable.
+            have the same random draws, so that their texts differ by the steering alone.
         use_cache: False recomputes everything at every token: slow, and the same.
 
     Returns:
@@ -86,7 +86,7 @@ def generated_tokens(
     streams = range(len(batch)) if draws is None else draws
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
-    luck = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
     step = _stepper(model, use_cache, batch.width + max_new_tokens)
     pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
@@ -97,10 +97,10 @@ def generated_tokens(
             logits = step(batch, start).float()
             if not bool(torch.isfinite(logits.sum(-1)).all()):  # any NaN or infinity is in the sum
                 raise ValueError(
-                    "The logits of the next token are NaN or infinite, so any text would be made "
-                    "up. Use float32 or bfloat16, and smaller multipliers."
+                    "The logits of the next token are NaN or infinite, so no token can be chosen "
+                    "from them. Use float32 or bfloat16, and smaller multipliers."
                 )
-            chosen = _sample(logits, temperature, luck)
+            chosen = _sample(logits, temperature, generators)
             chosen = torch.where(going, chosen, pad)
             real = going[:, None].clone()
             if stop_at_eos and eos is not None:
@@ -113,11 +113,11 @@ def generated_tokens(
     return batch.tokens[:, first_new:]
 
 
-def _sample(logits: Tensor, temperature: float, luck: list[torch.Generator]) -> Tensor:
+def _sample(logits: Tensor, temperature: float, generators: list[torch.Generator]) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     # Gumbel's trick: the argmax of logits plus this noise is a draw from the softmax.
-    uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in luck])
+    uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators])
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
     return (logits / temperature + gumbel.to(logits)).argmax(-1)
 
@@ -181,30 +181,25 @@ class _KernelSteps:
         self.kept = [Kept(width) for _ in range(model.n_layers)]
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
-        index = torch.arange(batch.width, device=batch.tokens.device)
-        columns = Columns(
-            positions=batch.positions[:, None, start:],
-            index=index[start:],
-            own_keys=batch.mask[:, None],
-            own_index=index,
-        )
-        resid = self.kernel.embed(batch.tokens[:, None, start:], columns.positions)
+        columns = Columns.of(batch, start)
         edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.attached]
-        for entry in range(self.model.n_layers + 1):
+
+        def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
             # resid_post of a block comes before resid_pre of the next: the order hooks fire in.
             for stream in ("resid_post", "resid_pre"):
                 for attached, chosen in edits:
                     if attached.site.entry == entry and attached.site.stream == stream:
-                        resid = attached.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
-            if entry < self.model.n_layers:
-                tail = self._tail(entry, edits)
-                resid, _ = self.kernel.block(
-                    entry, resid, columns, kept=self.kept[entry], tail=tail
-                )
-        return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
+                        width = resid.shape[2]
+                        resid = attached.apply(resid[:, 0], chosen[:, -width:])[:, None]
+            return resid
 
-    def _tail(self, entry: int, edits: list) -> int | None:
-        """In the last block only the last column matters, unless an edit after it must count."""
-        last = self.model.n_layers - 1
-        after = any(attached.site.entry == last + 1 for attached, _ in edits)
-        return 1 if entry == last and not after else None
+        # In the last block only the last column matters, unless an edit after it must count.
+        after = any(attached.site.entry == self.model.n_layers for attached, _ in edits)
+        resid = self.kernel.climb(
+            self.kernel.embed(batch.tokens[:, None, start:], columns.positions),
+            columns,
+            enter=enter,
+            kept=self.kept,
+            tail=None if after else 1,
+        )
+        return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
