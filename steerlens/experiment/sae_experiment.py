@@ -139,7 +139,8 @@ class SAEExperiment(Experiment):
                 run.model, asked.saes, read, asked.choose, asked.report, k=self.k,
                 neutral=asked.neutral, budget=self.budget, utility_drop=self.utility_drop,
                 positions=getattr(Positions, self.positions)(), nulls=self.nulls,
-                targeted=self.targeted, seed=self.seed, cells=run.cells.part("comparison"),
+                targeted=self.targeted, seed=self.seed, progress=run.progress,
+                cells=run.cells.part("comparison"),
             ),
         )  # fmt: skip
 

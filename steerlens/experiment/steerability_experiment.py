@@ -177,7 +177,7 @@ class SteerabilityExperiment(Experiment):
                 run.model, read, asked.choose, asked.report, method=self.method, sites=sites,
                 multipliers=self.multipliers, positions=rule, unit=self.unit,
                 neutral=asked.neutral, budget=self.budget, nulls=self.nulls, seed=self.seed,
-                cells=run.cells.part("map"),
+                progress=run.progress, cells=run.cells.part("map"),
             ),
         )  # fmt: skip
         directions = [read.direction(site, self.method) for site in sites]
@@ -188,7 +188,8 @@ class SteerabilityExperiment(Experiment):
                 WritingMap,
                 lambda: writing(
                     run.model, arms, asked.prompts, self.multipliers, seed=self.seed,
-                    max_new_tokens=self.new_tokens, cells=run.cells.part("writing"),
+                    max_new_tokens=self.new_tokens, progress=run.progress,
+                    cells=run.cells.part("writing"),
                 ),
             )  # fmt: skip
         if asked.shifts.shifted:
@@ -196,7 +197,7 @@ class SteerabilityExperiment(Experiment):
                 ShiftedMap,
                 lambda: shifted(
                     run.model, arms, asked.shifts.in_distribution, asked.shifts.shifted,
-                    self.multipliers, cells=run.cells.part("shift"),
+                    self.multipliers, progress=run.progress, cells=run.cells.part("shift"),
                 ),
             )  # fmt: skip
         if made.chosen is not None:
@@ -209,8 +210,11 @@ class SteerabilityExperiment(Experiment):
             far = strengths(2 * max(abs(m) for m in self.multipliers), self.strengths)
             run.compute(
                 ValidityFit,
-                lambda: decay(run.model, arm, asked.report, far, cells=run.cells.part("decay")),
-            )
+                lambda: decay(
+                    run.model, arm, asked.report, far,
+                    progress=run.progress, cells=run.cells.part("decay"),
+                ),
+            )  # fmt: skip
         if asked.others:
             target = asked.report.name
             run.compute(
@@ -218,7 +222,7 @@ class SteerabilityExperiment(Experiment):
                 lambda: spillover(
                     run.model, {cell.row: arm}, {target: asked.report, **asked.others},
                     self.multipliers, target=target, nulls=self.nulls, seed=self.seed,
-                    cells=run.cells.part("spillover"),
+                    progress=run.progress, cells=run.cells.part("spillover"),
                 ),
             )  # fmt: skip
         prompts = _prompts(run.model, asked.report, self.samples, room=2)
