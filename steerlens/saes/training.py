@@ -202,7 +202,7 @@ def _served(
             count -= used
             before = -1
         if count == before:
-            raise ValueError("The corpus has only special tokens, such as BOS. Give texts.")
+            raise ValueError("The corpus has no ordinary tokens, only special ones such as BOS.")
 
 
 def _scaled(trainers: Mapping[Site, Any], served: Iterator) -> Iterator:
