@@ -188,6 +188,8 @@ def _reason(path: Path, error: OSError, done: str) -> str:
         return "it is a folder. Choose another name, or move the folder away."
     if code in (errno.ENOTDIR, errno.EEXIST):
         file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
+        if done == "read":
+            return f"{file} is a file, so there is nothing below it. Check the path."
         return f"{file} is a file, so it cannot be a folder. Choose another folder."
     if code == errno.ELOOP:
         return "it is a circle of symbolic links. Point the link to a file."
