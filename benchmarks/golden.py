@@ -12,7 +12,7 @@ where they come from (versions, hashes, dates) is not compared. There are four p
 mini   a map of 2 layers x 3 multipliers x 8 questions with 19 nulls: a few seconds
 demo   experiments/sentiment_layers.py as `make demo` runs it
 sae    experiments/sae_features.py with 2 layers and few questions
-trust  two repeats of experiments/coverage.py, and two layers of experiments/proxies.py
+trust  two repeats of studies/coverage.py, and two layers of studies/proxies.py
 
 A part is `golden/<part>.safetensors` (the arrays) and `golden/<part>.json` (texts, names, and the
 environment of the recording). Of an array above 200 kB only a checksum, the mean and the first
@@ -111,7 +111,7 @@ def of_map(found: Any) -> Numbers:
         "slopes": found.slopes,
         "slope_interval": torch.stack(found.slope_interval),
         "gain_interval": torch.stack(found.gain_interval),
-        "p_values": numbers([found.null_shuffled.p_value, found.null_random.p_value]),
+        "p_values": numbers([found.label_null.p_value, found.direction_null.p_value]),
     }
     words = {"sites": hooks(found.sites), "chosen": cell(chosen.cell)}
     if chosen.gain is not None:
@@ -150,7 +150,7 @@ def of_writing(found: Any) -> Numbers:
         "ended": found.ended,
         "surprisals": found.surprisals,
     }
-    for quantity in found.kinds:
+    for quantity in found.quantities:
         change = found.change(quantity)
         arrays[f"change.{quantity}"] = torch.stack([change.mean, change.low, change.high])
     words = {"sites": hooks(found.sites), "prompts": found.prompts, "texts": found.texts}
@@ -181,11 +181,11 @@ def of_answers(found: Any) -> Numbers:
 def of_shift(found: Any) -> Numbers:
     """Slopes in other surroundings (ShiftedMap)."""
     arrays = {}
-    for name in found.away:
+    for name in found.shifted:
         arrays[f"slope_interval.{name}"] = torch.stack(found.slope_interval(name))
         arrays[f"ratio.{name}"] = torch.stack(found.ratio(name))
-    words = {"home": found.home, "away": found.away, "matched": found.matched}
-    return of_answers(found.answers) | Numbers(arrays, words)
+    words = {"home": found.in_distribution, "away": found.shifted, "matched": found.matched}
+    return of_answers(found) | Numbers(arrays, words)
 
 
 def of_spillover(found: Any) -> Numbers:
@@ -197,8 +197,8 @@ def of_spillover(found: Any) -> Numbers:
         "selectivity": torch.stack(found.selectivity),
         "p_value": numbers(found.null.p_value),
     }
-    words = {"homes": found.homes, "matched": found.matched}
-    return of_answers(found.answers) | Numbers(arrays, words)
+    words = {"homes": found.targets, "matched": found.matched}
+    return of_answers(found) | Numbers(arrays, words)
 
 
 def of_samples(found: Any) -> Numbers:
@@ -219,24 +219,24 @@ def of_comparison(found: Any) -> Numbers:
         },
         {"sites": hooks(found.sites)},
     )
-    for cost, contest in {"kl": found.at_equal_kl, "utility": found.at_equal_utility}.items():
+    for cost, paired in {"kl": found.at_equal_kl, "utility": found.at_equal_utility}.items():
         arrays = {
-            "features": contest.features,
-            "senses": contest.senses,
-            "gains": contest.gains,
-            "utilities": contest.utilities,
-            "kl": contest.kl,
-            "lengths": contest.lengths,
-            "chosen_gains": contest.chosen_gains,
-            "control_gains": contest.control_gains,
-            "control_utilities": contest.control_utilities,
-            "control_kl": contest.control_kl,
-            "control_lengths": contest.control_lengths,
-            "control_chosen_gains": contest.control_chosen_gains,
+            "features": paired.features,
+            "senses": paired.signs,
+            "gains": paired.gains,
+            "utilities": paired.utilities,
+            "kl": paired.kl,
+            "lengths": paired.lengths,
+            "chosen_gains": paired.chosen_gains,
+            "control_gains": paired.control_gains,
+            "control_utilities": paired.control_utilities,
+            "control_kl": paired.control_kl,
+            "control_lengths": paired.control_lengths,
+            "control_chosen_gains": paired.control_chosen_gains,
         }
-        words: dict[str, Any] = {"arms": contest.arms, "controls": contest.controls}
+        words: dict[str, Any] = {"arms": paired.arms, "controls": paired.controls}
         words["best"] = []
-        for i, row in enumerate(found.rows(cost)):
+        for i, row in enumerate(found.compared(cost)):
             words["best"].append([row.arm, row.site.hook, row.feature])
             arrays[f"row.{i}"] = numbers(
                 [
@@ -265,9 +265,8 @@ def of_run(run: Any) -> Numbers:
     """Every result that a run has."""
     made = Numbers({}, {})
     for name, reader in READERS.items():
-        found = getattr(run, name)
-        if found is not None:
-            made |= reader(found).under(name)
+        if name in run.results:
+            made |= reader(run.results[name]).under(name)
     return made
 
 
@@ -341,10 +340,10 @@ def loaded(name: str) -> Any:
 
 
 def script(name: str) -> ModuleType:
-    """A file of experiments/ as a module."""
-    whole = f"experiments.{name}"
+    """A file of studies/ as a module."""
+    whole = f"studies.{name}"
     if whole not in sys.modules:
-        path = ROOT / "experiments" / f"{name}.py"
+        path = ROOT / "studies" / f"{name}.py"
         spec = importlib.util.spec_from_file_location(whole, path)
         assert spec is not None and spec.loader is not None
         sys.modules[whole] = importlib.util.module_from_spec(spec)

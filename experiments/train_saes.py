@@ -24,7 +24,8 @@ import torch
 import tyro
 from train_reviews import replace_folder
 
-from steerlens.models.model import PRETRAINED, Model
+from steerlens.models.loading import PRETRAINED
+from steerlens.models.model import Model
 from steerlens.saes import SAE
 from steerlens.saes.quality import quality
 from steerlens.saes.training import train_saes

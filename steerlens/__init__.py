@@ -34,9 +34,9 @@ _HOME = {
     "Together": "interventions",
     # Measures: what a model does under an intervention
     "generate": "measures.generation",
-    "dose_response": "measures.generation",
+    "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
-    "divergence": "measures.sweep",
+    "divergence": "measures.divergence",
     "screen": "measures.screen",
     "equal_kl": "measures.equal_cost",
     # Analyses: a question in, a result out
@@ -44,15 +44,15 @@ _HOME = {
     "steerability": "analyses.steerability.measure_steerability",
     "writing": "analyses.writing.measure_writing",
     "decay": "analyses.validity.measure_validity",
-    "fit_validity": "analyses.validity",
-    "shifted": "analyses.side_effects.measure_elsewhere",
-    "spillover": "analyses.side_effects.measure_elsewhere",
+    "fit_validity": "analyses.validity.validity_fit",
+    "shifted": "analyses.generalisation.measure_shift",
+    "spillover": "analyses.side_effects.measure_spillover",
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
     "SteerabilityMap": "analyses.steerability.steerability_map",
     "WritingMap": "analyses.writing.writing_map",
-    "ValidityFit": "analyses.validity",
+    "ValidityFit": "analyses.validity.validity_fit",
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
     # Sparse autoencoders
@@ -64,8 +64,7 @@ _HOME = {
     "train_saes": "saes",
     "find_features": "analyses.features.find_features",
     "feature_card": "analyses.features.feature_card",
-    "feature_map": "analyses.features.measure_features",
-    "feature_spill": "analyses.features.feature_texts",
+    "feature_map": "analyses.features.map_features",
     "fit_effects": "analyses.features.feature_effects",
     "compare_features": "analyses.features.compare_features",
     # Experiments: a whole question as a value, with a folder and a page

@@ -31,9 +31,9 @@ from steerlens.interventions import Together as Together
 
 # Measures: what a model does under an intervention
 from steerlens.measures.generation import generate as generate
-from steerlens.measures.generation import dose_response as dose_response
+from steerlens.measures.dose_response import dose_response as dose_response
 from steerlens.measures.sweep import sweep as sweep
-from steerlens.measures.sweep import divergence as divergence
+from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.screen import screen as screen
 from steerlens.measures.equal_cost import equal_kl as equal_kl
 
@@ -42,16 +42,16 @@ from steerlens.analyses.probe.measure_probe import probe as probe
 from steerlens.analyses.steerability.measure_steerability import steerability as steerability
 from steerlens.analyses.writing.measure_writing import writing as writing
 from steerlens.analyses.validity.measure_validity import decay as decay
-from steerlens.analyses.validity import fit_validity as fit_validity
-from steerlens.analyses.side_effects.measure_elsewhere import shifted as shifted
-from steerlens.analyses.side_effects.measure_elsewhere import spillover as spillover
+from steerlens.analyses.validity.validity_fit import fit_validity as fit_validity
+from steerlens.analyses.generalisation.measure_shift import shifted as shifted
+from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
 
 # Results
 from steerlens.results import Result as Result
 from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
-from steerlens.analyses.validity import ValidityFit as ValidityFit
+from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 
@@ -64,8 +64,7 @@ from steerlens.saes import EditFeatures as EditFeatures
 from steerlens.saes import train_saes as train_saes
 from steerlens.analyses.features.find_features import find_features as find_features
 from steerlens.analyses.features.feature_card import feature_card as feature_card
-from steerlens.analyses.features.measure_features import feature_map as feature_map
-from steerlens.analyses.features.feature_texts import feature_spill as feature_spill
+from steerlens.analyses.features.map_features import feature_map as feature_map
 from steerlens.analyses.features.feature_effects import fit_effects as fit_effects
 from steerlens.analyses.features.compare_features import compare_features as compare_features
 

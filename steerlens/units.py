@@ -14,11 +14,11 @@ MapUnit = Literal["resid_norm", "direction", "projection_std", "equal_kl"]
 
 MEANING: dict[str, str] = {
     "resid_norm": "the median norm of the residual stream at that layer",
-    "direction": "the direction as it was fitted",
+    "direction": "the length of the direction as it was fitted",
     "projection_std": "one standard deviation of the fitted activations along the direction",
-    "equal_kl": "as much as costs the budget at that layer",
+    "equal_kl": "the length that costs the budget at that layer",
 }
-"""What multiplier 1 adds, for each unit."""
+"""The length of the vector that multiplier 1 adds, for each unit."""
 
 MULTIPLIERS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 """The strengths of a map, where none are given."""

@@ -1,6 +1,8 @@
-"""A small run over cells and a run's folder, killed at random moments; started by test_kills.py.
+"""A small run over cells and a run's folder, killed at random steps; started by test_kills.py.
 
-Usage: python killed_run.py FOLDER KILLS SECONDS. Prints how many kills hit a run that was working.
+Usage: python killed_run.py FOLDER KILLS SEED. A step is a call that changes a file or a folder. A
+forked process kills itself before a random one of them, so that no kill depends on how fast the
+machine is. Prints how many kills there were.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ import os
 import random
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +22,8 @@ from steerlens.store.documents import write_document
 from steerlens.store.files import write_text
 from steerlens.store.run_folder import RunFolder
 from steerlens.store.tensors import write_tensors
+
+STEPS = ("open", "fsync", "replace", "mkdir", "unlink")
 
 
 def run(path: Path) -> None:
@@ -42,28 +47,54 @@ def unit(k: int, name: str) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(2000, generator=torch.Generator().manual_seed(100 * k + len(name)))}
 
 
-def main(home: Path, kills: int, seconds: float) -> None:
+class Counter:
+    """Counts the steps of this process, and kills it before one of them."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.steps = 0
+        for name in STEPS:
+            setattr(os, name, self._counted(getattr(os, name), last))
+
+    def _counted(self, real: Callable[..., Any], last: int | None) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if self.steps == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.steps += 1
+            return real(*args, **more)
+
+        return call
+
+
+def forked(work: Callable[[], int]) -> int:
+    """The exit status of a process that does the work; the number of steps fits into it."""
+    if (child := os.fork()) == 0:
+        os._exit(work())
+    return os.waitpid(child, 0)[1]
+
+
+def counted(path: Path) -> int:
+    counter = Counter()
+    run(path)
+    return counter.steps
+
+
+def main(home: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)  # a forked process has no other threads
-    started = time.monotonic()
-    run(home / "uninterrupted")
-    duration = time.monotonic() - started
-    rng, hit, last = random.Random(), 0, 0
-    while hit < kills and time.monotonic() - started < seconds:
-        if (child := os.fork()) == 0:
-            run(home / f"killed-{last}")
-            os._exit(0)
-        time.sleep(rng.uniform(0, 1.2 * duration))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            hit += 1
-        elif status:
-            sys.exit("a run that went on failed")
-        else:
-            last += 1  # it finished before it was killed: begin another
-    run(home / f"killed-{last}")
-    sys.stdout.write(f"{hit}\n")
+    steps = os.waitstatus_to_exitcode(forked(lambda: counted(home / "uninterrupted")))
+    rng, done = random.Random(seed), 0
+    for last in range(kills):
+        path = home / f"killed-{last % 4}"  # each is killed several times on its way
+
+        def killed(path: Path = path, step: int = rng.randrange(steps)) -> int:
+            Counter(step)
+            run(path)
+            return 0
+
+        done += os.WIFSIGNALED(forked(killed))
+    for last in range(4):
+        run(home / f"killed-{last}")
+    sys.stdout.write(f"{done}\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

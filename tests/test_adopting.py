@@ -215,7 +215,7 @@ def test_hooks_are_checked_once_for_every_wrapped_model():
     hooked = tiny_model("gpt2")
     runs = []
     hooked.register_forward_pre_hook(lambda module, args: runs.append(1))
-    assert Model(hooked)._untrusted == Model(hooked)._untrusted == {}
+    assert Model(hooked).streams.untrusted == Model(hooked).streams.untrusted == {}
     assert len(runs) == 1
 
 
@@ -251,4 +251,4 @@ def test_honest_models_raise_no_warning_and_foreign_hooks_are_left_alone():
         Model(tiny_bridge("gemma2"))
         busy = tiny_model("gpt2")
         busy.add_hook("blocks.1.hook_mlp_out", lambda t, hook: t * 2)
-        assert Model(busy)._untrusted == {}
+        assert Model(busy).streams.untrusted == {}

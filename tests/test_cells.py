@@ -96,7 +96,7 @@ def test_no_flipped_bit_of_a_unit_passes(cells):
     cells.save(0, {"x": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)})
     [path] = files(cells.folder)
     whole, passed = path.read_bytes(), 0
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 3):
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bytes(changed))
@@ -108,7 +108,7 @@ def test_no_flipped_bit_of_a_unit_passes(cells):
             passed += 1
             assert loaded is not None and sorted(loaded) == ["n", "x"]
             assert loaded["x"].tolist() == [1.0, 2.0] and loaded["n"] == 3
-    assert passed <= 8 * 8
+    assert passed <= 8 * 3
 
 
 def test_files_without_a_statement_are_refused(cells):

@@ -15,10 +15,16 @@ from steerlens.experiment import (
     SteerabilityExperiment,
     load_data,
     method_named,
+    read_manifest,
 )
 from steerlens.experiment.experiment_data import load_shifts
+from steerlens.experiment.fields import require_steered
 from steerlens.models.checkpoints import save_hooked
-from steerlens.store.result_files import ResultError
+from steerlens.results import ResultError
+from steerlens.store.cells import Cells
+from steerlens.store.documents import write_document
+from steerlens.store.files import DamagedFile
+from steerlens.store.run_folder import RunFolder
 from steerlens.testbed.grammar import CONCEPTS
 from tests.planted_files import write_planted
 
@@ -80,43 +86,29 @@ def test_every_field_changes_the_digest(experiment):
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, monkeypatch):
-    import steerlens.experiment.steerability_experiment as module
+    save, written, most = Cells.save, [], 3
 
-    whole = module.steerability
-    calls = []
-
-    def killed(*arguments, done, **named):
-        def die_after_three(*what):
-            calls.append(what[0])
-            done(*what)
-            if len(calls) == 3:
+    def counted(self, *what):
+        save(self, *what)
+        if self.folder is not None and "cells" in self.folder.parts:  # not of the activations
+            written.append(self.name)
+            if len(written) == most:
                 raise KeyboardInterrupt
 
-        return whole(*arguments, done=die_after_three, **named)
-
-    monkeypatch.setattr("steerlens.measures.sweep.MAX_TOKENS", 512)  # several slices per sweep
-    monkeypatch.setattr(module, "steerability", killed)
+    monkeypatch.setattr("steerlens.measures.engine.MAX_TOKENS", 512)  # several units per sweep
+    monkeypatch.setattr(Cells, "save", counted)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(tmp_path, progress=False)
     folder = next(tmp_path.iterdir())
     with pytest.raises(ResultError, match="not finished"):
         Run.load(folder)
-    kept = sorted(path.name for path in (folder / "cells").iterdir())
-    assert len(kept) == 3
+    assert len(list((folder / "cells").rglob("*.safetensors"))) == 3
 
-    written = []
-
-    def counted(*arguments, done, **named):
-        def count(*what):
-            written.append(what[0])
-            done(*what)
-
-        return whole(*arguments, done=count, **named)
-
-    monkeypatch.setattr(module, "steerability", counted)
+    written.clear()
+    most = 10**6
     resumed = experiment.run(tmp_path, progress=False)
-    names = ("gain", "shuffled", "random")
-    everything = [path for path in (folder / "cells").iterdir() if path.name.startswith(names)]
+    parts = set(written) | {"map/gain"}
+    everything = [path for part in parts for path in (folder / "cells" / part).glob("*.*")]
     assert len(written) == len(everything) - 3, "finished cells are not computed again"
     torch.testing.assert_close(resumed.map.propensities, run.map.propensities, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(resumed.map.shuffled, run.map.shuffled, atol=1e-5, rtol=1e-5)
@@ -125,9 +117,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
 def test_a_run_that_goes_on_under_other_code_says_so(experiment, run, tmp_path):
     folder = tmp_path / run.folder.name
     shutil.copytree(run.folder, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     manifest["versions"]["torch"] = "0.4"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_document(folder / "manifest.json", manifest)
+    with RunFolder.open(folder) as opened:
+        opened.finish()
     assert experiment.run(tmp_path, progress=False).folder == folder, "finished: nothing to say"
     (folder / "map.json").unlink()
     with pytest.warns(UserWarning, match="versions.torch was '0.4'"):
@@ -156,10 +150,10 @@ def test_what_was_lost_or_damaged_is_repaired_as_the_message_says(experiment, ru
     shutil.copytree(run.folder, folder)
     if lost == "cells":
         (folder / "map.json").unlink()
-        damaged = next((folder / "cells").iterdir())
+        damaged = next((folder / "cells").rglob("*.safetensors"))
         whole = damaged.read_bytes()
         damaged.write_bytes(whole[:-8] + bytes(8))
-        with pytest.raises(ResultError, match="is damaged.*Delete this file"):
+        with pytest.raises((ResultError, DamagedFile), match="is damaged.*Delete this file"):
             experiment.run(tmp_path, progress=False)
         damaged.unlink()
     else:
@@ -184,7 +178,7 @@ def test_probing_alone_runs_and_reports(folder, tmp_path):
         n_fit=30,
         controls=2,
     ).run(tmp_path, progress=False)
-    assert run.map is None
+    assert set(run.results) == {"probe"}
     assert float(run.probe.auroc.min()) > 0.9
     assert run.page.exists()
 
@@ -221,7 +215,7 @@ def test_a_run_says_what_steering_costs_how_far_it_goes_and_where_it_carries_ove
     assert set(whole.spillover.sets) == {"sentiment in reviews", "register", "truth"}
     assert whole.spillover.rows == (str(cell.site),)
     words = whole.summary()
-    assert all(word in words for word in ("writing", "elsewhere", "other concepts"))
+    assert all(word in words for word in ("writing", "shifted", "how far", "other concepts"))
     page = whole.page.read_text()
     assert all(f'id="{part}"' in page for part in ("decay", "writing", "shift", "spillover"))
 
@@ -257,10 +251,10 @@ def test_the_reference_world_gives_three_parts_that_share_no_question():
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_shifted_questions_are_in_no_other_part(concept):
     data = load_data(f"reviews/{concept}", None, (50, 40, 40), 8, seed=0)
-    home, away = load_shifts(f"reviews/{concept}", None, data, 40, seed=0)
-    assert {"restaurant", "hotel", "negated"} <= set(away)
-    known = {key for part in (*data[:3], home) for pair in part for key in pair.keys}
-    for name, shifted in away.items():
+    in_distribution, shifted_sets = load_shifts(f"reviews/{concept}", None, data, 40, seed=0)
+    assert {"restaurant", "hotel", "negated"} <= set(shifted_sets)
+    known = {key for part in (*data[:3], in_distribution) for pair in part for key in pair.keys}
+    for name, shifted in shifted_sets.items():
         assert len(shifted) >= 20, name
         assert known.isdisjoint(key for pair in shifted for key in pair.keys), name
 
@@ -279,8 +273,11 @@ def test_texts_without_questions_are_refused_before_any_work(folder, tmp_path):
         ({"multipliers": (1.0, 2.0)}, "has no 0.0"),
         ({"n_choose": 1}, "at least two examples"),
         ({"layers": ()}, "at least one layer"),
+        ({"seed": -1}, "seed=-1 is too small. Use at least 0"),
+        ({"budget": -0.1}, "budget=-0.1 is too small"),
+        ({"new_tokens": 1}, "new_tokens=1 is too small. Use at least 2"),
+        ({"n_neutral": 3}, "at least 4 ordinary texts"),
         ({"nulls": 3}, "at least 19"),
-        ({"positions": "span"}, "cannot be steered by name"),
         ({"strengths": 12}, "odd number of at least 11"),
         ({"written": 1}, "at least two prompts"),
     ],
@@ -290,11 +287,40 @@ def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, me
         SteerabilityExperiment(**fields)
 
 
+@pytest.mark.parametrize("rule", ["answer", "span", "everywhere"])
+def test_positions_that_cannot_be_steered_by_name_are_refused(rule):
+    with pytest.raises(ExperimentError, match="cannot be steered by name. Use one of all, last"):
+        require_steered(rule)
+
+
 def test_methods_are_found_by_name_and_by_import_path():
     assert repr(method_named("LDA")) == "LDA()"
     assert repr(method_named("steerlens.directions.methods.pca:PCA")) == "PCA(centred=False)"
-    with pytest.raises(ExperimentError, match="There is no method 'Magic'"):
+    with pytest.raises(ExperimentError, match="there is no method 'Magic'.*write module:Name"):
         method_named("Magic")
+
+
+@pytest.mark.parametrize("label", ["Logistic(c=0.1, max_iter=1000)", "PCA(centred=True)", "LDA()"])
+def test_a_method_is_found_by_the_label_that_prints_it(label):
+    assert repr(method_named(label)) == label
+    module = "steerlens.directions.methods"
+    assert repr(method_named(f"{module}:{label}")) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Logistic(0.1)", "arguments by name"),
+        ("Logistic(c=open('x'))", "is not the name of a method"),
+        ("Logistic(x=3)", "unexpected keyword argument 'x'"),
+        ("nowhere:X", "No module named 'nowhere'"),
+        ("math:pi", "is not a method"),
+        ("os:getcwd(1)", "is not the name of a method"),
+    ],
+)
+def test_a_method_that_cannot_be_made_is_refused_and_nothing_is_evaluated(text, said):
+    with pytest.raises(ExperimentError, match=said):
+        method_named(text)
 
 
 # The command line

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -792,7 +791,7 @@ def test_a_missing_file_a_folder_and_a_strange_path_are_named(tmp_path):
 # The hub
 
 
-def test_a_hub_name_without_a_network_is_answered_in_seconds(monkeypatch):
+def test_a_hub_name_without_a_network_is_refused(monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     with socket.socket() as busy:  # bound but not listening: a connection is refused at once
         busy.bind(("127.0.0.1", 0))
@@ -800,10 +799,8 @@ def test_a_hub_name_without_a_network_is_answered_in_seconds(monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub, "getproxies", dict)
-        start = time.perf_counter()
         with pytest.raises(ContrastError, match="cannot be reached"):
             ContrastSet.load("someone/some-dataset")
-        assert time.perf_counter() - start < 5 + hub._PATIENCE
 
 
 def test_a_listening_host_is_reachable(monkeypatch):

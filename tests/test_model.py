@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from steerlens.data import ContrastPair
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction, DirectionError
 from steerlens.interventions import Ablate, Add
 from steerlens.models.model import Model, SteeringError, as_model
@@ -114,7 +114,7 @@ def test_an_answer_is_read_at_the_first_token_that_differs(gpt2, side):
         ContrastPair("I think that the soup was", " good", " bad and cold"),
     ]
     for read, words in zip(
-        gpt2.pair_batch(pairs, padding_side=side), ("A good", "B bad"), strict=True
+        gpt2.texts.pairs(pairs, padding_side=side), ("A good", "B bad"), strict=True
     ):
         at = read.tokens[torch.arange(2), read.answer]
         assert gpt2.text(at) == words
@@ -123,14 +123,14 @@ def test_an_answer_is_read_at_the_first_token_that_differs(gpt2, side):
 
 
 def test_texts_without_a_prompt_are_all_prompt(gpt2):
-    one, other = gpt2.pair_batch([ContrastPair("", "the soup was good", "the soup was")])
+    one, other = gpt2.texts.pairs([ContrastPair("", "the soup was good", "the soup was")])
     assert one.answer is None
     assert (one.prompt_end.tolist(), other.prompt_end.tolist()) == ([5], [4])
 
 
 def test_answers_without_a_token_that_differs_are_refused(gpt2):
     with pytest.raises(ValueError, match="one is the start of the other"):
-        gpt2.pair_batch([ContrastPair("the soup was", " good", " good and hot")])
+        gpt2.texts.pairs([ContrastPair("the soup was", " good", " good and hot")])
 
 
 # Sites and directions that do not fit
@@ -176,7 +176,7 @@ def test_nothing_is_left_after_the_with_or_after_an_error(either, random_directi
     with pytest.raises(KeyError), steering.attach(either, 3.0):
         raise KeyError
     assert torch.equal(either.logits(TEXTS), unsteered)
-    assert (hooks_of(either), either.attached) == (hooks, ())
+    assert (hooks_of(either), len(either.attached)) == (hooks, 0)
 
 
 def test_an_error_in_the_edit_leaves_nothing_behind(gpt2):
@@ -194,12 +194,12 @@ def test_a_users_own_hooks_are_kept(gpt2, add):
     name = Site(0).hook
     with gpt2.wrapped.hooks(fwd_hooks=[(name, lambda resid, hook: resid * 2)]):
         doubled = gpt2.logits(TEXTS)
-        assert gpt2.foreign_hooks == [name]
+        assert gpt2.attached.foreign_hooks == [name]
         with add.attach(gpt2, 1.0):
             gpt2.logits(TEXTS)
-            assert gpt2.foreign_hooks == [name]
+            assert gpt2.attached.foreign_hooks == [name]
         assert torch.equal(gpt2.logits(TEXTS), doubled)
-    assert gpt2.foreign_hooks == []
+    assert gpt2.attached.foreign_hooks == []
 
 
 def test_running_the_wrapped_model_directly_under_steering_is_refused(either, random_direction):
@@ -302,3 +302,25 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are():
     for device in ("cuda:99", "abacus"):
         with pytest.raises(CheckpointError, match=rf"{device}.*There is: cpu"):
             Model.load("reviews", device=device)
+
+
+# Long texts
+
+
+def test_texts_beyond_the_first_rotary_tables_are_read_and_continued():
+    from steerlens.measures.generation import generated_tokens
+    from steerlens.measures.reading import activations
+
+    def long() -> Model:
+        return Model(tiny_model("llama", n_layers=2, max_position_embeddings=4096))
+
+    text = " ".join(["the cat sat on the bed and", "she said good food is here ."] * 165)
+    assert 2048 < len(long().ids(text)) < 4096
+    hooked = long()
+    logits = hooked.logits(text)[0, -1]  # the hooked forward pass extends the tables
+    new = generated_tokens(long(), [text], max_new_tokens=2, stop_at_eos=False)[0]
+    assert int(new[0]) == int(logits.argmax())
+    pairs = ContrastSet("long", (ContrastPair(text, " yes", " no"),))
+    read = activations(long(), pairs, [Site(1)], progress=False)
+    cached = hooked.cache(text + " yes", [Site(1)])[Site(1)][0, -1]
+    torch.testing.assert_close(read.positive[0, 0], cached, atol=1e-4, rtol=1e-4)

@@ -162,7 +162,9 @@ def test_pca_is_repengs(in_repeng, method, centred):
     for layer in range(LAYERS):
         positive, negative = read.at(layer)
         if layer == LAYERS - 1:
-            positive, negative = (model.final_norm(side).detach() for side in (positive, negative))
+            positive, negative = (
+                model.readout.norm(side).detach() for side in (positive, negative)
+            )
         axis = torch.nn.functional.normalize(PCA(centred)(positive, negative), dim=0)
         vote = ((positive - negative) @ axis).sign().sum().sign()
         torch.testing.assert_close(vote * axis, numbers[f"repeng.{method}.{layer}"], **CLOSE)

@@ -17,6 +17,7 @@ from steerlens.store.run_folder import (
     FolderInUse,
     RunFolder,
     finished_files,
+    is_empty,
     is_finished,
     verify,
 )
@@ -111,6 +112,17 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
     assert kept.exists()
 
 
+def test_a_folder_with_leftovers_only_is_empty(tmp_path):
+    assert is_empty(tmp_path / "new") and is_empty(tmp_path)
+    with RunFolder.open(tmp_path):
+        temporary_name(tmp_path / "manifest.json").write_text("half")
+        assert is_empty(tmp_path)
+        write_text(tmp_path / "manifest.json", "{}")
+        assert not is_empty(tmp_path)
+    with pytest.raises(StorageError, match="is a file, so it cannot be a folder"):
+        is_empty(tmp_path / "manifest.json")
+
+
 def test_a_process_that_cannot_lock_removes_nothing(tmp_path):
     with RunFolder.open(tmp_path):
         unfinished = temporary_name(tmp_path / "map.json")
@@ -126,6 +138,7 @@ FAILURES = {
     errno.EROFS: "file system is read-only. Choose another folder",
     errno.EACCES: "no permission. Change the permissions of",
     errno.EFBIG: "larger than the system allows",
+    errno.ENOLCK: "does not support this. Choose a folder on a local disk",
     errno.EIO: "Check the disk",
 }
 
@@ -152,6 +165,9 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"results is a file"), \
             RunFolder.open(tmp_path / "results"):  # fmt: skip
         pass
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match=r"link is a link to nothing, so it cannot be a folder"):
+        write_text(tmp_path / "link" / "map.json", "new")
     (tmp_path / "map.json").mkdir()
     with pytest.raises(StorageError, match=r"map.json cannot be written: it is a folder"):
         write_text(tmp_path / "map.json", "new")

@@ -15,6 +15,7 @@ from steerlens.measures.activation_store import ActivationStore, StoreError
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
+from steerlens.store.tensors import write_tensors
 from steerlens.testing import tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -186,6 +187,20 @@ def test_a_damaged_file_is_refused_and_can_be_replaced(store, model, damage):
     same(read(store, model), first)
 
 
+def test_exchanged_files_are_refused(store, model):
+    first = read(store, model)
+    [mine, beside, _] = files(store)
+    read(store, model, pairs_of("I", " like", " detest"))
+    [other] = (path for path in files(store) if path.name == mine.name and path != mine)
+    whole = mine.read_bytes()
+    for wrong in (beside, other):
+        mine.write_bytes(wrong.read_bytes())
+        with pytest.raises(StoreError, match=r"is another file: it states .*Delete this file"):
+            read(store, model)
+    mine.write_bytes(whole)
+    same(read(store, model), first)
+
+
 def test_steered_activations_are_not_stored(store, model, random_direction):
     add = Add(random_direction(Site(0), model.d_model))
     with add.attach(model, 1.0):
@@ -210,7 +225,10 @@ def test_equal_tensors_give_equal_bytes_in_every_process(tmp_path):
         "write_tensors(Path(sys.argv[1]), {'a': torch.ones(2), 'b': torch.zeros(3, 1)}, "
         "states={'name': 'gain', 'unit': '0', 'run': 'abc'})"
     )
-    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
-    for path in paths:
-        subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
-    assert len({path.read_bytes() for path in paths}) == 1
+    path = tmp_path / "there.safetensors"
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
+    tensors = {"b": torch.zeros(3, 1), "a": torch.ones(2)}
+    write_tensors(
+        tmp_path / "here.safetensors", tensors, states={"run": "abc", "unit": "0", "name": "gain"}
+    )
+    assert (tmp_path / "here.safetensors").read_bytes() == path.read_bytes()

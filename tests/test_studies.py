@@ -17,19 +17,19 @@ SMALL = {"n_fit": 24, "n_choose": 6, "n_report": 8, "n_neutral": 8, "nulls": 19,
 
 
 def script(name: str):
-    """A file of experiments/ as a module; not by its bare name, which others may have."""
-    found = sys.modules.get(f"experiments.{name}")
+    """A file of studies/ as a module; not by its bare name, which others may have."""
+    found = sys.modules.get(f"studies.{name}")
     if found is None:
         spec = importlib.util.spec_from_file_location(
-            f"experiments.{name}", ROOT / "experiments" / f"{name}.py"
+            f"studies.{name}", ROOT / "studies" / f"{name}.py"
         )
         assert spec is not None and spec.loader is not None
         found = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(ROOT / "experiments"))
+        sys.path.insert(0, str(ROOT / "studies"))
         try:
             spec.loader.exec_module(found)
         finally:
-            sys.path.remove(str(ROOT / "experiments"))
+            sys.path.remove(str(ROOT / "studies"))
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import check_grad, least_squares
 
 from steerlens import plots
-from steerlens.analyses.validity import Branch, FittedCurve, fit_validity
+from steerlens.analyses.validity import validity_fit as module
 from steerlens.analyses.validity.curve_fitting import (
     _curve,
     _jacobian,
@@ -18,6 +18,11 @@ from steerlens.analyses.validity.curve_fitting import (
     _jump_gradient,
     fit_curve,
 )
+from steerlens.analyses.validity.decay_curve import Branch, FittedCurve
+from steerlens.analyses.validity.validity_fit import ValidityFit, fit_validity
+from steerlens.report.section import Figure, Listing, Paragraph
+from steerlens.results import ResultError
+from steerlens.sites import Site
 
 M = np.linspace(-3, 3, 25)
 
@@ -203,7 +208,7 @@ def test_nothing_is_extrapolated_without_being_asked():
     fit = fitted("one top at 0")
     for at in (fit.preference_at, fit.utility_at):
         at(torch.tensor([-3.0, 0.0, 3.0]))
-        with pytest.raises(ValueError, match="Multiplier 3.5 lies beyond the sweep, from -3 to 3"):
+        with pytest.raises(ValueError, match="Multiplier 3.5 is beyond the sweep, from -3 to 3"):
             at(torch.tensor([0.0, 3.5]))
     assert bool(fit.utility.at(torch.tensor([3.5])).isfinite())
 
@@ -237,7 +242,7 @@ def test_rising_utility_has_no_peak_and_a_trough_is_not_called_valid():
     # The nearest the form comes to a trough is a cusp at 0 between two tops at the ends.
     assert trough.height >= 0 and float(trough.residuals.abs().max()) > 0.3
     assert sum("no peak was seen" in flag for flag in trough.flags) == 2
-    assert wave.r2 < 0.6 and any("read the residuals" in flag for flag in wave.flags)
+    assert wave.r2 < 0.6 and any("look at the residuals" in flag for flag in wave.flags)
 
 
 def test_a_flat_curve_has_no_r2_and_no_decay():
@@ -318,7 +323,7 @@ def test_the_ends_have_intervals_that_hold_the_truth():
 def test_means_alone_give_no_interval():
     with pytest.raises(ValueError, match="examples one by one"):
         fitted("one top at 0").valid_interval(draws=10)
-    with pytest.raises(ValueError, match="no share between 0 and 1"):
+    with pytest.raises(ValueError, match="not a share between 0 and 1"):
         fitted("one top at 0").valid_interval(1.0)
 
 
@@ -329,7 +334,78 @@ def test_examples_and_their_means_give_the_same_curves():
     torch.testing.assert_close(whole.utility.residuals, means.residuals)
 
 
-# Pictures
+# Files
+
+
+@pytest.mark.parametrize("means", [True, False])
+def test_what_was_measured_comes_back_and_the_curves_are_fitted_when_asked_for(
+    tmp_path, monkeypatch, means
+):
+    m, preference, utility = examples(12)
+    if means:
+        preference, utility = preference.mean(-1), utility.mean(-1)
+    clamped = torch.zeros_like(utility, dtype=torch.bool)
+    clamped[12] = True
+    fit = fit_validity(
+        m, preference, utility, clamped=clamped, row="lora", site=Site(3), made_by={"model": "x"}
+    )
+    summary = fit.summary()
+    assert summary.startswith("lora: preference R²")
+    fit.save(tmp_path)
+    fitted, real = [], module.fit_curve
+    monkeypatch.setattr(
+        module, "fit_curve", lambda *given, **named: fitted.append(1) or real(*given, **named)
+    )
+    loaded = ValidityFit.load(tmp_path)
+    assert not fitted
+    assert (loaded.row, loaded.site, loaded.made_by) == ("lora", Site(3), {"model": "x"})
+    assert torch.equal(loaded.preferences, preference) and torch.equal(loaded.utilities, utility)
+    assert loaded.utilities.dtype == utility.dtype and loaded.clamped == fit.clamped
+    assert loaded.summary() == summary
+    assert len(fitted) == 2
+    table = loaded.to_frame()
+    assert len(table) == 25 and table["multiplier"].tolist() == pytest.approx(M.tolist())
+    assert table["utility"].tolist() == pytest.approx(utility.reshape(25, -1).mean(-1).tolist())
+    assert bool(table["utility_low"].isna().all()) == means
+    dims = ("multiplier",) if means else ("multiplier", "example")
+    assert loaded.to_xarray()["utilities"].dims == dims
+
+
+def test_a_fit_that_is_damaged_is_refused(tmp_path):
+    with pytest.raises(ResultError, match="holds no finished decay"):
+        ValidityFit.load(tmp_path)
+    fit_validity(*examples(4)).save(tmp_path)
+    path = tmp_path / "decay.json"
+    path.write_text(path.read_text().replace('"clamped": 0.0', '"clamped": 0.5'))
+    with pytest.raises(ResultError, match="cannot be read"):
+        ValidityFit.load(tmp_path)
+
+
+# Words and pictures
+
+
+def test_the_section_has_both_figures_and_the_flags():
+    fit = fit_validity(*examples(), row="L3 resid_post", site=Site(3))
+    section = fit.section({})
+    text, curves, words, tradeoff = section.blocks[:4]
+    assert section.title == "How far steering at L3 resid_post can be pushed"
+    assert isinstance(text, Paragraph) and f"R² is {fit.preference.r2:.3g} for" in text.text
+    assert f"{fit.valid_interval()}".replace("-", "−").replace("D_u >=", "D ≥") in text.text
+    for block in (curves, tradeoff):
+        assert isinstance(block, Figure) and block.draw().data
+    assert isinstance(words, Paragraph)
+    assert fit.flags and section.blocks[4:] == (Listing(fit.flags, quiet=True),)
+    assert len(fitted("one top at 0").section({}).blocks) == 4  # without any flag
+    flat = fit_validity(torch.tensor(M), torch.tensor(M), torch.full((25,), -2.0))
+    assert flat.section({}).blocks[4] == Listing(flat.flags, quiet=True)
+    assert flat.section({}).title == "How far steering can be pushed"
+    assert fit_validity(*examples(4), row="lora").section({}).title == "How far lora can be pushed"
+
+
+def test_a_run_says_where_utility_holds():
+    fit = fitted("one top at 0")
+    said = fit.run_summary({})
+    assert said == f"  how far         utility holds {fit.valid_interval()}; fitted with R² 1.00"
 
 
 def named(figure, name):

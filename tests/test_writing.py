@@ -1,4 +1,4 @@
-"""What steered writing costs: counted right, against the unsteered texts of the same prompts."""
+"""What steering does to writing: counted right, against the unsteered texts of the same prompts."""
 
 import json
 import math
@@ -9,30 +9,32 @@ import pytest
 import torch
 
 from steerlens import plots
-from steerlens.analyses.steerability.steerability_map import Cell
-from steerlens.analyses.writing import measure_writing as module
-from steerlens.analyses.writing.measure_writing import JudgeError, writing
+from steerlens.analyses.writing import text_batches as module
+from steerlens.analyses.writing.judging import JudgeError
+from steerlens.analyses.writing.measure_writing import writing
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add, Together
-from steerlens.measures.generation import dose_response
+from steerlens.measures.dose_response import dose_response
+from steerlens.measures.generation import generate
 from steerlens.measures.reading import activations
-from steerlens.measures.surprisal import surprisal
+from steerlens.models import memory
 from steerlens.models.model import Model, SteeringError
+from steerlens.report.section import Figure, Paragraph
+from steerlens.results import Cell, ResultError
 from steerlens.sites import Positions, Site
-from steerlens.store.result_files import ResultError
+from steerlens.store.cells import Cells
+from steerlens.store.documents import read_document, write_document
+from steerlens.store.files import DamagedFile
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import SENTENCE_ENDS
 from steerlens.testbed.oracle import Oracle
 from steerlens.testing import tiny_model
+from tests.by_hand import PROMPTS, by_hand
+from tests.planted_sets import Chosen, table
+from tests.strangers import LouderHeads, Silent, low_rank
 
-PROMPTS = ["the cat sat on the bed and ran", "you", "I think the good soup was"]
-WRITTEN = [
-    [[20, 31, 42, 53], [61, -1, -1, -1]],
-    [[3, -1, -1, -1], [20, 20, 3, -1]],
-    [[99, 17, 3, -1], [5, 6, 7, 8]],
-]
 NAN = math.nan
 
 
@@ -93,88 +95,6 @@ def made(world, judge):
     )  # fmt: skip
 
 
-def by_hand(model, prompt: str, text: list[int]) -> float:
-    """The mean of each written token's negative log-probability, one text at a time."""
-    before, new = model.ids(prompt), [token for token in text if token >= 0]
-    with torch.no_grad():
-        logits = model.wrapped(torch.tensor([before + new], device=model.device))[0].float()
-    log_probs = torch.log_softmax(logits[len(before) - 1 : -1], -1)
-    return -float(log_probs.gather(-1, torch.tensor(new)[:, None]).mean())
-
-
-def check_surprisal(model):
-    expected = torch.tensor(
-        [[by_hand(model, p, t) for t in texts] for p, texts in zip(PROMPTS, WRITTEN, strict=True)]
-    )
-    for rows in (256, 2):
-        found = surprisal(model, PROMPTS, torch.tensor(WRITTEN), rows=rows)
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
-    assert float(expected.std()) > 0.1
-
-
-# How likely texts are
-
-
-def test_surprisal_equals_one_forward_pass_per_text(tiny):
-    check_surprisal(tiny)
-
-
-def test_surprisal_equals_one_forward_pass_per_text_with_hooks(tiny, monkeypatch):
-    monkeypatch.setattr(Model, "kernel", lambda self: None)
-    check_surprisal(tiny)
-
-
-def test_surprisal_equals_one_forward_pass_per_text_on_a_bridge(tiny_bridge_model):
-    check_surprisal(tiny_bridge_model)
-
-
-def test_surprisal_of_the_shortest_prompt(gpt2):
-    """One token (BOS) leaves no prefix to share."""
-    alone = Model(gpt2.wrapped, prepend_bos=False)
-    found = surprisal(alone, ["you", "cat"], torch.tensor([[[20, 31]], [[42, -1]]]))
-    expected = torch.tensor([[by_hand(alone, "you", [20, 31])], [by_hand(alone, "cat", [42])]])
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
-
-
-def test_a_users_own_hook_belongs_to_the_unsteered_model(gpt2):
-    plain = surprisal(gpt2, PROMPTS, torch.tensor(WRITTEN))
-    with gpt2.wrapped.hooks(fwd_hooks=[(Site(1).hook, lambda resid, hook: resid * -2)]):
-        hooked = surprisal(gpt2, PROMPTS, torch.tensor(WRITTEN))
-        expected = by_hand(gpt2, PROMPTS[0], WRITTEN[0][0])
-    assert float(hooked[0, 0]) == pytest.approx(expected, abs=2e-5)
-    assert abs(float(plain[0, 0]) - expected) > 0.01
-
-
-def test_steered_models_are_not_asked_about_their_own_texts(gpt2, edits):
-    with pytest.raises(SteeringError, match="the model is not unsteered"), \
-            edits()[0].attach(gpt2, 1.0):  # fmt: skip
-        surprisal(gpt2, PROMPTS, torch.tensor(WRITTEN))
-    with pytest.raises(SteeringError, match="the model is not unsteered"), \
-            edits()[0].attach(gpt2, 1.0):  # fmt: skip
-        writing(gpt2, edits(), PROMPTS, (0.0, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("prompts", "written", "text"),
-    [
-        (PROMPTS, [[[20, -1, 31]]] * 3, "goes on after -1"),
-        (PROMPTS, [[[-1, -1]]] * 3, "at least one token"),
-        (PROMPTS, [[[20]]] * 2, "3 prompts for texts of 2"),
-        (PROMPTS, [[[20] * 60]] * 3, "have 69 tokens and the context of 'tiny-gpt2' is 64"),
-    ],
-)
-def test_texts_that_cannot_be_scored_are_refused(gpt2, prompts, written, text):
-    with pytest.raises(ValueError, match=text):
-        surprisal(gpt2, prompts, torch.tensor(written))
-
-
-def test_nan_is_refused_not_averaged():
-    model = Model(tiny_model("gpt2", n_layers=1))
-    model.wrapped.unembed.b_U.data[7] = NAN
-    with pytest.raises(ValueError, match="text 0 after prompt 0 are NaN"):
-        surprisal(model, PROMPTS, torch.tensor(WRITTEN))
-
-
 # Writing
 
 
@@ -197,13 +117,42 @@ def test_the_numbers_of_a_map_are_those_of_its_texts(gpt2, edits):
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_chunks_change_nothing(gpt2, edits, rows):
+def test_the_size_of_a_batch_changes_no_text(gpt2, edits, monkeypatch, rows):
     options = {"max_new_tokens": 5, "progress": False}
     whole = writing(gpt2, edits(layers=(1,)), PROMPTS, (-1.0, 0.0, 2.0), **options)
-    parts = writing(gpt2, edits(layers=(1,)), PROMPTS, (-1.0, 0.0, 2.0), rows=rows, **options)
+    monkeypatch.setattr(module, "ROWS", rows)
+    parts = writing(gpt2, edits(layers=(1,)), PROMPTS, (-1.0, 0.0, 2.0), **options)
     assert whole.texts == parts.texts
     assert torch.equal(whole.tokens, parts.tokens)
     torch.testing.assert_close(whole.surprisals, parts.surprisals, atol=2e-5, rtol=1e-5)
+
+
+def test_free_memory_changes_no_bit_and_no_unit(gpt2, edits, monkeypatch, tmp_path):
+    """Two machines with different memory write identical files."""
+
+    def run(free: int, folder):
+        monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+        rows = []
+        real = module.generated_tokens
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                module, "generated_tokens",
+                lambda m, prompts, **o: rows.append(len(prompts)) or real(m, prompts, **o),
+            )  # fmt: skip
+            made = writing(
+                gpt2, edits(), PROMPTS, (-1.0, 0.0, 2.0), max_new_tokens=6, progress=False,
+                cells=Cells(folder / "cells", "writing"),
+            )  # fmt: skip
+        made.save(folder)
+        return rows, {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+
+    (rows, files), (other_rows, others) = run(2**40, tmp_path / "a"), run(1, tmp_path / "b")
+    assert rows == other_rows == [3, 6, 6, 6]
+    assert files == others
+    assert sum("cells" in path.parts for path in files) == 4
+    assert module.batch_rows(gpt2, PROMPTS, 6) == 256
+    monkeypatch.setattr(module, "BATCH_BYTES", {"cpu": 1})
+    assert module.batch_rows(gpt2, PROMPTS, 6) == 1
 
 
 def test_running_out_of_memory_halves_the_chunks(gpt2, edits, monkeypatch):
@@ -235,7 +184,7 @@ def test_other_errors_are_not_taken_for_missing_memory(gpt2, edits, monkeypatch)
         writing(gpt2, edits(), PROMPTS, (0.0, 1.0), progress=False)
 
 
-def test_the_unsteered_texts_are_written_once_for_all_sites(gpt2, edits, monkeypatch):
+def test_the_unsteered_texts_are_written_once_for_all_rows(gpt2, edits, monkeypatch):
     unsteered, real = [], module.generated_tokens
 
     def counted(model, prompts, **options):
@@ -313,7 +262,7 @@ def test_a_model_without_an_end_writes_to_the_limit(edits):
 
 
 def test_unsteered_cells_differ_by_exactly_nothing(made):
-    for quantity in made.kinds:
+    for quantity in made.quantities:
         mean, low, high, _ = made.change(quantity)
         for part in (mean, low, high):
             assert bool((part[:, 1] == 0).all()), quantity
@@ -360,7 +309,7 @@ def test_samples_stand_beside_the_unsteered_texts(made):
         float(made.surprisals[1, 3, 2]),
     )
     assert str(shown).startswith("L6 resid_post at multiplier +2\n")
-    assert made.sample(Cell(Site(6), 2.0), n=3) == shown
+    assert made.sample(Cell("L6 resid_post", 2.0, Site(6)), n=3) == shown
     assert len(made.sample((6, 2.0), n=None).prompts) == len(made.prompts)
 
 
@@ -371,9 +320,16 @@ def test_samples_show_text_and_never_run_it(made):
     assert "&lt;b&gt;x" in shown._repr_html_()
 
 
-@pytest.mark.parametrize("cell", [(5, 2.0), (6, 1.0), Cell(Site(6, "resid_pre"), 2.0)])
-def test_cells_that_are_not_there_are_refused(made, cell):
-    with pytest.raises(ValueError, match="is no cell of this map"):
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ((5, 2.0), "5 is not one of the rows"),
+        ((6, 1.0), "Multiplier 1 was not measured"),
+        (Cell("L6 resid_pre", 2.0, Site(6, "resid_pre")), "'L6 resid_pre' is not one of the rows"),
+    ],
+)
+def test_cells_that_are_not_there_are_refused(made, cell, message):
+    with pytest.raises(ValueError, match=message):
         made.sample(cell)
 
 
@@ -388,7 +344,7 @@ def test_figures_hold_the_numbers(made):
     assert [trace.reversescale for trace in heat] == [False, False, True, True]
     assert "surprisal changes by" in heat[0].hovertext[1][3]
     assert "12 of 12 prompts have it" in heat[0].hovertext[1][3]
-    for quantity in made.kinds:
+    for quantity in made.quantities:
         json.loads(made.plot(quantity).to_json())
 
 
@@ -411,7 +367,7 @@ def test_prompts_without_a_number_are_left_out_and_counted(made):
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(made):
-    with pytest.raises(ValueError, match=r"texts has shape \(1, 4, 12\); 2 sites"):
+    with pytest.raises(ValueError, match=r"texts has shape \(1, 4, 12\); 2 rows"):
         replace(made, texts=made.texts[:1])
     with pytest.raises(ValueError, match=r"texts has shape \(\)"):
         replace(made, texts=(made.texts[0][:2], *made.texts[1:]))
@@ -463,44 +419,44 @@ def test_a_judge_reads_every_text_with_its_prompt_once(gpt2, edits):
 # Resuming and files
 
 
-def test_a_killed_run_goes_on_where_it_was(gpt2, edits, monkeypatch):
-    held, calls = {}, []
+def test_a_killed_run_goes_on_where_it_was(gpt2, edits, monkeypatch, tmp_path):
+    calls = []
 
     def judge(prompts, continuations):
         calls.append(len(prompts))
         return [float(len(text)) for text in continuations]
 
-    def done(name, where, values):
-        held[name, where.start, where.stop] = values.clone()
-
-    def have(name, where):
-        return held.get((name, where.start, where.stop))
-
     options = {"max_new_tokens": 4, "progress": False, "judge": judge}
-    whole = writing(gpt2, edits(), PROMPTS, (0.0, 1.0), done=done, **options)
-    assert set(held) == {(name, k, k + 1) for name in ("written", "judged") for k in range(4)}
-    assert held["written", 0, 1].shape == (1, 3, 4)
-    for name in ("written", "judged"):
-        del held[name, 2, 3]  # the run was killed before its second intervention
+    options["cells"] = Cells(tmp_path, "writing")
+    whole = writing(gpt2, edits(), PROMPTS, (0.0, 1.0), **options)
+    held = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert {(path.parent.name, path.stem) for path in held} == {
+        (name, f"{k:06d}") for name in ("written", "judged") for k in range(4)
+    }
+    for name in ("written", "judged"):  # the run was killed before its second intervention
+        (tmp_path / name / "000002.safetensors").unlink()
     calls.clear()
     real, written = module.generated_tokens, []
     monkeypatch.setattr(
         module, "generated_tokens",
         lambda *given, **named: written.append(1) or real(*given, **named),
     )  # fmt: skip
-    again = writing(gpt2, edits(), PROMPTS, (0.0, 1.0), done=done, have=have, **options)
+    again = writing(gpt2, edits(), PROMPTS, (0.0, 1.0), **options)
     assert (len(written), calls) == (1, [3])
     assert again.texts == whole.texts
     assert torch.equal(again.judged, whole.judged)
-    torch.testing.assert_close(again.surprisals, whole.surprisals)
+    assert torch.equal(again.surprisals, whole.surprisals)
+    assert held == {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
-def test_cells_of_another_run_are_refused(gpt2, edits):
-    with pytest.raises(ValueError, match="It is of another run"):
-        writing(
-            gpt2, edits(), PROMPTS, (0.0, 1.0), max_new_tokens=4, progress=False,
-            have=lambda name, where: torch.zeros(1, 2, 4),
-        )  # fmt: skip
+def test_cells_of_another_run_are_refused(gpt2, edits, tmp_path):
+    options = {"max_new_tokens": 4, "progress": False, "cells": Cells(tmp_path, "writing")}
+    writing(gpt2, edits(), PROMPTS, (0.0, 1.0), **options)
+    for change in ({"max_new_tokens": 5}, {"seed": 1}, {"temperature": 0.5}):
+        with pytest.raises(DamagedFile, match="is another file"):
+            writing(gpt2, edits(), PROMPTS, (0.0, 1.0), **options | change)
+    with pytest.raises(DamagedFile, match="is another file"):
+        writing(gpt2, edits(layers=(1, 0, 2)), PROMPTS, (0.0, 1.0), **options)
 
 
 @pytest.mark.parametrize("judged", [True, False])
@@ -509,28 +465,32 @@ def test_a_map_comes_back_from_disk_as_it_was(made, tmp_path, judged):
         made = replace(made, judged=None)
     folder = made.save(tmp_path / "run")
     found = WritingMap.load(folder)
-    assert (found.sites, found.prompts, found.texts) == (made.sites, made.prompts, made.texts)
+    assert (found.rows, found.sites) == (made.rows, made.sites)
+    assert (found.prompts, found.texts) == (made.prompts, made.texts)
     assert found.made_by == made.made_by
     for name in ("multipliers", "tokens", "ended", "surprisals", "judged"):
         one, other = getattr(found, name), getattr(made, name)
         assert (one is None and other is None) or torch.equal(one, other), name
     assert found.summary() == made.summary()
-    rows = (folder / "writing.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 4
-    heads, cell = rows[0].split(","), rows[1 + 4 + 3].split(",")
-    assert cell[:3] == ["6", "resid_post", "2"]
-    written = float(cell[heads.index("surprisal_change")])
+    rows = table(folder / "writing.csv")
+    assert len(rows) == 2 * 4
+    cell = rows[4 + 3]
+    assert [cell[name] for name in ("row", "layer", "stream", "multiplier", "prompts")] == [
+        "L6 resid_post", "6", "resid_post", "2.0", "12",
+    ]  # fmt: skip
+    written = float(cell["surprisal_change"])
     assert written == pytest.approx(float(made.change("surprisal").mean[1, 3]), rel=1e-4)
-    assert ("judged" in heads) == judged
+    assert int(cell["empty"]) == int(made.empty[1, 3].sum())
+    assert ("judged" in cell) == judged
 
 
 def test_damaged_folders_are_refused(made, tmp_path):
     with pytest.raises(ResultError, match="holds no finished writing"):
         WritingMap.load(tmp_path)
     folder = made.save(tmp_path)
-    meta = json.loads((folder / "writing.json").read_text())
-    meta["extra"]["prompts"] = meta["extra"]["prompts"][:3]
-    (folder / "writing.json").write_text(json.dumps(meta))
+    described = read_document(folder / "writing.json")
+    described["fields"]["prompts"] = described["fields"]["prompts"][:3]
+    write_document(folder / "writing.json", described)
     with pytest.raises(ResultError, match="and 3 prompts need"):
         WritingMap.load(folder)
 
@@ -550,7 +510,6 @@ def test_damaged_folders_are_refused(made, tmp_path):
         ({"multipliers": (0.0,)}, "no strength other than 0.0"),
         ({"multipliers": (0.0, 1.0, 1.0)}, "holds a strength twice"),
         ({"multipliers": (0.0, NAN)}, "not all finite"),
-        ({"rows": -1}, "rows=-1: at least one"),
         ({"temperature": -1.0}, "temperature=-1.0 is negative"),
     ],
 )  # fmt: skip
@@ -560,15 +519,84 @@ def test_impossible_requests_are_refused(gpt2, edits, change, text):
         writing(gpt2, edits(), **given)
 
 
-def test_every_row_of_the_map_is_a_site(gpt2, edits):
-    with pytest.raises(ValueError, match="act at no site"):
+def test_rows_without_a_name_are_refused(gpt2, edits):
+    with pytest.raises(ValueError, match="There are no interventions"):
         writing(gpt2, [], PROMPTS, (0.0, 1.0))
-    with pytest.raises(ValueError, match="each with a site of its own"):
+    with pytest.raises(ValueError, match="Name them"):
         writing(gpt2, [*edits(), *edits()], PROMPTS, (0.0, 1.0))
-    with pytest.raises(ValueError, match="act at None"):
-        writing(gpt2, [Together(tuple(edits()))], PROMPTS, (0.0, 1.0))
     with pytest.raises(ValueError, match="Layer 7 is not in 'tiny-gpt2'"):
         writing(gpt2, edits(layers=(7,)), PROMPTS, (0.0, 1.0))
+
+
+# Interventions of any kind
+
+
+def test_several_edits_together_are_a_row(gpt2, edits):
+    rows = {"both": Together(tuple(edits(layers=(0, 1)))), "first": edits(layers=(0,))[0]}
+    made = writing(gpt2, rows, PROMPTS, (0.0, 2.0), max_new_tokens=4, progress=False)
+    assert made.rows == ("both", "first") and made.sites == (None, Site(0)) and made.layers is None
+    with rows["both"].attach(gpt2, 2.0):
+        expected = generate(gpt2, PROMPTS, max_new_tokens=4, temperature=1.0)
+    assert list(made.texts[0][1]) == expected
+
+
+@pytest.mark.parametrize("stranger", ["weights", "weights, silent", "heads"])
+def test_a_strangers_intervention_writes_what_it_writes_by_itself(gpt2, edits, tmp_path, stranger):
+    """Attached once per multiplier or once for all rows: the draws of a prompt are the same."""
+    lora = low_rank(gpt2, 1, share=1.0)
+    one = {"weights": lora, "weights, silent": Silent(lora), "heads": LouderHeads(1)}[stranger]
+    multipliers = (-2.0, 0.0, 1.0, 2.0)
+    made = writing(
+        gpt2, {"it": one, "add": edits(layers=(1,))[0]}, PROMPTS, multipliers, max_new_tokens=6,
+        progress=False, seed=3,
+    )  # fmt: skip
+    assert made.rows == ("it", "add") and made.sites == (None, Site(1))
+    for j, m in enumerate(multipliers):
+        with one.attach(gpt2, m):
+            alone = generate(gpt2, PROMPTS, max_new_tokens=6, temperature=1.0, seed=3)
+        assert list(made.texts[0][j]) == alone
+    assert len({made.texts[0][j] for j in range(4)}) == 4
+    assert made.texts[0][1] == made.texts[1][1]
+    expected = by_hand(gpt2, PROMPTS[0], made.tokens[0, 3, 0].tolist())
+    assert float(made.surprisals[0, 3, 0]) == pytest.approx(expected, abs=2e-5)
+    loaded = WritingMap.load(made.save(tmp_path))
+    assert loaded.texts == made.texts and loaded.summary() == made.summary()
+    assert made.made_by["positions"] is None and made.made_by["unit"] is None
+    figure = made.plot()
+    json.loads(figure.to_json())
+    assert figure.layout.yaxis.ticktext[-1] == "it"  # the first row is on top
+    assert str(made.sample(("it", 2.0))).startswith("it at multiplier +2")
+
+
+def test_one_multiplier_at_a_time_writes_the_same_as_one_per_row(gpt2, edits, monkeypatch):
+    options = {"max_new_tokens": 6, "progress": False}
+    per_row = writing(gpt2, edits(), PROMPTS, (-2.0, 0.0, 2.0), **options)
+    monkeypatch.setattr(module, "takes_rows", lambda edit: False)
+    one_by_one = writing(gpt2, edits(), PROMPTS, (-2.0, 0.0, 2.0), **options)
+    assert torch.equal(one_by_one.tokens, per_row.tokens)
+    torch.testing.assert_close(one_by_one.surprisals, per_row.surprisals, atol=2e-5, rtol=1e-5)
+
+
+def test_an_intervention_that_does_not_fit_is_refused_before_any_text(gpt2, monkeypatch):
+    wrong = replace(low_rank(gpt2, 1), layer=9)
+    monkeypatch.setattr(module, "generated_tokens", None)
+    with pytest.raises(ValueError, match="Make it for this model"):
+        writing(gpt2, {"lora": wrong}, PROMPTS, (0.0, 1.0), progress=False)
+
+
+# What the page and the summary of a run say
+
+
+def test_the_section_tells_what_the_recommended_cell_does(made):
+    text, figure = made.section({"map": Chosen("L6 resid_post", 2.0)}).blocks
+    change = made.change("surprisal").at(1, 3)
+    assert isinstance(text, Paragraph) and f"+{change.value:.3g} [" in text.text
+    assert isinstance(figure, Figure) and figure.draw().data
+    (alone, _) = made.section({}).blocks
+    assert isinstance(alone, Paragraph) and "chosen cell" not in alone.text
+    said = made.run_summary({"map": Chosen("L6 resid_post", 2.0)})
+    assert str(change) in said and said.startswith("  writing")
+    assert made.run_summary({}) == ""
 
 
 # The figure
@@ -577,7 +605,7 @@ def test_every_row_of_the_map_is_a_site(gpt2, edits):
 def test_panels_mark_what_is_uncertain_and_what_is_missing():
     band = ([[0.0, 2.0], [NAN, 0.1]], [[0.0, 1.0], [NAN, -0.1]], [[0.0, 3.0], [NAN, 0.3]])
     figure = plots.change_panels(
-        {"a": band}, layers=[0, 1], columns=[0, 1], units={"a": "nats"}, title="t"
+        {"a": band}, rows=[0, 1], columns=[0, 1], units={"a": "nats"}, title="t"
     )
     points = [t for t in figure.data if t.type == "scatter" and t.mode == "markers"]
     dots = next(t for t in points if list(t.x) != [None])
@@ -590,14 +618,14 @@ def test_panels_mark_what_is_uncertain_and_what_is_missing():
 
 def test_panels_do_not_blow_up_noise():
     band = tuple([[x, 0.0]] for x in (0.001, -0.01, 0.01))
-    options = {"layers": [0], "columns": [1, 2], "units": {"a": "share"}, "title": "t"}
+    options = {"rows": [0], "columns": [1, 2], "units": {"a": "share"}, "title": "t"}
     assert plots.change_panels({"a": band}, **options).data[0].zmax == 0.001
     assert plots.change_panels({"a": band}, least={"a": 0.1}, **options).data[0].zmax == 0.1
 
 
 def test_panels_that_cannot_be_drawn_are_refused():
-    options = {"layers": [0], "columns": [1, 2], "units": {"a": "share"}, "title": "t"}
+    options = {"rows": [0], "columns": [1, 2], "units": {"a": "share"}, "title": "t"}
     with pytest.raises(ValueError, match="changes is empty"):
         plots.change_panels({}, **options)
-    with pytest.raises(ValueError, match="does not fit 1 layers x 2 columns"):
+    with pytest.raises(ValueError, match="does not fit 1 rows x 2 columns"):
         plots.change_panels({"a": ([[1.0]], [[1.0]], [[1.0]])}, **options)

@@ -1,11 +1,12 @@
-"""What several sets of questions answer under the same interventions: the numbers that shift and
-spill-over are read from."""
+"""The answers to several sets of questions under the same interventions.
+
+Slopes on shifted questions and gains on other concepts are both read from these numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,115 +14,138 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.data import ContrastSet
+from steerlens.interventions.arms import require_fits
+from steerlens.measures.sweep import plan
+from steerlens.models.model import Model
+from steerlens.protocols import Directed, Intervention
+from steerlens.results import Result
+from steerlens.results.grid import find_multiplier, find_row, layers_of
 from steerlens.sites import Site
-from steerlens.store import result_files as files
+
+Bounds = tuple[Tensor, Tensor, Tensor]
+"""Value, low and high."""
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Answers(Result):
     """Propensity of every set's questions, for every intervention (row) and multiplier."""
 
     rows: tuple[str, ...]
-    """What each intervention is called: its site, where it was given no other name."""
+    """The name of each intervention."""
     sites: tuple[Site | None, ...]
-    """Where each one acts; None where that is not one site."""
+    """Where each intervention acts; None where that is not one site."""
     multipliers: Float[Tensor, " multiplier"]
     propensities: Mapping[str, Float[Tensor, "row multiplier _example"]]
     """Log-odds of the positive over the negative answer, in nats, by the name of the set."""
+    made_by: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        shape = (len(self.rows), len(self.multipliers))
         for name, odds in self.propensities.items():
-            if odds.shape[:2] != (len(self.rows), len(self.multipliers)):
+            if odds.shape[:2] != shape:
                 raise ValueError(
                     f"The propensities of {name!r} have shape {tuple(odds.shape)}, and there are "
-                    f"{len(self.rows)} rows x {len(self.multipliers)} multipliers."
+                    f"{shape[0]} rows x {shape[1]} multipliers."
                 )
 
     @property
     def sets(self) -> tuple[str, ...]:
+        """The names of the sets of questions."""
         return tuple(self.propensities)
 
     @property
     def layers(self) -> tuple[int, ...] | None:
         """The layer of each row, where the rows are one stream's layers; else None."""
-        sites = [site for site in self.sites if site is not None]
-        layers = tuple(site.layer for site in sites)
-        plain = len(sites) == len(self.rows) == len(set(layers))
-        named = tuple(map(str, sites)) == self.rows
-        return layers if plain and named and len({s.stream for s in sites}) == 1 else None
+        return layers_of(self.rows, self.sites)
+
+    @property
+    def labels(self) -> tuple[int, ...] | tuple[str, ...]:
+        """What a figure calls the rows: their layers, or else their names."""
+        return self.layers or self.rows
 
     def of(self, name: str) -> Float[Tensor, "row multiplier _example"]:
-        """The propensities of one set."""
+        """The propensities of one set.
+
+        Raises:
+            ValueError: If there is no such set.
+        """
         if name not in self.propensities:
             raise ValueError(f"There is no set {name!r}. There are {', '.join(self.sets)}.")
         return self.propensities[name]
 
     def gains(self, name: str) -> Float[Tensor, "row multiplier _example"]:
-        """Propensity minus the unsteered propensity, in nats."""
+        """Propensity minus the unsteered propensity, in nats, for every question of a set."""
         odds = self.of(name)
-        return odds - odds[:, (self.multipliers == 0).nonzero()[0]]
+        return odds - odds[:, find_multiplier(self.multipliers, 0.0), None]
 
     def slopes(self, name: str) -> Float[Tensor, "row _example"]:
-        """Steerability: nats of propensity per unit multiplier, for every question."""
+        """Steerability of every question of a set: nats of propensity per unit multiplier."""
         return stats.steerability_slope(self.multipliers, self.of(name).mT)
 
     def row(self, which: str | int | Site) -> int:
-        """The index of a row, given by its name, its site, or the index itself."""
-        if isinstance(which, int) and 0 <= which < len(self.rows):
-            return which
-        found = [i for i, row in enumerate(self.rows) if which in (row, self.sites[i])]
-        if len(found) != 1:
-            raise ValueError(
-                f"{which!r} is not one of the rows ({', '.join(self.rows)}). Give a name, a site, "
-                f"or an index from 0 to {len(self.rows) - 1}."
-            )
-        return found[0]
-
-    def save(
-        self,
-        folder: Path,
-        kind: str,
-        made_by: dict[str, Any],
-        further: Mapping[str, Tensor],
-        **extra: Any,
-    ) -> Path:
-        """Writes <kind>.safetensors and <kind>.json into a folder, with what else a map holds."""
-        tensors = {f"propensities.{i}": self.propensities[name] for i, name in enumerate(self.sets)}
-        tensors |= {"multipliers": self.multipliers, **further}
-        sites = tuple(site for site in self.sites if site is not None)
-        hooks = [None if site is None else site.hook for site in self.sites]
-        extra |= {"rows": list(self.rows), "hooks": hooks, "sets": list(self.sets)}
-        return files.save(folder, kind, tensors, sites, made_by, **extra)
-
-    @classmethod
-    def load(
-        cls, folder: Path, kind: str
-    ) -> tuple[Answers, dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-        """Reads what `save` wrote: the answers, made_by, the further tensors, and the extras."""
-        tensors, _, made_by = files.load(folder, kind)
-        extra = made_by.pop("_extra")
-        names = extra.pop("sets")
-        answers = cls(
-            rows=tuple(extra.pop("rows")),
-            sites=tuple(None if h is None else Site.from_hook(h) for h in extra.pop("hooks")),
-            multipliers=tensors.pop("multipliers"),
-            propensities={n: tensors.pop(f"propensities.{i}") for i, n in enumerate(names)},
-        )
-        return answers, made_by, tensors, extra
+        """The index of a row, given by its name, site, or layer."""
+        return find_row(self.rows, self.sites, which)
 
 
-def quoted(text: str) -> str:
-    """A name as a field of a CSV file."""
-    plain = not set(text) & set(',"\r\n')
-    return text if plain else '"' + text.replace('"', '""') + '"'
-
-
-def told(bounds: tuple[Tensor, Tensor, Tensor], *index: int) -> stats.Interval:
+def interval_at(bounds: Bounds, *index: int) -> stats.Interval:
     """One cell's value with its interval."""
     return stats.Interval(*(float(part[index]) for part in bounds))
 
 
-def lists(bounds: tuple[Tensor, Tensor, Tensor]) -> tuple[list, list, list]:
+def as_lists(bounds: Bounds) -> tuple[list, list, list]:
     """Value, low and high as a figure takes them."""
     value, low, high = (torch.as_tensor(part).tolist() for part in bounds)
     return value, low, high
+
+
+def rows_made_by(
+    model: Model, arms: Mapping[str, Intervention], sets: Mapping[str, ContrastSet]
+) -> dict[str, Any]:
+    """What decided the numbers: the model, the interventions and the questions."""
+    return {
+        **model.facts,
+        "interventions": {row: repr(edit) for row, edit in arms.items()},
+        "sets": {name: asked.hash for name, asked in sets.items()},
+        "sources": {name: asked.source for name, asked in sets.items()},
+    }
+
+
+def same_questions(one: ContrastSet, other: ContrastSet) -> bool:
+    """Whether pair i of both sets is the same question, for all of them."""
+    return len(one) == len(other) and all(
+        set(a.keys) & set(b.keys) for a, b in zip(one, other, strict=True)
+    )
+
+
+def require_scorable(
+    model: Model,
+    arms: Mapping[str, Intervention],
+    sets: Mapping[str, ContrastSet],
+    multipliers: Sequence[float],
+    controls: Sequence[Intervention] = (),
+) -> None:
+    """Raises ValueError, before the first sweep, if a set cannot be scored or made a direction.
+
+    Args:
+        controls: Interventions of null maps, which are swept as well.
+    """
+    require_fits(model, arms)
+    made = {
+        edit.direction.data: row
+        for row, edit in arms.items()
+        if isinstance(edit, Directed) and edit.direction.data
+    }
+    for name, asked in sets.items():
+        if asked.hash in made:
+            raise ValueError(
+                f"The direction of {made[asked.hash]} was made from {name!r}, so its effect on "
+                "these questions is biased upwards. Measure it on other questions: "
+                "ContrastSet.split()."
+            )
+        if len(asked) < 2:
+            raise ValueError(
+                f"{name!r} holds {len(asked)} question, and an interval needs at least two. Add "
+                "some."
+            )
+        plan(model, asked, [*arms.values(), *controls], multipliers)

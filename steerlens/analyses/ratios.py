@@ -39,7 +39,7 @@ def difference_of_means(
         error.square() / (side.shape[-1] - 1)
         for error, side in zip(errors, (one, other), strict=True)
     ]
-    # Without any spread there is nothing to estimate the freedom from, and no width either.
+    # Without any spread the degrees of freedom are undefined, and the width is 0.
     freedom = torch.where(variance > 0, variance.square() / (shares[0] + shares[1]), 1.0)
     reach = (_student(freedom, level) * variance.sqrt()).to(value)
     return value, value - reach, value + reach
@@ -54,13 +54,13 @@ def ratio_of_means(
 ) -> Bounds:
     """Mean of `one` over mean of `other`, with Fieller's interval.
 
-    NaN where the mean of `other` cannot be told from 0 at this level: then any ratio is possible.
+    NaN where the interval of the mean of `other` holds 0 at this level: then any ratio is possible.
 
     Args:
         matched: Whether row i of both is the same question, so that they vary together.
 
-    Source: Fieller 1954; for independent samples with the freedom of the smaller one, which makes
-    it a little wide.
+    Source: Fieller 1954. For independent samples it has the degrees of freedom of the smaller one,
+    which makes it slightly too wide.
 
     >>> one, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3.0, 4.0, 5.0])
     >>> [round(float(x), 2) for x in ratio_of_means(one, other, matched=True)]
@@ -75,9 +75,9 @@ def ratio_of_means(
     t2 = _student(torch.tensor(float(min(n, m) - 1)), level).square()
     lead, middle = b.square() - t2 * var_b, a * b - t2 * both
     root = (middle.square() - lead * (a.square() - t2 * var_a)).clamp(min=0).sqrt()
-    told = lead > 0
+    bounded = lead > 0
     return tuple(
-        torch.where(told, found, torch.nan).to(one)
+        torch.where(bounded, found, torch.nan).to(one)
         for found in (a / b, (middle - root) / lead, (middle + root) / lead)
     )  # type: ignore[return-value]
 

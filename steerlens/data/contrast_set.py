@@ -23,7 +23,7 @@ from steerlens.data.audit import ContrastReport, audit
 from steerlens.data.formats.chat import CHAT_DATE, ChatTokenizer, HasTokenizer
 from steerlens.data.formats.drafts import FileFacts
 from steerlens.data.formats.text import ContrastError, components, digest, shortened
-from steerlens.data.loading import LoadOptions, load_pairs
+from steerlens.data.load_pairs import LoadOptions, load_pairs
 from steerlens.data.pair import ContrastPair, as_pair, as_samples
 from steerlens.data.templates import in_chat, in_template, is_in_chat
 from steerlens.store.files import expanded, write_text
@@ -102,7 +102,7 @@ class ContrastSet:
             format: Name of a format; a file in another one is refused.
             flip: Exchange positive and negative, for files whose labels are inverted.
             name: Name of the set; by default that in the file, or the file's name.
-            options: How to read the file, each explained in `steerlens.data.loading.LoadOptions`:
+            options: How to read the file, each explained in `steerlens.data.load_pairs.LoadOptions`:
                 columns (`positive`, `negative`, `prompt`), a `template`, a least
                 `min_confidence`, a second file (`negatives`), `encoding`, the hub's `split`, ….
                 An option that the format does not use is refused.

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from steerlens.directions.methods import DiffMean
+from steerlens.directions.methods import DiffMean, as_method
 from steerlens.experiment import manifest
 from steerlens.experiment.experiment_data import ExperimentError, load_pairs
 from steerlens.experiment.fields import (
@@ -29,10 +29,10 @@ from steerlens.experiment.fields import (
     require_examples,
     require_layers,
 )
-from steerlens.experiment.finished_run import PAGE, SUMMARY, Run, load_results, text_of
+from steerlens.experiment.run import PAGE, SUMMARY, Run, load_results, text_of
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.models.model import Model
-from steerlens.report.layout import RESERVED, page
+from steerlens.report.page import RESERVED, page
 from steerlens.results import Result
 from steerlens.sites import Site, Stream
 from steerlens.store.cells import Cells
@@ -75,6 +75,7 @@ class Experiment(ABC):
     """What each part of the data is for, for the page."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", as_method(self.method))
         require_at_least(0, seed=self.seed)
         require_examples(n_fit=self.n_fit)
         require_layers(self.layers)
@@ -218,7 +219,7 @@ class Experiment(ABC):
                 part: {"name": s.name, "source": s.source, "hash": s.hash, "pairs": len(s)}
                 for part, s in inputs.data.items()
             },
-            "stated": dict(inputs.stated),
+            **inputs.stated,
         }
 
     def _sources(self) -> dict[str, str]:

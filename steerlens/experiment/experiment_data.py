@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
+from steerlens.measures.tokenised import neutral_texts_of
+from steerlens.results import Result
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import CONCEPTS
 from steerlens.testbed.review_grammar import TOPICS
 
+R = TypeVar("R", bound=Result)
 WORLD = "reviews/"
 """Contrasts of the reference world are named "reviews/sentiment", "reviews/register", …"""
 
@@ -61,8 +66,34 @@ def load_data(
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
     )
     # Not of the reporting questions, which must have no part in any length or choice.
-    neutral = [pair.prompt + pair.positive for pair in choose]
+    neutral = neutral_texts_of(choose)
     return Data(fit, choose, held, neutral[:n_neutral])
+
+
+def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, ContrastSet]:
+    """The parts of the data by name, for the manifest.
+
+    Raises:
+        ExperimentError: If one of the others has the name of a part.
+    """
+    parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
+    if taken := sorted(parts.keys() & more.keys()):
+        raise ExperimentError(
+            f"{taken[0]!r} is the name of a part of the data, so a file of questions cannot have "
+            "it. Write its path another way, e.g. ./" + taken[0]
+        )
+    return {**parts, **more}
+
+
+def with_data_name(found: R, pairs: ContrastSet) -> R:
+    """A result that states by name from which pairs it was made."""
+    return dataclasses.replace(found, made_by={**found.made_by, "data_name": pairs.name})  # type: ignore[type-var]
+
+
+def neutral_stated(neutral: list[str]) -> dict[str, Any]:
+    """What a manifest states of the ordinary texts."""
+    digest = hashlib.sha256("\0".join(neutral).encode()).hexdigest()
+    return {"texts": len(neutral), "hash": digest}
 
 
 def load_pairs(contrast: str, n: int, seed: int) -> ContrastSet:
@@ -98,22 +129,22 @@ def _without(asked: ContrastSet, known: set[str]) -> ContrastSet:
 
 
 class Shifts(NamedTuple):
-    """Questions at home, and in other surroundings by the name of the shift."""
+    """Questions like those that directions are fitted on, and shifted ones by the name of the shift."""
 
-    home: ContrastSet
-    away: dict[str, ContrastSet]
+    in_distribution: ContrastSet
+    shifted: dict[str, ContrastSet]
 
 
 def load_shifts(
     contrast: str, shifts: tuple[str, ...] | None, data: Data, n: int, seed: int
 ) -> Shifts:
-    """Questions about the same contrast in other surroundings.
+    """Shifted questions about the same contrast: of another topic, register, form or wording.
 
     Args:
         shifts: Files of questions, or templates with "{prompt}" that reword the reporting ones.
             None takes every topic and register of the reference world and its negations, and
-            nothing for a file. The world's questions then have one form of clause, at home as
-            elsewhere: else what differs by topic would be how many of them are negated.
+            nothing for a file. The world's questions then all have one form of clause, those in
+            distribution too. Otherwise topics would differ in how many questions are negated.
         n: Most questions of a shift.
 
     Raises:
@@ -139,13 +170,13 @@ def _shifts_in_the_world(concept: str, data: Data, n: int, seed: int) -> Shifts:
         made = reviews.questions(concept, count, seed=3 * seed + 1, **kept)  # type: ignore[arg-type]
         return dataclasses.replace(made.without(*data[:3]), name=name)
 
-    home = asked(f"{concept}, {plain}", n, form=plain)
+    in_distribution = asked(f"{concept}, {plain}", n, form=plain)
     kept: dict[str, dict[str, str]] = {topic: {"topic": topic, "form": plain} for topic in TOPICS}
     if concept != "register":
         kept |= {pole: {"register": pole, "form": plain} for pole in ("formal", "casual")}
     kept["negated"] = {"form": negated}
-    away = {name: asked(name, n, **fixed).without(home) for name, fixed in kept.items()}
-    return Shifts(home, away)
+    shifted = {name: asked(name, n, **f).without(in_distribution) for name, f in kept.items()}
+    return Shifts(in_distribution, shifted)
 
 
 def load_others(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast, get_args
 
 import tyro
 
-from steerlens.directions import methods
+from steerlens.arguments import ArgumentError
+from steerlens.directions.methods import METHODS, as_method
+from steerlens.directions.methods.named import make_method, parse_label
 from steerlens.experiment.experiment_data import ExperimentError
 from steerlens.protocols import Method
 
 SteeredRule = Literal["all", "last", "from_prompt_end", "generated"]
 """The rules of `Positions` that need no answer or span, by name."""
-
-_METHOD = re.compile(r"(?:(?P<module>[\w.]+):)?(?P<name>\w+)(?P<arguments>\(.*\))?", re.DOTALL)
 
 
 def method_named(text: str) -> Method:
@@ -24,53 +23,35 @@ def method_named(text: str) -> Method:
 
     Args:
         text: A name of steerlens.directions.methods, or "module:Name" for any other; with keyword
-            arguments in parentheses where the defaults are not wanted. Arguments are literals:
-            nothing is evaluated.
+            arguments in parentheses where the defaults are not wanted. Arguments are literals, and
+            nothing is evaluated; but the named module is imported.
 
     >>> method_named("DiffMean"), method_named("PCA(centred=True)")
     (DiffMean(), PCA(centred=True))
     """
-    text = text.strip()
-    parts = _METHOD.fullmatch(text)
-    if parts is None:
-        raise ExperimentError(f"method={text!r} is no name. {_HOW}")
-    module, name = parts["module"], parts["name"]
+    return cast(Method, _method(text))
+
+
+def _method(text: str) -> object:
+    module, colon, label = text.strip().partition(":")
     try:
-        found = getattr(importlib.import_module(module) if module else methods, name)
+        if not (colon and re.fullmatch(r"\w+(\.\w+)*", module)):
+            return as_method(text)
+        name, arguments = parse_label(label)
+        found = getattr(importlib.import_module(module), name)
+        if isinstance(found, type):
+            return make_method(found, arguments)
+        if arguments:
+            raise ArgumentError(f"{name} is not a class, so it takes no arguments.")
+        return as_method(found)
+    except ArgumentError as error:
+        ours = colon or text.partition("(")[0].strip() in METHODS
+        more = "" if ours else " For a method of your own, write module:Name."
+        raise ExperimentError(f"{error}{more}") from error
     except (ImportError, AttributeError) as error:
-        known = ", ".join(sorted(n for n in vars(methods) if n[0].isupper()))
         raise ExperimentError(
-            f"There is no method {text!r} ({error}). Use one of {known}, or module:Name."
-        ) from error
-    if isinstance(found, type):
-        arguments = _keywords(text, parts["arguments"] or "()")
-        try:
-            found = found(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ExperimentError(f"{text} cannot be made ({error}).") from error
-    elif parts["arguments"]:
-        raise ExperimentError(f"{name} is not a class, so it takes no arguments: write {name!r}.")
-    if not isinstance(found, Method):
-        raise ExperimentError(f"{text} is not a method: it cannot be called with two activations.")
-    return found
-
-
-_HOW = "Write e.g. DiffMean, Logistic(c=0.1), or my_module:MyMethod."
-
-
-def _keywords(text: str, arguments: str) -> dict[str, Any]:
-    """The keyword arguments of a call, whose values must be literals."""
-    try:
-        call = ast.parse(f"f{arguments}", mode="eval").body
-        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ExperimentError(f"method={text!r}: give every argument by its name. {_HOW}")
-        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError, AssertionError) as error:
-        if isinstance(error, ExperimentError):
-            raise
-        raise ExperimentError(
-            f"method={text!r}: the arguments must be numbers, strings or other literals. {_HOW}"
+            f"There is no method {text!r} ({error}). Use one of {', '.join(METHODS)}, or "
+            "module:Name for a method of your own."
         ) from error
 
 
@@ -113,6 +94,14 @@ def require_neutral(n_neutral: int) -> None:
         )
 
 
+def require_nulls(nulls: int) -> None:
+    """Raises ExperimentError unless the null maps allow a p-value of 5%, or are none."""
+    if nulls and nulls < 19:
+        raise ExperimentError(
+            f"nulls={nulls}: a threshold at 5% needs at least 19. Use 0 for no p-values."
+        )
+
+
 def require_layers(layers: tuple[int, ...] | None) -> None:
     """Raises ExperimentError unless layers are named, counted from 0, or None for all."""
     if layers is not None and (not layers or min(layers) < 0):
@@ -123,7 +112,7 @@ def require_layers(layers: tuple[int, ...] | None) -> None:
 
 def require_steered(positions: str) -> None:
     """Raises ExperimentError unless the positions can be steered by name."""
-    known = SteeredRule.__args__  # type: ignore[attr-defined]
+    known = get_args(SteeredRule)
     if positions not in known:
         raise ExperimentError(
             f"positions={positions!r} cannot be steered by name. Use one of {', '.join(known)}."

@@ -13,14 +13,20 @@ from steerlens.directions import Activations
 from steerlens.measures.reading import Chunk, activations, reading_positions
 from steerlens.models.model import Model, as_model
 from steerlens.sites import Positions, Site
-from steerlens.store.files import write_text
-from steerlens.store.tensors import DamagedFile, read_tensors, write_tensors
+from steerlens.store.cells import Cells
+from steerlens.store.documents import write_document
+from steerlens.store.files import DamagedFile
 
-FORMAT = "steerlens.activations/1"
+FORMAT = "steerlens.activations/2"
+FIELDS = fields(Chunk)
 
 
 class StoreError(ValueError):
-    """An entry of the store that cannot be trusted."""
+    """Activations that cannot be stored, or an entry of the store that cannot be trusted."""
+
+
+class DamagedEntry(StoreError, DamagedFile):
+    """A stored file that is not what was written, or belongs to another entry."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ class ActivationStore:
         """`steerlens.activations`, from disk where it was read before.
 
         Raises:
-            StoreError: If a stored file is damaged, or steering or hooks are attached to the model.
+            DamagedEntry: If a stored file is damaged or belongs to another entry.
+            StoreError: If steering or hooks are attached to the model.
+            StorageError: If the folder cannot be read or written.
         """
         model = as_model(model)
-        if model.attached or model.foreign_hooks:
-            on = ", ".join(model.foreign_hooks)
+        if model.attached or model.attached.foreign_hooks:
+            on = ", ".join(model.attached.foreign_hooks)
             what = f"There are hooks on {on}" if on else ""
             raise StoreError(
                 f"{what or 'Steering is attached to the model'}, so its activations are not the "
@@ -68,18 +76,20 @@ class ActivationStore:
             "positions": repr(positions),
             "batch_size": batch_size,
         }
-        folder = self.root / _digest(facts)
-        if not (folder / "entry.json").exists():
-            write_text(folder / "entry.json", json.dumps({**facts, "data": pairs.hash}, indent=1))
+        digest = _digest(facts)
+        folder = self.root / digest[:16]
+        if not (folder / "entry.json").exists():  # for a reader; the chunks state the digest
+            write_document(folder / "entry.json", {**facts, "data": pairs.hash, "entry": digest})
+        cells = Cells(folder, "activations", {"entry": digest}, progress)
         return activations(
             model, pairs, sites, positions=positions, batch_size=batch_size, progress=progress,
-            have=lambda k: _read(folder / f"{k:06d}.safetensors"),
-            done=lambda k, chunk: _write(folder / f"{k:06d}.safetensors", chunk),
+            have=lambda k: _load(cells, k),
+            done=lambda k, chunk: cells.save(k, {f.name: getattr(chunk, f.name) for f in FIELDS}),
         )  # fmt: skip
 
 
 def _digest(facts: dict) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _token_hash(model: Model, pairs: ContrastSet) -> str:
@@ -91,14 +101,9 @@ def _token_hash(model: Model, pairs: ContrastSet) -> str:
     return found.hexdigest()
 
 
-def _write(path: Path, chunk: Chunk) -> None:
-    write_tensors(path, {f.name: getattr(chunk, f.name) for f in fields(chunk)})
-
-
-def _read(path: Path) -> Chunk | None:
-    if not path.exists():
-        return None
+def _load(cells: Cells, number: int) -> Chunk | None:
     try:
-        return Chunk(**read_tensors(path))
+        numbers = cells.load(number)
     except DamagedFile as error:
-        raise StoreError(f"{error} Delete this file; only its texts are read again.") from error
+        raise DamagedEntry(str(error)) from error
+    return None if numbers is None else Chunk(**numbers)

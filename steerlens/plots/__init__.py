@@ -11,19 +11,17 @@ disagree, an infinite value, an interval upside down) raises a ValueError.
 
 from steerlens.plots.curves import dose_response as dose_response
 from steerlens.plots.curves import layer_curve as layer_curve
-from steerlens.plots.elsewhere import gain_heatmap as gain_heatmap
-from steerlens.plots.elsewhere import gain_lines as gain_lines
-from steerlens.plots.elsewhere import shift_dots as shift_dots
-from steerlens.plots.elsewhere import shift_scatter as shift_scatter
 from steerlens.plots.features import feature_card as feature_card
-from steerlens.plots.features import feature_heatmap as feature_heatmap
-from steerlens.plots.features import spill_heatmap as spill_heatmap
 from steerlens.plots.heatmap import layer_heatmap as layer_heatmap
 from steerlens.plots.html import to_html_div as to_html_div
 from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.panels import change_panels as change_panels
 from steerlens.plots.probe import probe_against_steering as probe_against_steering
+from steerlens.plots.shift import shift_dots as shift_dots
+from steerlens.plots.shift import shift_scatter as shift_scatter
+from steerlens.plots.side_effects import gain_heatmap as gain_heatmap
+from steerlens.plots.side_effects import gain_lines as gain_lines
 from steerlens.plots.slopes import example_slopes as example_slopes
 from steerlens.plots.steerability import steerability_figure as steerability_figure
 from steerlens.plots.tokens import token_heat as token_heat

@@ -1,8 +1,7 @@
-"""Features of an SAE: over multipliers, on other features, and one feature on a card."""
+"""One feature of an SAE in one figure: what it reads, what it writes and what adding it does."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -11,182 +10,21 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from steerlens.plots.arrays import Array, Band, array, band, fit, holes, mask, ordered
-from steerlens.plots.heatmap import COSTLY, NULL, _hatch, _outline, _stipple, _written
+from steerlens.plots.arrays import Band, array, band, ordered
 from steerlens.plots.look import (
-    CELLS,
     DIVERGING,
     INK,
     MONO,
     PALETTE,
     QUIET,
-    colour_bar,
-    colour_range,
     house,
     span,
 )
 from steerlens.plots.marks import line
-from steerlens.plots.words import axis_title, broken, measured, number, safe
+from steerlens.plots.words import broken, number, safe
 
 ROOM = 78
 """Characters of a line of text on a card."""
-
-
-def feature_heatmap(
-    values: ArrayLike,
-    *,
-    features: Sequence[int],
-    columns: Iterable[SupportsFloat],
-    unit: str,
-    title: str,
-    column_title: str = "multiplier",
-    quantity: str | None = None,
-    best: tuple[int, float] | None = None,
-    below_null: ArrayLike | None = None,
-    over_budget: ArrayLike | None = None,
-    hover: Sequence[Sequence[str]] | None = None,
-) -> go.Figure:
-    """Feature x column heatmap, the first feature on top; else as `layer_heatmap`.
-
-    Args:
-        values: Shape (feature, column).
-        features: The number of each row's feature, in the order of the ranking.
-        best: The cell to mark, as (feature, multiplier).
-
-    Raises:
-        ValueError: If a feature is repeated, or `best` is not a cell.
-    """
-    if len(set(features)) != len(features):
-        raise ValueError(f"features={list(features)} holds a feature twice.")
-    names, order = ordered("columns", columns)
-    shape = (len(features), len(names))
-    axes = f"{shape[0]} features x {shape[1]} columns"
-    grid = array("values", values, shape, axes)[:, order]
-    null = mask("below_null", below_null, shape, axes)[:, order]
-    costly = mask("over_budget", over_budget, shape, axes)[:, order]
-    notes = np.full(shape, "", object) if hover is None else np.asarray(hover, dtype=object)
-    notes = fit("hover", notes, shape, axes)[:, order]
-    labels = [number(name) for name in names]
-    star = None
-    if best is not None:
-        at = [j for j, name in enumerate(names) if math.isclose(float(name), best[1], abs_tol=1e-9)]
-        if best[0] not in features or not at:
-            raise ValueError(
-                f"best={best} is not a cell: features are {list(features)} and columns {names}. "
-                "Pass (feature, multiplier) by their values, not by index."
-            )
-        star = list(features).index(best[0]), at[0]
-    texts = np.empty(shape, dtype=object)
-    for i, j in np.ndindex(shape):
-        lines = [
-            f"feature {features[i]}, {column_title} {labels[j]}",
-            measured(float(grid[i, j]), unit, quantity=quantity),
-            NULL if null[i, j] else "",
-            COSTLY if costly[i, j] else "",
-            notes[i, j],
-        ]
-        texts[i, j] = "<br>".join(filter(None, lines))
-    rows = [f"{feature}" for feature in features]
-    figure = _grid(grid, texts, unit=axis_title(quantity, unit))
-    tall = 300 / shape[0] * shape[1] / 480
-    missing = np.isnan(grid)
-    if null.any():
-        _stipple(figure, null & ~missing, True, tall)
-    if costly.any():
-        _hatch(figure, costly & ~missing, True, tall)
-    if star is not None:
-        name = f"best: feature {features[star[0]]}, multiplier {labels[star[1]]}"
-        _outline(figure, star, name, with_star=False)
-    house(figure, title=title, height=max(380, 170 + 30 * shape[0]), left=84, right=112)
-    _cells(figure, rows, labels, "feature", column_title)
-    return figure
-
-
-def spill_heatmap(
-    values: ArrayLike,
-    *,
-    edits: Sequence[str],
-    features: Sequence[int],
-    targets: Sequence[int],
-    unit: str,
-    title: str,
-    note: str = "",
-) -> go.Figure:
-    """What each edit does to each feature; the feature that is meant is framed.
-
-    Args:
-        values: Shape (edit, feature).
-        targets: Index of the column that each edit is meant to move.
-    """
-    shape = (len(edits), len(features))
-    grid = array("values", values, shape, f"{shape[0]} edits x {shape[1]} features")
-    texts = np.empty(shape, dtype=object)
-    for i, edit in enumerate(edits):
-        for j, feature in enumerate(features):
-            meant = "<br>the feature that is meant" if targets[i] == j else ""
-            change = measured(float(grid[i, j]), unit, quantity="change")
-            texts[i, j] = f"{safe(edit)}<br>feature {feature}<br>{change}{meant}"
-    figure = _grid(grid, texts, unit=f"change ({unit})")
-    for i, j in enumerate(targets):
-        _frame(figure, i, j, listed=i == 0)
-    house(figure, title=title, note=note, height=max(320, 180 + 34 * shape[0]), left=190, right=112)
-    _cells(figure, [broken(safe(e), 30) for e in edits], [str(f) for f in features], "", "feature")
-    return figure
-
-
-def _frame(figure: go.Figure, r: int, c: int, *, listed: bool) -> None:
-    figure.add_scatter(
-        x=[c - 0.5, c + 0.5, c + 0.5, c - 0.5, c - 0.5],
-        y=[r - 0.5, r - 0.5, r + 0.5, r + 0.5, r - 0.5],
-        mode="lines",
-        line={"width": 2.2, "color": INK},
-        cliponaxis=False,
-        showlegend=listed,
-        legendgroup="target",
-        name="the feature that is meant",
-    )
-
-
-def _grid(grid: Array, texts: Any, *, unit: str) -> go.Figure:
-    """A heatmap of signed cells with their numbers in them."""
-    top, clipped = colour_range(grid)
-    figure = go.Figure()
-    figure.add_heatmap(
-        z=holes(grid),
-        zmin=-top,
-        zmax=top,
-        colorscale=DIVERGING,
-        colorbar=colour_bar(unit, top, clipped),
-        hovertext=texts,
-        xgap=1,
-        ygap=1,
-        name="values",
-    )
-    cells = _written(grid, top)
-    where = [cell for cell in cells if cells[cell]]
-    dark = [abs(grid[cell]) > 0.66 * top for cell in where]
-    figure.add_scatter(
-        x=[c for _, c in where],
-        y=[r for r, _ in where],
-        mode="text",
-        text=[cells[cell] for cell in where],
-        textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
-        name="written values",
-    )
-    return figure
-
-
-def _cells(figure: go.Figure, rows: list[str], columns: list[str], y: str, x: str) -> None:
-    """Named rows from the top, named columns."""
-    shape = len(rows), len(columns)
-    figure.update_xaxes(
-        title_text=x, tickvals=list(range(shape[1])), ticktext=columns, tickangle=0,
-        range=[-0.5, shape[1] - 0.5], **CELLS,
-    )  # fmt: skip
-    figure.update_yaxes(
-        title_text=y, tickvals=list(range(shape[0])), ticktext=rows,
-        range=[shape[0] - 0.5, -0.5], **CELLS,
-    )  # fmt: skip
 
 
 def feature_card(

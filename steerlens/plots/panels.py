@@ -1,4 +1,4 @@
-"""Several changes by layer and column side by side, each on its own scale."""
+"""Several changes by row and column side by side, each on its own scale."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from steerlens.plots.look import (
     WIDTH,
     colour_range,
     house,
-    layer_ticks,
 )
 from steerlens.plots.marks import key
+from steerlens.plots.rows import label_rows, read_rows
 from steerlens.plots.words import axis_title, measured, number
 
 UNCERTAIN = "95% interval of the cell by itself holds 0"
@@ -35,7 +35,7 @@ GAP = 0.2
 def change_panels(
     changes: Mapping[str, Any],
     *,
-    layers: Iterable[SupportsIndex],
+    rows: Iterable[SupportsIndex] | Iterable[str],
     columns: Iterable[SupportsFloat],
     units: Mapping[str, str],
     title: str,
@@ -45,32 +45,34 @@ def change_panels(
     hover: Mapping[str, Sequence[Sequence[str]]] | None = None,
     note: str = "",
 ) -> go.Figure:
-    """A layer x column heatmap for each quantity, red where it is worse, layer 0 at the bottom.
+    """A row x column heatmap for each quantity, red where it is worse.
 
-    A dot marks the cells whose interval holds 0 (not where the change is 0 by definition, with an
-    interval of no width).
+    Layers are drawn upwards from the lowest, named rows downwards. A dot marks the cells whose
+    interval holds 0, but not those where the change is 0 by definition, with an interval of no
+    width.
 
     Args:
-        changes: Name -> (mean, low, high), each of shape (layer, column); NaN is drawn grey.
+        changes: Name -> (mean, low, high), each of shape (row, column); NaN is drawn grey.
+        rows: The layer of each row, or its name.
         units: Name -> unit.
-        worse_down: Names of which less is worse: their colours are turned round.
-        least: Name -> what the colours reach at least, so that noise does not look like a finding.
+        worse_down: Names of quantities of which less is worse: their colours are reversed.
+        least: Name -> the smallest reach of its colours, so that noise does not look like a finding.
         hover: Name -> one more line of hover text for each cell; may hold `<br>`.
         note: Written under the title.
 
     Raises:
-        ValueError: If a layer or column is repeated, or a shape does not fit.
+        ValueError: If a row or column is repeated, or a shape does not fit.
 
     >>> band = ([[0.0, 2.0]], [[0.0, 1.0]], [[0.0, 3.0]])
-    >>> figure = change_panels({"surprisal": band}, layers=[0], columns=[0, 1],
+    >>> figure = change_panels({"surprisal": band}, rows=[0], columns=[0, 1],
     ...                        units={"surprisal": "nats"}, title="Costs")
     >>> figure.data[0].zmax
     2.0
     """
-    rows, row_order = ordered("layers", layers)
+    lines = read_rows(rows, downwards=True)
     names, column_order = ordered("columns", columns)
-    shape, pick = (len(rows), len(names)), np.ix_(row_order, column_order)
-    axes = f"{shape[0]} layers x {shape[1]} columns"
+    shape, pick = (lines.count, len(names)), np.ix_(lines.order, column_order)
+    axes = f"{shape[0]} rows x {shape[1]} columns"
     if not changes:
         raise ValueError("changes is empty, so there is nothing to draw. Pass at least one.")
     wide = min(2, len(changes))
@@ -84,7 +86,8 @@ def change_panels(
         vertical_spacing=0.13 if tall > 1 else 0,
         subplot_titles=[axis_title(name, units[name]) for name in changes],
     )
-    room = (WIDTH - LEFT - RIGHT) * (1 - GAP if wide > 1 else 1) / wide
+    left = LEFT if lines.are_layers else lines.left
+    room = (WIDTH - left - RIGHT) * (1 - GAP if wide > 1 else 1) / wide
     digits = next(d for d in (3, 5, 17) if len({number(n, d) for n in names}) == len(names))
     labels = [number(n, digits) for n in names]
     keys = set()
@@ -99,8 +102,9 @@ def change_panels(
         texts = np.empty(shape, dtype=object)
         for cell in np.ndindex(shape):
             value = measured(*_numbers(parts, cell, units[name]), quantity=f"{name} changes by")
-            lines = [f"layer {rows[cell[0]]}, {column_title} {labels[cell[1]]}", value, extra[cell]]
-            texts[cell] = "<br>".join(filter(None, lines))
+            where = f"{lines.text(cell[0])}, {column_title} {labels[cell[1]]}"
+            words = [where, value, str(extra[cell])]
+            texts[cell] = "<br>".join(filter(None, words))
         down, floor = name in worse_down, 0.0 if least is None else least[name]
         place = {"row": row + 1, "col": col + 1}
         keys |= _panel(figure, parts, texts, room, tall, floor, down=down, place=place)
@@ -113,7 +117,7 @@ def change_panels(
         title=title,
         note=note,
         height=(180 if tall == 1 else 150) + tall * max(230, 60 + 11 * shape[0]),
-        left=LEFT,
+        left=left,
         right=RIGHT,
     )
     layout: Any = figure["layout"]
@@ -127,12 +131,13 @@ def change_panels(
         tickvals=list(shown), ticktext=[labels[i] for i in shown], tickangle=0, tickfont_size=10,
         range=[-0.5, shape[1] - 0.5], **CELLS,
     )  # fmt: skip
-    ticks = layer_ticks(rows, 16 // tall, by_place=True)
-    figure.update_yaxes(range=[-0.5, shape[0] - 0.5], **CELLS, **ticks)
+    figure.update_yaxes(range=[-0.5, shape[0] - 0.5], **CELLS)
+    label_rows(figure, lines, 16 // tall)
+    figure.update_yaxes(title_text="")  # the left panels alone have one, below
     for k in range(len(changes) - wide, len(changes)):  # the lowest panel of each column
         row, col = divmod(k, wide)
         figure.update_xaxes(title_text=column_title, showticklabels=True, row=row + 1, col=col + 1)
-    figure.update_yaxes(title_text="layer", col=1)
+    figure.update_yaxes(title_text=lines.title, col=1)
     return figure
 
 
@@ -152,7 +157,7 @@ def _panel(
     down: bool,
     place: dict[str, int],
 ) -> set[str]:
-    """One heatmap with its colour bar and marks; says which marks it needed."""
+    """Draws one heatmap with its colour bar and marks, and returns the marks that it needed."""
     mean, low, high = parts
     top, clipped = colour_range(mean)
     if top < least:
@@ -175,7 +180,7 @@ def _panel(
             z=holes(np.where(missing, 1.0, np.nan)), colorscale=((0, MISSING), (1, MISSING)),
             showscale=False, hovertext=texts, xgap=1, ygap=1, name="not measured", **place,
         )  # fmt: skip
-    # An interval of no width is a change that is 0 by definition, or the same in every text.
+    # An interval has no width where the change is 0 by definition, or the same in every text.
     uncertain = (low <= 0) & (high >= 0) & (high > low)
     written = _write(figure, mean, top, room, tall, place)
     spots = np.argwhere(uncertain).tolist()
@@ -194,7 +199,7 @@ def _panel(
 def _write(
     figure: go.Figure, mean: Array, top: float, room: float, tall: int, place: dict[str, int]
 ) -> bool:
-    """Writes the numbers into the cells if they fit; whether they did."""
+    """Writes the numbers into the cells if there is room, and returns whether there was."""
     size = math.floor(math.log10(top))
     places = max(0, min(4, (2 if size >= 0 else 1) - size))
     cells = {

@@ -21,7 +21,7 @@ def tradeoff(
     cost: ArrayLike,
     *,
     labels: Sequence[str],
-    rows: Iterable[SupportsIndex] | Iterable[str],
+    rows: Iterable[SupportsIndex | str],
     gain_unit: str,
     cost_unit: str,
     title: str,

@@ -1,4 +1,4 @@
-"""What steering does to preference and to utility: measured, fitted, and against each other."""
+"""Preference and utility over the multiplier with fitted curves, and one against the other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def validity_curves(
     note: str = "",
     multiplier_unit: str = "",
 ) -> go.Figure:
-    """Quantities over the multiplier with their fitted curves, a panel each, and what is left over.
+    """Quantities over the multiplier with their fitted curves, a panel each; residuals below.
 
     Args:
         points: Name (e.g. "utility") -> (mean, low, high), each of shape (multiplier,); or the mean
@@ -40,9 +40,9 @@ def validity_curves(
         along: Multipliers at which the curves are given, enough of them to look smooth.
         curves: The same names -> shape (along,).
         residuals: The same names -> measured minus fitted, shape (multiplier,).
-        r2: The same names -> share of the variance that the curve takes up; NaN where undefined.
+        r2: The same names -> share of the variance that the curve explains; NaN where undefined.
         valid: Stretches of multipliers to shade.
-        valid_label: What the shading says.
+        valid_label: What the shading means.
         note: A line under the title.
 
     Raises:
@@ -198,7 +198,7 @@ def preference_against_utility(
 def _mark_unsteered(
     figure: go.Figure, strengths: Sequence[float], cells: Mapping[str, tuple[Array, Array]]
 ) -> None:
-    """A ring where multiplier 0 stands; the same place for all series of one model."""
+    """A ring at multiplier 0, which is at the same place for all series of one model."""
     if 0 not in strengths:
         return
     at = strengths.index(0)

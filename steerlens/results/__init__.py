@@ -2,6 +2,7 @@
 
 from steerlens.results.cell import Cell as Cell
 from steerlens.results.frames import Column as Column
+from steerlens.results.result import DamagedResult as DamagedResult
 from steerlens.results.result import Result as Result
 from steerlens.results.result import ResultError as ResultError
 from steerlens.results.result import chosen_cell as chosen_cell

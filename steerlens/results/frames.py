@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class Column(NamedTuple):
 
     name: str
     axes: tuple[str, ...]
-    values: Tensor
+    values: Tensor | np.ndarray
+    """Numbers, or an array of texts (with dtype=object)."""
 
 
 Coordinates = Callable[[str, int], Mapping[str, Sequence[Any]]]
@@ -34,23 +36,19 @@ def to_frame(columns: Sequence[Column], coordinates: Coordinates) -> pandas.Data
     import pandas
 
     sizes = _sizes(columns)
-    named = {axis: coordinates(axis, size) for axis, size in sizes.items()}
-    places = list(itertools.product(*(range(size) for size in sizes.values())))
-    table: dict[str, list[Any]] = {}
-    for k, axis in enumerate(sizes):
-        for name, values in named[axis].items():
-            table[name] = [values[place[k]] for place in places]
-    order = list(sizes)
+    order, shape = list(sizes), tuple(sizes.values())
+    table: dict[str, Any] = {}
+    for k, (axis, size) in enumerate(sizes.items()):
+        along = np.arange(size).reshape([-1 if k == i else 1 for i in range(len(shape))])
+        places = np.broadcast_to(along, shape).reshape(-1)
+        for name, values in coordinates(axis, size).items():
+            table[name] = pandas.Series(list(values)).take(places).reset_index(drop=True)
     for column in columns:
-        spread = column.values
         # Put the column's own axes in the table's order, then let it be the same along the others.
         own = [axis for axis in order if axis in column.axes]
-        spread = spread.permute([column.axes.index(axis) for axis in own])
-        for k, axis in enumerate(order):
-            if axis not in own:
-                spread = spread.unsqueeze(k)
-        spread = spread.expand(tuple(sizes.values()))
-        table[column.name] = spread.reshape(-1).tolist()
+        spread = _plain(column.values).transpose([column.axes.index(axis) for axis in own])
+        spread = spread.reshape([sizes[axis] if axis in own else 1 for axis in order])
+        table[column.name] = np.broadcast_to(spread, shape).reshape(-1)
     return pandas.DataFrame(table)
 
 
@@ -69,7 +67,11 @@ def to_xarray(
             dim = axis if seen.setdefault(axis, size) == size else f"{axis} of {name}"
             axes[dim] = (axis, size)
             dims.append(dim)
-        variables[name] = (tuple(dims), values.detach().cpu().numpy())
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = values.float() if values.dtype == torch.bfloat16 else values  # NumPy has none
+            values = values.numpy()
+        variables[name] = (tuple(dims), values)
     coords: dict[str, Any] = {}
     for dim, (axis, size) in axes.items():
         for name, values in coordinates(axis, size).items():
@@ -79,9 +81,22 @@ def to_xarray(
     return xarray.Dataset(variables, coords=coords, attrs=dict(attributes))
 
 
+def _plain(values: Tensor | np.ndarray) -> np.ndarray:
+    """Numbers in double precision, if they are no integers; texts as they are."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
+
+
 def _sizes(columns: Sequence[Column]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, axes, values in columns:
+        if len(axes) != values.ndim or len(set(axes)) != len(axes):
+            raise ValueError(
+                f"Column {name!r} states the axes {axes} for values of shape {tuple(values.shape)}. "
+                "Give every axis of the values one name of its own."
+            )
         for axis, size in zip(axes, values.shape, strict=True):
             if sizes.setdefault(axis, size) != size:
                 raise ValueError(

@@ -24,6 +24,15 @@ def layers_of(rows: Sequence[str], sites: Sequence[Site | None]) -> tuple[int, .
     return layers if named and distinct and len({s.stream for s in there}) == 1 else None
 
 
+def steering_of(row: str, site: Site | None) -> str:
+    """What a sentence calls the steering of a row.
+
+    >>> steering_of("L3 resid_post", Site(3)), steering_of("lora", None)
+    ('steering at L3 resid_post', 'lora')
+    """
+    return f"steering at {row}" if row == str(site) else row
+
+
 def find_row(rows: Sequence[str], sites: Sequence[Site | None], which: str | int | Site) -> int:
     """The index of a row.
 

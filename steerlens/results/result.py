@@ -7,12 +7,14 @@ tidy table, the CSV file and the labelled arrays follow from these.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from torch import Tensor
 
+from steerlens.report.section import Figure, Printed, Section
 from steerlens.results import frames
 from steerlens.results.cell import Cell
 from steerlens.results.encoding import axes_of, decode, encode, hints_of, plain
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray
 
-    from steerlens.report.section import Section
 
 FORMAT = "steerlens.result/2"
 
@@ -36,6 +37,10 @@ R = TypeVar("R", bound="Result")
 
 class ResultError(ValueError):
     """A result that is missing, damaged, or of something else."""
+
+
+class DamagedResult(ResultError, DamagedFile):
+    """A result whose files are not those that were written."""
 
 
 class Result:
@@ -54,10 +59,18 @@ class Result:
     # Files
 
     def save(self, folder: Path | str) -> Path:
-        """Writes the arrays, the JSON file that describes them, and a tidy CSV into a folder."""
+        """Writes the arrays, the JSON file that describes them, and a tidy CSV into a folder.
+
+        Raises:
+            TypeError: If a field cannot be stored, or not as what it is annotated as. Nothing is
+                written then.
+            StorageError: If a file cannot be written.
+        """
         folder = Path(folder)
         tensors: dict[str, Tensor] = {}
         stated = encode(self, type(self), "", tensors)
+        _require_readable(type(self), stated, tensors)
+        table = self.to_frame().to_csv(index=False) if self.columns() else None
         digest = write_tensors(
             folder / f"{self.kind}.safetensors", tensors, states={"kind": self.kind}
         )
@@ -65,8 +78,8 @@ class Result:
             folder / f"{self.kind}.json",
             {"format": FORMAT, "kind": self.kind, "tensors": digest, "fields": stated},
         )
-        if self.columns():
-            write_text(folder / f"{self.kind}.csv", self.to_frame().to_csv(index=False))
+        if table is not None:
+            write_text(folder / f"{self.kind}.csv", table)
         return folder
 
     @classmethod
@@ -74,7 +87,9 @@ class Result:
         """Reads what `save` wrote.
 
         Raises:
-            ResultError: If the folder holds no such result, or a file of it is damaged.
+            DamagedResult: If a file is damaged, or the files are of other results.
+            ResultError: If the folder holds no such result.
+            StorageError: If a file cannot be read.
         """
         folder = Path(folder)
         try:
@@ -94,8 +109,8 @@ class Result:
                 f"{folder} holds no finished {cls.kind} ({error.filename} is missing). "
                 "Run the experiment again: it goes on where it stopped."
             ) from None
-        except (DamagedFile, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ResultError(
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedResult(
                 f"The {cls.kind} in {folder} cannot be read ({error}). Delete {cls.kind}.json and "
                 f"{cls.kind}.safetensors there and run the experiment again."
             ) from error
@@ -103,8 +118,23 @@ class Result:
     # Tables
 
     def columns(self) -> Sequence[Column]:
-        """The columns of the table. By default every array of the result, if they share axes."""
-        return self.arrays()
+        """The columns of the table.
+
+        By default the array with the most axes, and the arrays that have no other axes than it.
+        """
+        arrays = self.arrays()
+        if not arrays:
+            return arrays
+        widest = max(arrays, key=lambda column: len(column.axes))  # the first of these
+        sizes = dict(zip(widest.axes, widest.values.shape, strict=True))
+        return [
+            column
+            for column in arrays
+            if all(
+                sizes.get(axis) == size
+                for axis, size in zip(column.axes, column.values.shape, strict=True)
+            )
+        ]
 
     def arrays(self) -> list[Column]:
         """Every array of the result with the names of its axes, nested ones by their path."""
@@ -142,8 +172,12 @@ class Result:
     # Words and pictures
 
     def summary(self) -> str:
-        """What was found, in a few lines."""
-        return type(self).__name__
+        """What was found, in a few lines. By default its type and the lengths of its axes."""
+        sizes: dict[str, int] = {}
+        for column in self.columns() if dataclasses.is_dataclass(self) else ():
+            sizes.update(zip(column.axes, column.values.shape, strict=True))
+        shape = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+        return f"{type(self).__name__} ({shape})" if shape else type(self).__name__
 
     def run_summary(self, beside: Mapping[str, Result]) -> str:
         """What the summary of a run says of it: by default its own summary.
@@ -167,12 +201,14 @@ class Result:
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
 
     def section(self, beside: Mapping[str, Result]) -> Section | None:
-        """Its section of the report page; None for none.
+        """Its section of the report page: by default its summary and its figure. None for none.
 
         Args:
             beside: The other results of the run, by kind.
         """
-        return None
+        summary = Printed(self.summary())
+        drawn = type(self).plot is not Result.plot
+        return Section(type(self).__name__, (summary, Figure(self.plot)) if drawn else (summary,))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         if type(self).plot is Result.plot:
@@ -186,6 +222,17 @@ class Result:
 def chosen_cell(results: Mapping[str, Result]) -> Cell | None:
     """The cell that one of these results recommends; None where none does."""
     return next((r.chosen for r in results.values() if r.chosen is not None), None)
+
+
+def _require_readable(cls: type, stated: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raises TypeError if `load` would refuse what is going to be written."""
+    try:
+        decode(json.loads(json.dumps(stated)), cls, "", tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TypeError(
+            f"{cls.__name__} cannot be saved: {error}. Its fields must be what their annotations "
+            "state."
+        ) from error
 
 
 def _of_sites(sites: Sequence[Site | None]) -> dict[str, list[Any]]:

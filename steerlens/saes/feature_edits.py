@@ -140,13 +140,7 @@ class AddFeature(_OneFeature):
             return 1.0
         if self.unit == "max_activation":
             return self._maximum
-        if self.sae.resid_norm is None:
-            raise SAEError(
-                f"unit='resid_norm' needs the stream's median norm, which {self.sae.name!r} "
-                "does not state. Measure it, sae = observe(sae, model, texts), or "
-                "use unit='activation'."
-            )
-        return self.sae.resid_norm
+        return self.sae.facts.require_resid_norm()
 
     def step(
         self,

@@ -56,6 +56,15 @@ class SAEFacts:
             fingerprint=self.fingerprint,
         )
 
+    def require_resid_norm(self) -> float:
+        """The median norm of the stream; raises SAEError if it is not stated."""
+        if self.resid_norm is None:
+            raise SAEError(
+                f"{self.name!r} does not state the median norm of the stream, so there is no unit "
+                "of strength. Measure it: sae = observe(sae, model, texts)."
+            )
+        return self.resid_norm
+
     def require_features(self, features: Sequence[int]) -> None:
         """Raises SAEError for numbers that are not features of this SAE."""
         for feature in features:

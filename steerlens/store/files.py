@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,8 +131,18 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
+def remove_file(path: Path) -> None:
+    """Removes a file if it is there.
+
+    Raises:
+        StorageError: If it cannot be removed.
+    """
+    with explained(path, "removed"):
+        path.unlink(missing_ok=True)
+
+
 def remove_temporaries(folder: Path) -> list[Path]:
-    """Removes the unfinished files that killed processes left in a folder and below it.
+    """Removes the unfinished files and folders that killed processes left in a folder and below it.
 
     Call it only while holding the folder's lock (`RunFolder` does), since the unfinished file of a
     process that still writes looks the same.
@@ -139,10 +150,12 @@ def remove_temporaries(folder: Path) -> list[Path]:
     Returns:
         What was removed.
     """
-    stale = [path for path in sorted(folder.rglob(f".*{TEMPORARY}")) if not path.is_dir()]
+    stale = sorted(folder.rglob(f".*{TEMPORARY}"))
     for path in stale:
-        with explained(path, "removed"), suppress(FileNotFoundError):
-            path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            remove_file(path)
     return stale
 
 
@@ -187,10 +200,14 @@ def _reason(path: Path, error: OSError, done: str) -> str:
             return "it is a folder. Give the path of a file."
         return "it is a folder. Choose another name, or move the folder away."
     if code in (errno.ENOTDIR, errno.EEXIST):
-        file = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), path)
+        found = (p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir())
+        file = next(found, path)
+        what = "a file" if file.exists() else "a link to nothing"
         if done == "read":
-            return f"{file} is a file, so there is nothing below it. Check the path."
-        return f"{file} is a file, so it cannot be a folder. Choose another folder."
+            return f"{file} is {what}, so there is nothing below it. Check the path."
+        return f"{file} is {what}, so it cannot be a folder. Choose another folder."
+    if code in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return "the file system does not support this. Choose a folder on a local disk."
     if code == errno.ELOOP:
         return "it is a circle of symbolic links. Point the link to a file."
     if code == errno.ENAMETOOLONG:

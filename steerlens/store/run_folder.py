@@ -24,10 +24,12 @@ from filelock import FileLock, Timeout
 
 from steerlens.store.documents import read_document, write_document
 from steerlens.store.files import (
+    TEMPORARY,
     DamagedFile,
     StorageError,
     explained,
     make_folder,
+    remove_file,
     remove_temporaries,
     sha256_of,
 )
@@ -74,11 +76,6 @@ class RunFolder:
             lock.release()
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is in it but the lock."""
-        return all(path.name == LOCK for path in self.path.iterdir())
-
-    @property
     def finished(self) -> bool:
         """Whether `finish` was called and every file is still there."""
         return is_finished(self.path)
@@ -100,8 +97,16 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Takes the marker away. Call it before the files of a finished run are written again."""
-        with explained(self.path / MARKER, "removed"):
-            (self.path / MARKER).unlink(missing_ok=True)
+        remove_file(self.path / MARKER)
+
+
+def is_empty(folder: Path | str) -> bool:
+    """Whether a folder does not exist, or holds only a lock and what killed processes left."""
+    folder = Path(folder)
+    if not folder.exists():
+        return True
+    with explained(folder, "read"):
+        return all(p.name == LOCK or p.name.endswith(TEMPORARY) for p in folder.iterdir())
 
 
 def is_finished(folder: Path | str) -> bool:

@@ -36,12 +36,20 @@ def write_tensors(
     Raises:
         StorageError: If it cannot be written.
     """
+    content, checksum = encode_tensors(tensors, states=states)
+    write_bytes(path, content)
+    return checksum
+
+
+def encode_tensors(
+    tensors: Mapping[str, Tensor], *, states: Mapping[str, str] | None = None
+) -> tuple[bytes, str]:
+    """The bytes that `write_tensors` writes, and the checksum in them."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     stated = dict(states or {})
     checksum = _checksum(content, stated)
     metadata = json.dumps({"sha256": checksum, "states": stated}, sort_keys=True)
-    write_bytes(path, save(content, metadata={METADATA: metadata}))
-    return checksum
+    return save(content, metadata={METADATA: metadata}), checksum
 
 
 def read_tensors(path: Path, *, states: Mapping[str, str] | None = None) -> dict[str, Tensor]:

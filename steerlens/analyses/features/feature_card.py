@@ -1,10 +1,10 @@
-"""One feature on a card: what it reads, what it writes, what adding it does, at what cost."""
+"""One feature in one figure: what it reads, what it writes, what adding it does, at what cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,10 @@ from steerlens.analyses.features.find_features import find_features
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
+from steerlens.results import Column, Result
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureCard:
-    """A feature and all that was measured of it. Draws itself in Jupyter."""
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureCard(Result):
+    """A feature and everything that was measured of it."""
+
+    kind: ClassVar[str] = "feature_card"
 
     found: FoundFeature
     ranking: FeatureRanking
@@ -87,11 +91,18 @@ class FeatureCard:
             **response,
         )
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.plot()._repr_mimebundle_(include, exclude)
+    def columns(self) -> Sequence[Column]:
+        """Gain and cost of adding it, by multiplier; without questions, no columns."""
+        if self.gains is None or self.kl is None:
+            return []
+        parts = zip(("", "_low", "_high"), stats.mean_interval(self.gains), strict=True)
+        axes = ("multiplier",)
+        gains = [Column(f"gain{end}", axes, part) for end, part in parts]
+        return [*gains, Column("kl", axes, self.kl.mean(-1))]
 
-    def __repr__(self) -> str:
-        return str(self.ranking)
+    def summary(self) -> str:
+        """Its numbers in a line."""
+        return self.ranking.summary()
 
 
 def feature_card(
@@ -110,15 +121,15 @@ def feature_card(
     tokens: int = 8,
     progress: bool = False,
 ) -> FeatureCard:
-    """Looks at one feature from all sides for which there are data.
+    """What one feature reads, writes and does, as far as data are given for it.
 
     Args:
         texts: Ordinary texts, for what it reads.
-        fit: Pairs of a contrast, or activations read from them, for how it tells them apart.
+        fit: Pairs of a contrast, or activations read from them, for how it separates them.
         pairs: Questions with two answers, for the dose-response.
         prompts: Texts that fit any continuation, for the output score.
         neutral: Ordinary texts for the cost; by default the first 16 of `texts`.
-        tokens: How many written tokens are shown at either end.
+        tokens: How many of the tokens that it raises most, and lowers most, are shown.
 
     Raises:
         SAEError: If there is no such feature, or the SAE was not made for the model.
@@ -156,7 +167,7 @@ def feature_card(
 
 
 def _named(model: Model, tokens: Tensor, logits: Tensor) -> dict[str, float]:
-    """Token -> logits; two tokens of the same text are told apart by their ids."""
+    """Token -> logits; a token with the text of another one has its id in its name."""
     out: dict[str, float] = {}
     for token, value in zip(tokens.tolist(), logits.tolist(), strict=True):
         text = model.text([token])
@@ -165,7 +176,7 @@ def _named(model: Model, tokens: Tensor, logits: Tensor) -> dict[str, float]:
 
 
 def _window(excerpt: Excerpt, room: int = 76) -> Excerpt:
-    """As much about the largest activation as fits a line, more before it than after."""
+    """The tokens around the largest activation that fit a line, more before it than after."""
     for before in range(20, -1, -1):
         part = excerpt.around(before, before // 3)
         if sum(len(token.strip()) + 1 for token in part.tokens) <= room:

@@ -1,19 +1,19 @@
-"""How far each feature x multiplier moves behaviour, and at what cost."""
+"""How much each feature x multiplier changes the propensity, and at what cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens import plots, stats
+from steerlens.results import Column, Result
 from steerlens.sites import Site
-from steerlens.store import result_files as files
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,14 +25,16 @@ UNITS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureMap(Result):
     """Propensity and cost of editing some features of one SAE. Everything else is derived.
 
-    As `SteerabilityMap`, with features in place of sites. Where features are added, multipliers
-    are in units of the stream's median norm, and a negative one subtracts the feature: which sense
-    does more of the concept is the feature's own, so gains are not turned by the multiplier's sign.
+    As `SteerabilityMap`, with features as its rows. Where features are added, multipliers are in
+    units of the stream's median norm, and a negative one subtracts the feature. Which sign gives
+    more of the concept depends on the feature.
     """
+
+    kind: ClassVar[str] = "feature_map"
 
     site: Site
     features: tuple[int, ...]
@@ -44,9 +46,10 @@ class FeatureMap:
     kl: Float[Tensor, "feature multiplier text"]
     """KL from the unsteered to the steered model on ordinary text, in nats per token."""
     random: Float[Tensor, "null feature multiplier"]
-    """Mean gain of random directions of the same length, or of random features that are edited in
-    the same way; as many as features."""
+    """Mean gain of as many random directions of the same length, or of as many random features that
+    are edited in the same way."""
     budget: float
+    """Nats of KL per token that a recommended cell may cost."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -84,16 +87,23 @@ class FeatureMap:
         return self.cost <= self.budget
 
     @cached_property
-    def null(self) -> stats.NullThreshold:
-        """Against the largest effect, in either sense, of as many random directions or features.
+    def null(self) -> stats.NullThreshold | None:
+        """Against the largest effect, of either sign, of as many random directions or features.
 
-        So the search over features and multipliers counts.
+        So the search over features and multipliers counts. None without null maps.
         """
+        if not len(self.random):
+            return None
         return stats.max_statistic(self.gains.mean(-1).abs(), self.random.abs())
 
     @property
     def above_null(self) -> Bool[Tensor, "feature multiplier"]:
-        """Cells that move the propensity, up or down, more than random ones do."""
+        """Cells that change the propensity, up or down, more than random ones do.
+
+        Without null maps, every cell but the unsteered ones.
+        """
+        if self.null is None:
+            return (self.multipliers != 0).expand(len(self.features), -1)
         return self.gains.mean(-1).abs() > self.null.threshold
 
     @property
@@ -106,11 +116,26 @@ class FeatureMap:
         i, j = divmod(int(gain.argmax()), gain.shape[1])
         return self.features[i], float(self.multipliers[j])
 
+    def columns(self) -> Sequence[Column]:
+        """Gain with its interval, costs, and whether it is more than chance, of every cell."""
+        axes = ("feature", "multiplier")
+        parts = zip(("", "_low", "_high"), self.gain_interval, strict=True)
+        found = [
+            *(Column(f"gain{end}", axes, part) for end, part in parts),
+            Column("kl", axes, self.cost),
+            Column("utility_change", axes, self.utility_change),
+            Column("within_budget", axes, self.within_budget),
+        ]
+        if self.null is not None:
+            found.append(Column("above_null", axes, self.above_null))
+        return found
+
     def summary(self) -> str:
         """A few lines: the best cell, its gain and cost, the null."""
         lines = [f"{len(self.features)} features of {self.made_by.get('sae', self.site)}"]
         if self.best is None:
-            lines.append(f"  no cell is above the null within {self.budget:g} nats of KL per token")
+            above = "" if self.null is None else "is above the null and "
+            lines.append(f"  no cell {above}gains within {self.budget:g} nats of KL per token")
         else:
             feature, m = self.best
             i = self.features.index(feature)
@@ -122,11 +147,14 @@ class FeatureMap:
                 f"  cost       {float(self.cost[i, j]):.3g} nats of KL per token, utility "
                 f"{float(self.utility_change[i, j]):+.3g} nats",
             ]
-        lines.append(
-            f"  null       p = {self.null.p_value:.3g} against {len(self.random)} sets of "
-            f"{len(self.features)} random "
-            + ("directions" if self.operation == "add" else "features")
-        )
+        if self.null is None:
+            lines.append("  null       none was measured (nulls=0), so there is no p-value")
+        else:
+            lines.append(
+                f"  null       p = {self.null.p_value:.3g} against {len(self.random)} sets of "
+                f"{len(self.features)} random "
+                + ("directions" if self.operation == "add" else "features")
+            )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -140,40 +168,18 @@ class FeatureMap:
             ]
             for i in range(len(self.features))
         ]
-        return plots.feature_heatmap(
+        best = None if self.best is None else (f"feature {self.best[0]}", self.best[1])
+        return plots.layer_heatmap(
             mean.tolist(),
-            features=list(self.features),
+            rows=[f"feature {feature}" for feature in self.features],
             columns=self.multipliers.tolist(),
             unit="nats",
             quantity="gain",
             title=f"Gain by feature and multiplier at {self.site} ({self.operation}), "
             f"{self.made_by.get('data_name', '')}",
             column_title=f"multiplier ({UNITS[self.operation]})",
-            best=self.best,
+            best=best,
             below_null=(~self.above_null & (self.multipliers != 0)).tolist(),
             over_budget=(~self.within_budget).tolist(),
             hover=hover,
         )
-
-    def save(self, directory: Path | str) -> Path:
-        """Writes feature_map.safetensors and feature_map.json into a folder."""
-        names = ("multipliers", "propensities", "utilities", "kl", "random")
-        tensors = {name: getattr(self, name) for name in names}
-        tensors["features"] = torch.tensor(self.features)
-        return files.save(
-            Path(directory), "feature_map", tensors, (self.site,), self.made_by, budget=self.budget
-        )
-
-    @classmethod
-    def load(cls, directory: Path | str) -> FeatureMap:
-        """Reads what `save` wrote."""
-        tensors, sites, made_by = files.load(Path(directory), "feature_map")
-        budget = made_by.pop("_extra")["budget"]
-        features = tuple(tensors.pop("features").tolist())
-        return cls(site=sites[0], features=features, budget=budget, made_by=made_by, **tensors)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.plot()._repr_mimebundle_(include, exclude)
-
-    def __repr__(self) -> str:
-        return self.summary()

@@ -1,68 +1,30 @@
-"""Which features of an SAE stand for a concept: what they read, what they write, what they do."""
+"""The best features of an SAE for a contrast: what they read, what they write, what they do."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import html
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-from torch import Tensor
+import torch
 
+from steerlens.results import Column, Result
 from steerlens.sites import Site
 from steerlens.stats import Interval
-from steerlens.store.files import write_text
-from steerlens.store.result_files import ResultError
 
-KIND = "features"
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureContrast:
-    """How every feature tells the two sides of a contrast apart, on the fitting split.
-
-    It says what a feature reads. Whether adding it does anything is another question.
-    """
-
-    site: Site
-    difference: Float[Tensor, " d_sae"]
-    """Mean activation on the positive side minus on the negative side."""
-    auroc: Float[Tensor, " d_sae"]
-    """Chance that a positive text activates the feature more than a negative one; ties are half."""
-    fires: Float[Tensor, "side d_sae"]
-    """Share of positive and of negative texts on which it fires."""
-    shuffled: Float[Tensor, " shuffle"]
-    """Largest distance of any feature's AUROC from 0.5 when the labels are shuffled."""
-
-    @cached_property
-    def order(self) -> list[int]:
-        """All features, those that tell the sides apart best first."""
-        apart = (self.auroc - 0.5).abs().numpy(force=True)
-        return np.lexsort((-self.difference.abs().numpy(force=True), -apart)).tolist()
-
-    def towards(self, feature: int) -> int:
-        """1 for a feature of the positive side, -1 for one of the negative side."""
-        gap = float(self.auroc[feature]) - 0.5 or float(self.difference[feature])
-        return -1 if gap < 0 else 1
-
-    def p_value(self, feature: int) -> float:
-        """Chance that the best of all features does as well on shuffled labels; never 0."""
-        apart = abs(float(self.auroc[feature]) - 0.5)
-        # Equal up to rounding is equal: the null takes few values when texts are few.
-        as_good = int((self.shuffled >= apart - 1e-6).sum())
-        return (1 + as_good) / (1 + len(self.shuffled))
+WORDS = ("writes", "unwrites", "reads")
+"""Columns of the table that hold text."""
+NOTE = (
+    "All features were searched on these data, so the numbers of the first rows are too large on "
+    "average. auroc and difference: activation on positive against negative texts; p: of the AUROC "
+    "as the best of all features, against shuffled labels; gain, against: nats of propensity when "
+    "the feature is added and subtracted; output and input score: arXiv:2505.20063."
+)
 
 
 class Excerpt(NamedTuple):
-    """A text that a feature reads: its tokens, and the activation at each."""
+    """A text that activates a feature: its tokens, and the activation at each."""
 
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
@@ -86,11 +48,11 @@ class Excerpt(NamedTuple):
 
 @dataclass(frozen=True)
 class FoundFeature:
-    """One feature and what was found of it. What was not asked for is None."""
+    """One feature and what was found about it; None for what was not asked for."""
 
     feature: int
     towards: int
-    """1 if more of the feature is meant to give more of the concept, -1 if less of it is."""
+    """1 if more of the feature should give more of the concept, -1 if less of it should."""
     auroc: float | None = None
     difference: Interval | None = None
     """Mean activation on the positive side minus the negative side, with a 95% interval."""
@@ -101,17 +63,18 @@ class FoundFeature:
     unwrites: tuple[str, ...] = ()
     """Tokens that its decoder row lowers most."""
     output_score: float | None = None
-    """Whether it writes what the lens says, in [0, 1] (arXiv:2505.20063)."""
+    """Whether it writes the tokens of the logit lens, in [0, 1] (arXiv:2505.20063)."""
     input_score: float | None = None
-    """Share of its top texts read at a token that it also writes, in [0, 1] (arXiv:2505.20063)."""
+    """Share of its top texts whose strongest token is one that it also writes, in [0, 1]
+    (arXiv:2505.20063)."""
     density: float | None = None
     """Share of tokens on which it fires."""
     reads: tuple[Excerpt, ...] = ()
     """The texts that activate it most."""
     gain: Interval | None = None
-    """Change of the propensity when it is added in the sense of `towards`, in nats."""
+    """Change of the propensity when it is added with the sign `towards`, in nats."""
     against: Interval | None = None
-    """The same when it is subtracted: negative where both senses do what they should."""
+    """The same with the other sign: negative where both signs have the effect they should."""
 
     @property
     def row(self) -> dict[str, Any]:
@@ -134,17 +97,19 @@ class FoundFeature:
         return {name: value for name, value in numbers.items() if value not in (None, "")}
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureRanking:
-    """The best features of one SAE for a contrast, best first. Draws itself in Jupyter as a table.
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureRanking(Result):
+    """The best features of one SAE for a contrast, best first. Shown as a table in Jupyter.
 
-    A ranking searches many features on the data it shows, so its numbers flatter the first of
-    them. `compare_features` measures them on questions that had no part in it.
+    A ranking searches many features on the data it shows, so the numbers of the first are too
+    large on average. `compare_features` measures them on questions that had no part in the search.
     """
+
+    kind: ClassVar[str] = "features"
 
     site: Site
     by: str
-    """"contrast", "effect" or "output": what the order is by."""
+    """"contrast", "effect", "output", or "choice": what the order is by."""
     found: tuple[FoundFeature, ...]
     made_by: dict[str, Any] = field(default_factory=dict)
 
@@ -163,101 +128,74 @@ class FeatureRanking:
         return tuple(each.feature for each in self.found)
 
     @property
-    def columns(self) -> list[str]:
+    def measured(self) -> list[str]:
         """Names of all that was measured of any of them."""
         names: dict[str, None] = {}
         for each in self.found:
             names |= dict.fromkeys(each.row)
         return list(names)
 
-    def table(self) -> str:
-        """The ranking as CSV."""
-        out = io.StringIO()
-        writer = csv.DictWriter(out, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _plain(v) for k, v in each.row.items()} for each in self.found)
-        return out.getvalue()
+    def columns(self) -> Sequence[Column]:
+        """All numbers by rank; intervals have three columns."""
+        found = []
+        for name in self.measured:
+            if name in ("feature", *WORDS):
+                continue
+            values = [each.row.get(name, float("nan")) for each in self.found]
+            if any(isinstance(value, Interval) for value in values):
+                ends = [v if isinstance(v, Interval) else Interval(v, v, v) for v in values]
+                for i, end in enumerate(("", "_low", "_high")):
+                    parts = torch.tensor([interval[i] for interval in ends])
+                    found.append(Column(f"{name}{end}", ("rank",), parts))
+            else:
+                kind = torch.int64 if name == "towards" else torch.float64
+                numbers = torch.tensor([float(v) for v in values], dtype=torch.float64)
+                found.append(Column(name.replace(" ", "_"), ("rank",), numbers.to(kind)))
+        return found
 
-    def save(self, directory: Path | str) -> Path:
-        """Writes features.json, which `load` reads, and a features.csv into a folder."""
-        out = Path(directory)
-        meta = {
-            "kind": KIND,
-            "site": self.site.hook,
-            "by": self.by,
-            "made_by": self.made_by,
-            "found": [dataclasses.asdict(each) for each in self.found],
+    def coordinates(self, axis: str, size: int) -> Mapping[str, Sequence[Any]]:
+        """The number of the feature at each rank, with what it writes and reads."""
+        if axis != "rank":
+            return super().coordinates(axis, size)
+        words = {
+            name: [each.row.get(name, "") for each in self.found]
+            for name in WORDS
+            if name in self.measured
         }
-        write_text(out / f"{KIND}.csv", self.table())
-        write_text(out / f"{KIND}.json", json.dumps(meta, indent=1, sort_keys=True))
-        return out
+        return {"rank": range(1, size + 1), "feature": list(self.features), **words}
 
-    @classmethod
-    def load(cls, directory: Path | str) -> FeatureRanking:
-        """Reads what `save` wrote.
-
-        Raises:
-            ResultError: If there is nothing to read, or it is broken.
-        """
-        path = Path(directory) / f"{KIND}.json"
-        try:
-            meta = json.loads(path.read_text(encoding="utf-8"))
-            found = tuple(_found(each) for each in meta["found"])
-            return cls(Site.from_hook(meta["site"]), meta["by"], found, meta["made_by"])
-        except FileNotFoundError:
-            raise ResultError(f"{directory} holds no ranking of features ({path.name}).") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResultError(f"{path} is broken ({error!r}). Rank the features again.") from error
-
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """A line for each feature."""
         head = f"Features of {self.made_by.get('sae', self.site)} by {self.by}"
         lines = [
-            "  " + ", ".join(f"{name} {_plain(value)}" for name, value in each.row.items())
+            "  " + ", ".join(f"{name} {_shown(value)}" for name, value in each.row.items())
             for each in self.found
         ]
         return "\n".join([head, *lines])
 
-    __repr__ = __str__
+    def __str__(self) -> str:
+        return self.summary()
 
     def _repr_html_(self) -> str:
-        columns = self.columns
-        words = ("writes", "unwrites", "reads")
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in columns)
+        names = self.measured
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
         rows = ""
         for each in self.found:
             cells = (
-                f"<td style='text-align:{'left' if name in words else 'right'}'>"
-                f"{html.escape(str(_plain(each.row.get(name, ''))))}</td>"
-                for name in columns
+                f"<td style='text-align:{'left' if name in WORDS else 'right'}'>"
+                f"{html.escape(_shown(each.row.get(name, '')))}</td>"
+                for name in names
             )
             rows += f"<tr>{''.join(cells)}</tr>"
         title = html.escape(
             f"Features of {self.made_by.get('sae', '')} at {self.site} for "
             f"{self.made_by.get('data_name', 'the contrast')}, by {self.by}"
         )
-        note = html.escape(NOTE)
         return (
             f"<b>{title}</b><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<p>{note}</p>"
+            f"<p>{html.escape(NOTE)}</p>"
         )
 
 
-NOTE = (
-    "Found by searching all features on these data, so the numbers flatter the first rows. "
-    "auroc and difference: activation on positive against negative texts; p: of the AUROC as the "
-    "best of all features, against shuffled labels; gain, against: nats of propensity when the "
-    "feature is added and subtracted; output and input score: arXiv:2505.20063."
-)
-
-
-def _plain(value: Any) -> Any:
+def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _found(saved: dict[str, Any]) -> FoundFeature:
-    for name in ("difference", "gain", "against"):
-        saved[name] = None if saved[name] is None else Interval(*saved[name])
-    for name in ("writes", "unwrites"):
-        saved[name] = tuple(saved[name])
-    saved["reads"] = tuple(Excerpt(tuple(t), tuple(a), at) for t, a, at in saved["reads"])
-    return FoundFeature(**saved)

@@ -71,7 +71,7 @@ def written_tokens(model: Model, sae: SAE, features: Sequence[int], *, k: int = 
 
 
 def _normed(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    return model.final_norm(rows[:, None])[:, 0]
+    return model.readout.norm(rows[:, None])[:, 0]
 
 
 @torch.no_grad()

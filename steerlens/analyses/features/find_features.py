@@ -1,4 +1,4 @@
-"""Which features stand for a concept: by what they read, what they write, and what they do."""
+"""The features of an SAE that stand for a concept, by what they read, write and do."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any, Literal
 
 from steerlens import stats
 from steerlens.analyses.features.excerpts import excerpts, read_texts
-from steerlens.analyses.features.feature_ranking import (
-    FeatureContrast,
-    FeatureRanking,
-    FoundFeature,
-)
+from steerlens.analyses.features.feature_contrast import FeatureContrast, rank_by_contrast
+from steerlens.analyses.features.feature_ranking import FeatureRanking, FoundFeature
 from steerlens.analyses.features.feature_writing import Written, output_scores, written_tokens
-from steerlens.analyses.features.rank_features import MULTIPLIER, alive, by_contrast, by_effect
+from steerlens.analyses.features.rank_features import MULTIPLIER, alive, rank_by_effect
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.reading import activations as read_activations
@@ -44,12 +41,12 @@ def find_features(
     seed: int = 0,
     progress: bool = True,
 ) -> FeatureRanking:
-    """The k features that stand for a contrast best, with what they read, write and do.
+    """The k features that stand for a contrast best, and what they read, write and do.
 
     Args:
         fit: Pairs, or activations already read from them at the SAE's site.
         by: What the order is by: "contrast" (AUROC on `fit`), "effect" (gain on `pairs`), or
-            "output" (output score on `prompts`, which knows nothing of the contrast).
+            "output" (output score on `prompts`, which does not depend on the contrast).
         features: These features in this order instead of the best ones; `fit` may then be None.
         pairs: Questions with two answers, for the effect.
         texts: Ordinary texts, for what the features read.
@@ -68,17 +65,17 @@ def find_features(
         if isinstance(fit, ContrastSet)
         else fit
     )
-    contrast = None if read is None else by_contrast(sae, read, shuffles=shuffles, seed=seed)
-    senses = (lambda feature: 1) if contrast is None else contrast.towards
+    contrast = None if read is None else rank_by_contrast(sae, read, shuffles=shuffles, seed=seed)
+    signs = (lambda feature: 1) if contrast is None else contrast.towards
     if features is not None:
         sae.require_features(features)
         order, by_name = list(features), "choice"
     elif by == "effect":
-        effects = by_effect(
+        effects = rank_by_effect(
             model, sae, pairs or (), multiplier=multiplier, positions=positions,
             progress=progress,
         )  # fmt: skip
-        order, senses, by_name = effects.order, effects.towards, by
+        order, signs, by_name = effects.order, effects.towards, by
     elif by == "output":
         living = alive(sae)
         scores = output_scores(model, sae, living, prompts or (), progress=progress)
@@ -94,10 +91,10 @@ def find_features(
         _of_contrast(sae, read, contrast, top),
         _of_writing(model, sae, top, lens, prompts, progress),
         _of_reading(model, sae, top, lens, texts, progress),
-        _of_effect(model, sae, pairs, {f: senses(f) for f in top}, multiplier, positions, progress),
+        _of_effect(model, sae, pairs, {f: signs(f) for f in top}, multiplier, positions, progress),
     ]
     found = [
-        FoundFeature(feature, senses(feature), **{k: v for c in columns for k, v in c[i].items()})
+        FoundFeature(feature, signs(feature), **{k: v for c in columns for k, v in c[i].items()})
         for i, feature in enumerate(top)
     ]
     return FeatureRanking(
@@ -105,10 +102,10 @@ def find_features(
         by_name,
         tuple(found),
         made_by={
+            **model.facts,
             "sae": sae.name,
+            "sae_hash": sae.hash,
             "d_sae": sae.d_sae,
-            "model": model.name,
-            "fingerprint": model.fingerprint,
             "data": "" if read is None else read.data,
             "data_name": fit.name if isinstance(fit, ContrastSet) else "the contrast",
             "multiplier": multiplier,
@@ -193,30 +190,28 @@ def _of_effect(
     model: Model,
     sae: SAE,
     pairs: Sequence[ContrastPair] | ContrastSet | None,
-    senses: dict[int, int],
+    signs: dict[int, int],
     multiplier: float,
     positions: Positions | None,
     progress: bool,
 ) -> _Columns:
-    if pairs is None or not senses:
-        return [{} for _ in senses]
-    effects = by_effect(
-        model, sae, pairs, list(senses), multiplier=multiplier, screened=None,
+    if pairs is None or not signs:
+        return [{} for _ in signs]
+    effects = rank_by_effect(
+        model, sae, pairs, list(signs), multiplier=multiplier, screened=None,
         positions=positions, progress=progress,
     )  # fmt: skip
     columns: _Columns = []
-    for gains, sense in zip(effects.gains, senses.values(), strict=True):
+    for gains, sign in zip(effects.gains, signs.values(), strict=True):
         down, up = (stats.interval_of_mean(side) for side in gains)
-        columns.append(
-            {"gain": up, "against": down} if sense > 0 else {"gain": down, "against": up}
-        )
+        columns.append({"gain": up, "against": down} if sign > 0 else {"gain": down, "against": up})
     return columns
 
 
 def _require_data(by: str, features: object, fit: object, pairs: object, prompts: object) -> None:
     data = {"contrast": ("fit", fit), "effect": ("pairs", pairs), "output": ("prompts", prompts)}
     if by not in data:
-        raise ValueError(f"by={by!r} is no order of features. Use contrast, effect or output.")
+        raise ValueError(f"by={by!r} is not an order of features. Use contrast, effect or output.")
     name, given = data[by]
     if features is None and given is None:
         raise ValueError(f"by={by!r} needs {name}. Pass {name}=…, or another order.")

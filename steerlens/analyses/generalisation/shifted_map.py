@@ -1,55 +1,52 @@
-"""How steerability at home carries over to shifted prompts."""
+"""How steerability in distribution carries over to shifted questions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import plots, stats
-from steerlens.analyses.answers import Answers, lists, quoted, told
+from steerlens.analyses.answers import Answers, Bounds, as_lists, interval_at
+from steerlens.analyses.generalisation.shift_section import shift_section
 from steerlens.analyses.ratios import difference_of_means, ratio_of_means
+from steerlens.report.numbers import with_minus
+from steerlens.report.section import Figure, Section
+from steerlens.results import Column, Result, chosen_cell
+from steerlens.results.summary_lines import labelled
 from steerlens.sites import Site
 from steerlens.stats import Interval
-from steerlens.store.files import write_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Bounds = tuple[Tensor, Tensor, Tensor]
+UNIT = "nats per unit multiplier"
 
 
-@dataclass(frozen=True, eq=False)
-class ShiftedMap:
-    """Steerability slopes at home and on shifted prompts, for every intervention and question.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ShiftedMap(Answers):
+    """Steerability slopes in distribution and on shifted questions, for every row and question.
 
-    All intervals are 95%, each for its own row and set: with many of them some miss by chance.
+    All intervals are 95%, each for its own row and set: of many of them some miss the truth by
+    chance.
     """
 
-    answers: Answers
-    home: str
-    """The set that the others are held against."""
+    kind: ClassVar[str] = "shift"
+    in_distribution: str
+    """The set that the others are compared with."""
     matched: tuple[str, ...] = ()
-    """Sets that ask home's questions in another wording, in the same order: compared question by
-    question. The others are independent samples."""
-    made_by: dict[str, Any] = field(default_factory=dict)
+    """Sets that ask the questions in distribution in another wording, in the same order: compared
+    question by question. The others are independent samples."""
 
     @property
-    def rows(self) -> tuple[str, ...]:
-        return self.answers.rows
-
-    @property
-    def away(self) -> tuple[str, ...]:
-        return tuple(name for name in self.answers.sets if name != self.home)
-
-    def slopes(self, name: str) -> Float[Tensor, "row _example"]:
-        """Steerability of every question of a set: nats of propensity per unit multiplier."""
-        return self.answers.slopes(name)
+    def shifted(self) -> tuple[str, ...]:
+        """The names of the shifted sets."""
+        return tuple(name for name in self.sets if name != self.in_distribution)
 
     def slope_interval(self, name: str) -> Bounds:
         """Mean slope of a set, for every row: value, low, high."""
@@ -60,145 +57,178 @@ class ShiftedMap:
         return (self.slopes(name) < 0).float().mean(-1)
 
     def difference(self, name: str) -> Bounds:
-        """Mean slope away minus mean slope at home, for every row: value, low, high.
+        """Mean slope of a shifted set minus that in distribution, for every row.
 
-        Of matched sets the differences question by question; of others Welch's interval.
+        Of matched sets the mean of the differences of each question, else with Welch's interval.
         """
-        away, home = self.slopes(name), self.slopes(self.home)
-        return difference_of_means(away, home, matched=name in self.matched)
+        return difference_of_means(*self._both(name), matched=name in self.matched)
 
     def ratio(self, name: str) -> Bounds:
-        """Mean slope away over mean slope at home, for every row: value, low, high (Fieller).
+        """Mean slope of a shifted set over that in distribution, for every row (Fieller).
 
-        NaN where the slope at home cannot be told from 0. Questions at home that chose the row
-        flatter home, and make the ratio small: give `shifted` questions that chose nothing.
+        NaN where the interval of the slope in distribution holds 0. The slope of questions that
+        chose the row is biased upwards, which makes the ratio too small: give `shifted` questions
+        that chose nothing.
 
         Source: relative steerability of Tan et al., arXiv:2407.12404; the interval is ours.
         """
-        away, home = self.slopes(name), self.slopes(self.home)
-        return ratio_of_means(away, home, matched=name in self.matched)
+        return ratio_of_means(*self._both(name), matched=name in self.matched)
 
     def row_correlation(self, name: str) -> Interval:
-        """Spearman's correlation over rows of the mean slope away with that at home.
+        """Spearman's correlation over rows of the mean slopes of a shifted set and in distribution.
 
-        Neighbouring layers are not independent, so the interval is too narrow by some.
+        Neighbouring layers are not independent, so the interval is somewhat too narrow.
         """
-        return stats.rank_correlation(self.slopes(self.home).mean(-1), self.slopes(name).mean(-1))
+        shifted, original = self._both(name)
+        return stats.rank_correlation(original.mean(-1), shifted.mean(-1))
 
     def example_correlation(self, name: str) -> tuple[Interval, ...]:
-        """Spearman's correlation over questions of the slope away with that at home, by row.
+        """Spearman's correlation over questions of both slopes of each question, by row.
 
         Raises:
-            ValueError: If the set does not ask home's questions.
+            ValueError: If the set does not ask the questions in distribution.
         """
-        away, home = self.slopes(name), self.slopes(self.home)
+        shifted, original = self._both(name)
         if name not in self.matched:
             raise ValueError(
-                f"The questions of {name!r} are not those of {self.home!r} in another wording, so "
-                "there is no slope of the same question to correlate. Make the set with "
-                "home.with_template(…), or use row_correlation."
+                f"{name!r} does not ask the questions of {self.in_distribution!r} in another "
+                "wording, so no question has two slopes to correlate. Make the set with "
+                "in_distribution.with_template(…), or use row_correlation."
             )
-        return tuple(stats.rank_correlation(x, y) for x, y in zip(home, away, strict=True))
+        return tuple(stats.rank_correlation(x, y) for x, y in zip(original, shifted, strict=True))
+
+    def _both(self, name: str) -> tuple[Float[Tensor, "row _one"], Float[Tensor, "row _other"]]:
+        return self.slopes(name), self.slopes(self.in_distribution)
 
     @cached_property
     def steepest(self) -> int:
-        """The row with the largest mean slope at home."""
-        return int(self.slopes(self.home).mean(-1).argmax())
+        """The index of the row with the largest mean slope in distribution."""
+        return int(self.slopes(self.in_distribution).mean(-1).argmax())
+
+    def _index(self, row: str | int | Site | None) -> int:
+        return self.steepest if row is None else self.row(row)
+
+    # Words and pictures
 
     def summary(self, row: str | int | Site | None = None) -> str:
-        """A few lines: each set's slope at one row (by default the steepest) against home's."""
-        i = self.steepest if row is None else self.answers.row(row)
-        question = self.made_by.get("question", "Steerability elsewhere")
+        """The slope of each set in one row, by default the one that is steepest in distribution.
+
+        Args:
+            row: Its name, site or layer.
+        """
+        i = self._index(row)
+        original = interval_at(self.slope_interval(self.in_distribution), i)
         lines = [
-            f"{question} ({self.made_by.get('model', '')})",
-            f"  {self.rows[i]}, slopes in nats per unit multiplier",
-            f"  {self.home}: {told(self.slope_interval(self.home), i)}, home",
+            f"{self.made_by.get('question', 'Steerability on shifted questions')} "
+            f"({self.made_by.get('model', '')})",
+            f"  {self.rows[i]}, slopes in {UNIT}",
+            f"  {self.in_distribution}: {original}, in distribution",
         ]
-        for name in self.away:
+        for name in self.shifted:
             kind = ", matched" if name in self.matched else ""
             lines.append(
-                f"  {name}: {told(self.slope_interval(name), i)}, difference "
-                f"{told(self.difference(name), i)}, ratio {told(self.ratio(name), i)}, "
+                f"  {name}: {interval_at(self.slope_interval(name), i)}, difference "
+                f"{interval_at(self.difference(name), i)}, ratio {self._ratio_at(name, i)}, "
                 f"{float(self.anti_steerable(name)[i]):.0%} anti-steerable{kind}"
             )
-        for name in self.away if len(self.rows) >= 4 else ():
-            lines.append(f"  {name}: ρ = {self.row_correlation(name)} with home over rows")
+        for name in self.shifted if len(self.rows) >= 4 else ():
+            correlation = self.row_correlation(name)
+            lines.append(f"  {name}: ρ = {correlation} over rows, with the slopes in distribution")
         return "\n".join(lines)
 
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """The smallest slope on shifted questions, in the row that a map recommends."""
+        cell = chosen_cell(beside)
+        if cell is None or cell.row not in self.rows:
+            return ""
+        i = self.rows.index(cell.row)
+        slopes = {name: interval_at(self.slope_interval(name), i) for name in self.sets}
+        least = min(self.shifted, key=lambda name: slopes[name].value)
+        return labelled(
+            "shifted",
+            f"slope {slopes[self.in_distribution]} {UNIT} in distribution\n"
+            f"smallest of {len(self.shifted)} shifted sets: {slopes[least]} on {least}, "
+            f"ratio {self._ratio_at(least, i)}",
+        )
+
+    def _ratio_at(self, name: str, i: int) -> str:
+        ratio = interval_at(self.ratio(name), i)
+        return "not known" if ratio.value != ratio.value else str(ratio)
+
     def plot(self) -> go.Figure:
-        """Slope at home against slope away, a point for each row, a panel for each set."""
-        correlations = {name: self.row_correlation(name) for name in self.away}
+        """Slope on shifted questions over slope in distribution: a panel per set."""
+        correlations = {name: self.row_correlation(name) for name in self.shifted}
         return plots.shift_scatter(
-            lists(self.slope_interval(self.home)),
-            {name: lists(self.slope_interval(name)) for name in self.away},
-            rows=self.rows,
-            layers=self.answers.layers,
-            unit="nats per unit multiplier",
+            as_lists(self.slope_interval(self.in_distribution)),
+            {name: as_lists(self.slope_interval(name)) for name in self.shifted},
+            rows=self.labels,
+            unit=UNIT,
             title=self._finding(self.steepest),
             correlations={k: r for k, r in correlations.items() if r.value == r.value},
         )
 
     def plot_sets(self, row: str | int | Site | None = None) -> go.Figure:
-        """Every set's slope at one row (by default the steepest at home), with intervals."""
-        i = self.steepest if row is None else self.answers.row(row)
-        slopes = {name: told(self.slope_interval(name), i) for name in (self.home, *self.away)}
-        ratios = {name: told(self.ratio(name), i) for name in self.away}
+        """Every set's slope with its interval in one row, by default the steepest.
+
+        Args:
+            row: Its name, site or layer.
+        """
+        i = self._index(row)
+        names = (self.in_distribution, *self.shifted)
         return plots.shift_dots(
-            slopes,
-            home=self.home,
-            ratios=ratios,
-            unit="nats per unit multiplier",
+            {name: interval_at(self.slope_interval(name), i) for name in names},
+            in_distribution=self.in_distribution,
+            ratios={name: interval_at(self.ratio(name), i) for name in self.shifted},
+            unit=UNIT,
             title=self._finding(i),
         )
 
     def _finding(self, i: int) -> str:
-        ratios = [told(self.ratio(name), i) for name in self.away]
+        ratios = [interval_at(self.ratio(name), i) for name in self.shifted]
+        where = f"{self.rows[i]}:" if self.layers is None else f"At layer {self.layers[i]}"
         if any(ratio.value != ratio.value for ratio in ratios):
-            return f"At {self.rows[i]} the slope at home cannot be told from 0"
+            return f"{where} the interval of the slope in distribution holds 0"
         least, most = (f"{bound([r.value for r in ratios]):.2f}" for bound in (min, max))
         span = f"{least} to {most}"
         if len(ratios) == 1:
             span = f"{least} [{ratios[0].low:.2f}, {ratios[0].high:.2f}]"
-        span = span.replace("-", "−")
-        return f"At {self.rows[i]} steering elsewhere has {span} of its slope at home"
+        return f"{where} shifted slopes are {with_minus(span)} of that in distribution"
 
-    def save(self, directory: Path | str) -> Path:
-        """Writes shift.safetensors, shift.json and a tidy shift.csv into a folder."""
-        extra = {"home": self.home, "matched": list(self.matched)}
-        out = self.answers.save(Path(directory), "shift", self.made_by, {}, **extra)
-        write_text(out / "shift.csv", self._tidy())
-        return out
+    def section(self, beside: Mapping[str, Result]) -> Section:
+        """How far steering carries over, in every row and in the one that a map recommends."""
+        cell = chosen_cell(beside)
+        return shift_section(
+            Figure(self.plot),
+            self.summary(cell.row if cell is not None and cell.row in self.rows else None),
+            in_distribution=self.in_distribution,
+            rows="rows" if self.layers is None else "layers",
+        )
 
-    @classmethod
-    def load(cls, directory: Path | str) -> ShiftedMap:
-        """Reads what `save` wrote."""
-        answers, made_by, _, extra = Answers.load(Path(directory), "shift")
-        return cls(answers, extra["home"], tuple(extra["matched"]), made_by)
+    # Tables
 
-    def _tidy(self) -> str:
-        measured = ("slope", "difference", "ratio")
-        columns = [f"{name}{end}" for name in measured for end in ("", "_low", "_high")]
-        lines = [
-            ",".join(["row", "layer", "set", "matched", "questions", *columns, "anti_steerable"])
-        ]
+    def columns(self) -> Sequence[Column]:
+        """Slopes, differences and ratios of every row and set, with their intervals."""
         nothing = (torch.full((len(self.rows),), torch.nan),) * 3
-        for name in (self.home, *self.away):
-            here = name == self.home
-            parts = [self.slope_interval(name)]
-            parts += [nothing, nothing] if here else [self.difference(name), self.ratio(name)]
-            wrong = self.anti_steerable(name)
-            for i, row in enumerate(self.rows):
-                site = self.answers.sites[i]
-                numbers = [*(float(x[i]) for part in parts for x in part), float(wrong[i])]
-                facts = [
-                    quoted(row), "" if site is None else str(site.layer), quoted(name),
-                    "" if here else str(name in self.matched), str(self.slopes(name).shape[-1]),
-                ]  # fmt: skip
-                lines.append(",".join([*facts, *("" if x != x else f"{x:.6g}" for x in numbers)]))
-        return "\n".join(lines) + "\n"
+        compared = {
+            "slope": [self.slope_interval(name) for name in self.sets],
+            "difference": [
+                self.difference(name) if name in self.shifted else nothing for name in self.sets
+            ],
+            "ratio": [self.ratio(name) if name in self.shifted else nothing for name in self.sets],
+        }
+        found = []
+        for name, each in compared.items():
+            for end, parts in zip(("", "_low", "_high"), zip(*each, strict=True), strict=True):
+                found.append(Column(f"{name}{end}", ("row", "set"), torch.stack(parts, -1)))
+        wrong = torch.stack([self.anti_steerable(name) for name in self.sets], -1)
+        counts = torch.tensor([self.of(name).shape[-1] for name in self.sets])
+        return [
+            *found,
+            Column("anti_steerable", ("row", "set"), wrong),
+            Column("questions", ("set",), counts),
+            Column("in_distribution", ("set",), self._flags(self.in_distribution)),
+            Column("matched", ("set",), self._flags(*self.matched)),
+        ]
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.plot()._repr_mimebundle_(include, exclude)
-
-    def __repr__(self) -> str:
-        return self.summary()
+    def _flags(self, *names: str) -> Tensor:
+        return torch.tensor([name in names for name in self.sets])

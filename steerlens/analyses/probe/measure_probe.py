@@ -1,4 +1,4 @@
-"""How readable is a contrast at each layer? Held-out, by question, with a shuffled-label control."""
+"""How readable a contrast is at each layer: cross-validated, with a shuffled-label control."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from jaxtyping import Float
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.directions import Activations
 from steerlens.directions.methods import Logistic
 from steerlens.protocols import Method
+from steerlens.store.cells import Cells, cells_or_none
 
 
 def probe(
@@ -23,16 +23,20 @@ def probe(
     controls: int = 5,
     seed: int = 0,
     progress: bool = True,
+    cells: Cells | None = None,
 ) -> ProbeMap:
-    """Cross-validated reading of the contrast at each site.
+    """How well a direction reads the contrast at each site, cross-validated.
 
     In each fold the method's direction is fitted on the other folds; a held-out text's score is its
     projection, measured from the midpoint between the two training means. A question is never in
-    two folds. Being readable says nothing yet about being steerable.
+    two folds. That a contrast can be read at a site does not mean that it can be steered there.
 
     Args:
         method: How the probe's direction is fitted; by default logistic regression.
+        folds: Parts of the cross-validation.
         controls: How many times the whole is repeated with shuffled labels.
+        seed: Seeds the folds and the shuffling.
+        cells: Where finished parts are kept, so that a stopped run goes on.
 
     Raises:
         ValueError: If there are fewer questions than folds.
@@ -45,21 +49,28 @@ def probe(
             f"them. Use folds={max(2, groups)} or more questions."
         )
     runs = [activations, *(activations.shuffled(seed + k) for k in range(controls))]
-    bar = tqdm(total=len(runs) * len(activations.sites), desc="probe", disable=not progress)
+    cells = cells_or_none(cells, "", progress).part("probe")
+    scores = []
     # Many small fits: threads cost more than they give, and on a busy machine far more.
-    with bar, threadpool_limits(1):
-        scores = torch.stack([_scores(run, method, folds, seed, bar) for run in runs])
+    with cells.bar(len(runs) * len(activations.sites), "site") as bar, threadpool_limits(1):
+        for k, run in enumerate(runs):
+            unit = cells.compute(k, lambda run=run: {"scores": _scores(run, method, folds, seed)})
+            scores.append(unit["scores"])
+            bar.update(len(activations.sites))
     return ProbeMap(
         sites=activations.sites,
         scores=scores[0],
-        control=scores[1:],
+        control=torch.stack(scores)[1:],
         made_by={
-            "method": repr(method),
-            "folds": folds,
-            "seed": seed,
             "model": activations.model,
+            "revision": activations.revision,
             "fingerprint": activations.fingerprint,
             "processing": activations.processing,
+            "dtype": activations.dtype,
+            "method": repr(method),
+            "folds": folds,
+            "controls": controls,
+            "seed": seed,
             "read_at": activations.read_at,
             "data": activations.data,
         },
@@ -67,8 +78,8 @@ def probe(
 
 
 def _scores(
-    run: Activations, method: Method, folds: int, seed: int, bar: tqdm
-) -> Float[Tensor, "site pair 2"]:
+    run: Activations, method: Method, folds: int, seed: int
+) -> Float[Tensor, "site pair side=2"]:
     out = torch.full((len(run.sites), len(run), 2), torch.nan)
     splitter = GroupKFold(folds, shuffle=True, random_state=seed)
     parts = list(splitter.split(range(len(run)), groups=run.groups))
@@ -80,5 +91,4 @@ def _scores(
             centre = (positive[train] @ w).mean() / 2 + (negative[train] @ w).mean() / 2
             out[s, held, 0] = positive[held] @ w - centre
             out[s, held, 1] = negative[held] @ w - centre
-        bar.update()
     return out

@@ -1,60 +1,47 @@
-"""What steering one concept does to others."""
+"""What steering one concept does to the questions about other concepts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens import plots, stats
-from steerlens.analyses.answers import Answers, lists, quoted, told
+from steerlens.analyses.answers import Answers, Bounds, as_lists, interval_at
 from steerlens.analyses.ratios import ratio_of_means
+from steerlens.analyses.side_effects.spillover_section import spillover_section
+from steerlens.report.numbers import format_signed
+from steerlens.report.section import Figure, Section
+from steerlens.results import Column, Result, chosen_cell
+from steerlens.results.grid import find_multiplier, steering_of
+from steerlens.results.summary_lines import labelled
 from steerlens.sites import Site
-from steerlens.store.files import write_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Bounds = tuple[Tensor, Tensor, Tensor]
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SpilloverMap(Answers):
+    """Gain of every intervention on its target concept and on all other concepts.
 
-@dataclass(frozen=True, eq=False)
-class SpilloverMap:
-    """Gain of every intervention on its own concept (home) and on all others.
-
-    Gains are changes of propensity as they are, not turned round at negative multipliers. All
-    intervals are 95%, each for its own cell.
+    Gains are changes of propensity as they are: at negative multipliers a gain below 0 is in the
+    direction of steering. All intervals are 95%, each for its own cell.
     """
 
-    answers: Answers
-    homes: tuple[str, ...]
+    kind: ClassVar[str] = "spillover"
+    targets: tuple[str, ...]
     """For each row the set that it is meant to move."""
     null_gains: Float[Tensor, "null row multiplier set"]
-    """Mean gain of random directions as long as the real one, on the same questions."""
+    """Mean gain of each null map on the same questions; of random directions as long as the real
+    ones, where `made_by` states no others."""
     matched: tuple[tuple[str, str], ...] = ()
     """Sets that ask about the same prompts in the same order, so that they vary together."""
-    made_by: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        return self.answers.rows
-
-    @property
-    def sets(self) -> tuple[str, ...]:
-        return self.answers.sets
-
-    @property
-    def multipliers(self) -> Float[Tensor, " multiplier"]:
-        return self.answers.multipliers
-
-    def gains(self, name: str) -> Float[Tensor, "row multiplier _example"]:
-        """Propensity of every question of a set minus the unsteered propensity, in nats."""
-        return self.answers.gains(name)
 
     @cached_property
     def mean_gain(self) -> Float[Tensor, "row multiplier set"]:
@@ -70,43 +57,45 @@ class SpilloverMap:
 
     @cached_property
     def size_interval(self) -> Bounds:
-        """Mean size of the gain, whatever its sign, with its interval: each [row, multiplier, set].
+        """Mean absolute gain with its interval over questions, each [row, multiplier, set].
 
-        A mean gain near 0 can also be many gains that cancel, e.g. of questions under a negation.
+        Where the mean gain is near 0, gains of both signs may cancel, e.g. of negated questions.
         """
         each = [stats.mean_interval(self.gains(name).abs()) for name in self.sets]
         value, low, high = (torch.stack(parts, -1) for parts in zip(*each, strict=True))
         return value, low, high
 
     @property
-    def at_home(self) -> Bool[Tensor, "row set"]:
-        """Which set is each row's own."""
-        return torch.tensor([[name == home for name in self.sets] for home in self.homes])
+    def is_target(self) -> Bool[Tensor, "row set"]:
+        """Which set is the target of each row."""
+        return torch.tensor([[name == target for name in self.sets] for target in self.targets])
 
     @cached_property
     def relative(self) -> Bounds:
-        """Mean gain over the row's gain at home, each [row, multiplier, set] (Fieller's interval).
+        """Mean gain over the row's gain on its target, each [row, multiplier, set] (Fieller).
 
-        Above 0 where both go the same way; NaN where the gain at home cannot be told from 0.
+        Above 0 where both have the same sign; NaN where the interval of the gain on the target
+        holds 0.
         """
         shape = self.mean_gain.shape
         out = tuple(torch.full(shape, torch.nan) for _ in range(3))
-        for i, home in enumerate(self.homes):
-            own = self.gains(home)[i]
+        for i, target in enumerate(self.targets):
+            own = self.gains(target)[i]
             for k, name in enumerate(self.sets):
-                found = ratio_of_means(self.gains(name)[i], own, matched=self._together(name, home))
+                matched = self._together(name, target)
+                found = ratio_of_means(self.gains(name)[i], own, matched=matched)
                 for part, values in zip(out, found, strict=True):
                     part[i, :, k] = values
         return out[0], out[1], out[2]
 
     @cached_property
     def selectivity(self) -> Bounds:
-        """Gain at home over the largest gain, of either sign, elsewhere: each [row, multiplier].
+        """Gain on the target over the largest absolute gain on another concept.
 
-        Turned round at negative multipliers, so that above 0 always means: home moved as asked.
-        Infinite where nothing else moved, NaN at multiplier 0. The interval is that of resampled
-        questions (percentiles); noise makes the largest of several gains too large, so both the
-        value and the interval are on the low side.
+        Each [row, multiplier]. The sign is that of the gain in the direction of steering: above 0,
+        the target moves as asked, also at negative multipliers. Infinite where nothing else moves,
+        NaN at multiplier 0. The interval is of resampled questions (percentiles). Noise makes the
+        largest of several gains too large, so the value and the interval are biased downwards.
         """
         means = {
             name: stats.bootstrap_means(self.gains(name), seed=self._seed(name))
@@ -121,9 +110,9 @@ class SpilloverMap:
         return found[0][0], low.float(), high.float()
 
     def _selectivity(self, gains: Float[Tensor, "draw row multiplier set"]) -> Tensor:
-        own = self.at_home[None, :, None]
-        home = (gains * own).sum(-1) * self.multipliers.sign()
-        return home / gains.abs().masked_fill(own, 0.0).amax(-1)
+        own = self.is_target[None, :, None]
+        target = (gains * own).sum(-1) * self.multipliers.sign()
+        return target / gains.abs().masked_fill(own, 0.0).amax(-1)
 
     def _seed(self, name: str) -> int:
         """Sets of the same prompts are resampled together."""
@@ -132,91 +121,108 @@ class SpilloverMap:
     def _together(self, one: str, other: str) -> bool:
         return one == other or (one, other) in self.matched or (other, one) in self.matched
 
+    # Compared with null maps
+
     @property
-    def _elsewhere(self) -> Bool[Tensor, "row multiplier set"]:
-        return ~self.at_home[:, None] & (self.multipliers != 0)[:, None]
+    def has_null(self) -> bool:
+        """Whether there are null maps, and so thresholds and a p-value."""
+        return len(self.null_gains) > 0
+
+    @property
+    def null_name(self) -> str:
+        """What the null maps are; or, if there are none, why: "because …"."""
+        return str(self.made_by.get("null", "null maps" if self.has_null else ""))
+
+    @property
+    def others(self) -> Bool[Tensor, "row multiplier set"]:
+        """Cells of other concepts than the target, at multipliers other than 0."""
+        return ~self.is_target[:, None] & (self.multipliers != 0)[:, None]
 
     @cached_property
     def null(self) -> stats.NullThreshold:
-        """How far random pushes of the same length move the other concepts, in either direction.
+        """How far the null maps move the other concepts, with either sign.
 
-        Against the most outstanding of all cells away from home, flattened in the order of
-        [row, multiplier, set]; `threshold` has them in place.
+        It compares the most extreme of all cells of other concepts. They are flattened in the order
+        of [row, multiplier, set]; `threshold` has them in place.
 
         Raises:
             ValueError: If there are fewer than 19 null maps.
         """
-        cells = self._elsewhere
+        cells = self.others
         return stats.max_statistic(self.mean_gain[cells].abs(), self.null_gains[:, cells].abs())
 
     @cached_property
     def threshold(self) -> Float[Tensor, "row multiplier set"]:
-        """Size of gain that random pushes reach, in nats; NaN at home and at multiplier 0."""
+        """Absolute gain that null maps reach, in nats; NaN on the target and at multiplier 0."""
         out = torch.full(self.mean_gain.shape, torch.nan)
-        out[self._elsewhere] = self.null.threshold
+        out[self.others] = self.null.threshold
         return out
 
     @property
     def spills(self) -> Bool[Tensor, "row multiplier set"]:
-        """Cells that move another concept more than a random push does.
+        """Cells that move another concept further than the null maps do.
 
-        False is not "no spill-over": see how far `gain_interval` reaches, and `size_interval`.
+        False does not mean that there is no spill-over: see `gain_interval` and `size_interval`.
         """
         return self.mean_gain.abs() > self.threshold
 
-    @property
-    def has_null(self) -> bool:
-        return len(self.null_gains) > 0
+    # Words and pictures
 
-    def _at(self, multiplier: float | None) -> int:
+    def _column(self, multiplier: float | None) -> int:
         if multiplier is None:
             return int(self.multipliers.argmax())
-        found = (self.multipliers == multiplier).nonzero()
-        if not len(found):
-            raise ValueError(
-                f"multiplier={multiplier} was not swept. There are {self.multipliers.tolist()}."
-            )
-        return int(found[0])
+        return find_multiplier(self.multipliers, multiplier)
 
     def summary(self, multiplier: float | None = None) -> str:
         """Gains of every row on every set at one multiplier, by default the largest."""
-        j = self._at(multiplier)
+        j = self._column(multiplier)
         lines = [
             f"{self.made_by.get('question', 'Spill-over')} ({self.made_by.get('model', '')})",
             f"  gains in nats at multiplier {float(self.multipliers[j]):+g}",
         ]
-        for i, (row, home) in enumerate(zip(self.rows, self.homes, strict=True)):
-            parts = [f"{home} {told(self.gain_interval, i, j, self.sets.index(home))} at home"]
-            for k, name in enumerate(self.sets):
-                if name != home:
-                    more = " (more than a random push)" if self._spills(i, j, k) else ""
-                    parts.append(f"{name} {told(self.gain_interval, i, j, k)}{more}")
-            parts.append(f"selectivity {told(self.selectivity, i, j)}")
-            lines.append(f"  {row}: " + ", ".join(parts))
-        if self.has_null:
-            lines.append(
-                f"  null: p = {self.null.p_value:.3g} against random directions (largest of all "
-                f"{int(self._elsewhere.sum())} cells away from home, {len(self.null_gains)} null maps)"
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {line}" for line in self._gains_at(j))])
 
-    def _spills(self, *cell: int) -> bool:
-        return self.has_null and bool(self.spills[cell])
+    def _gains_at(self, j: int) -> list[str]:
+        lines = []
+        for i, (row, target) in enumerate(zip(self.rows, self.targets, strict=True)):
+            own = interval_at(self.gain_interval, i, j, self.sets.index(target))
+            parts = [f"{target} {own} (target)"]
+            for k, name in enumerate(self.sets):
+                if name != target:
+                    beyond = self.has_null and bool(self.spills[i, j, k])
+                    more = f" (more than {self.null_name})" if beyond else ""
+                    parts.append(f"{name} {interval_at(self.gain_interval, i, j, k)}{more}")
+            parts.append(f"selectivity {interval_at(self.selectivity, i, j)}")
+            lines.append(f"{row}: " + ", ".join(parts))
+        return [*lines, self._null_line()]
+
+    def _null_line(self) -> str:
+        if not self.has_null:
+            return f"no null maps {self.null_name}, so there is no p-value"
+        return (
+            f"null: p = {self.null.p_value:.3g} against {self.null_name} (largest of all "
+            f"{int(self.others.sum())} cells of other concepts, {len(self.null_gains)} null maps)"
+        )
+
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """The gains at the multiplier that a map recommends."""
+        cell = chosen_cell(beside)
+        lines = self._gains_at(self._column(None if cell is None else cell.multiplier))
+        return labelled("other concepts", "\n".join(lines))
 
     def plot(self, multiplier: float | None = None) -> go.Figure:
-        """Set x row at one multiplier (by default the largest): mean gain, home outlined."""
-        j = self._at(multiplier)
-        below = ~(self.spills[:, j] | self.at_home) if self.has_null else None
+        """Row x set at one multiplier, by default the largest: mean gain, targets outlined."""
+        j = self._column(multiplier)
+        below = ~(self.spills[:, j] | self.is_target) if self.has_null else None
+        dotted = f"; dotted: no more than {self.null_name}" if self.has_null else ""
         return plots.gain_heatmap(
             self.mean_gain[:, j].tolist(),
-            rows=self.rows,
-            layers=self.answers.layers,
+            rows=self.labels,
             sets=self.sets,
-            homes=self.homes,
+            targets=self.targets,
             unit="nats",
             title=self._finding(j),
-            note=f"Mean gain in log-odds at multiplier {float(self.multipliers[j]):g}"
-            + ("; dotted: no more than random pushes of the same length" if self.has_null else ""),
+            note=f"Mean gain in log-odds at multiplier {float(self.multipliers[j]):g}{dotted}",
             below_null=None if below is None else below.tolist(),
             hover=[
                 [self._hover(i, j, k) for k in range(len(self.sets))] for i in range(len(self.rows))
@@ -224,85 +230,75 @@ class SpilloverMap:
         )
 
     def plot_lines(self, row: str | int | Site | None = None) -> go.Figure:
-        """Gain over multipliers on every set, for one row: by default the one that gains most."""
-        most = int(self._home_gain()[:, int(self.multipliers.argmax())].argmax())
-        i = most if row is None else self.answers.row(row)
-        names = [self.homes[i], *(name for name in self.sets if name != self.homes[i])]
-        where = [self.sets.index(name) for name in names]
+        """Gain over multipliers on every set, for one row: by default the one that gains most.
+
+        Args:
+            row: Its name, site or layer.
+        """
+        most = int(self._target_gain()[:, int(self.multipliers.argmax())].argmax())
+        i = most if row is None else self.row(row)
+        target = self.targets[i]
+        names = [target, *(name for name in self.sets if name != target)]
+        value, low, high = self.gain_interval
+        series = {}
+        for name in names:
+            k = self.sets.index(name)
+            label = f"{name} (target)" if name == target else name
+            series[label] = as_lists((value[i, :, k], low[i, :, k], high[i, :, k]))
         return plots.gain_lines(
-            {
-                name + (" (home)" if name == self.homes[i] else ""): lists(
-                    tuple(part[i, :, k] for part in self.gain_interval)  # type: ignore[arg-type]
-                )
-                for name, k in zip(names, where, strict=True)
-            },
+            series,
             multipliers=self.multipliers.tolist(),
             unit="nats",
-            title=f"What steering at {self.rows[i]} does to each concept",
+            title=f"What {steering_of(self.rows[i], self.sites[i])} does to each concept",
         )
 
-    def _home_gain(self) -> Float[Tensor, "row multiplier"]:
-        return (self.mean_gain * self.at_home[:, None]).sum(-1)
+    def _target_gain(self) -> Float[Tensor, "row multiplier"]:
+        return (self.mean_gain * self.is_target[:, None]).sum(-1)
 
     def _hover(self, i: int, j: int, k: int) -> str:
-        lines = [f"gain {told(self.gain_interval, i, j, k)} nats"]
-        if not self.at_home[i, k]:
-            lines.append(f"{told(self.relative, i, j, k)} of the gain at home")
+        lines = [f"gain {interval_at(self.gain_interval, i, j, k)} nats"]
+        if not self.is_target[i, k]:
+            lines.append(f"{interval_at(self.relative, i, j, k)} of the gain on the target")
             if self.has_null:
-                lines.append(f"random pushes reach ±{float(self.threshold[i, j, k]):.3g} nats")
+                reach = float(self.threshold[i, j, k])
+                lines.append(f"{self.null_name} reach ±{reach:.3g} nats")
         return "<br>".join(lines)
 
     def _finding(self, j: int) -> str:
-        gains = self.mean_gain[:, j].masked_fill(self.at_home, 0.0)
+        gains = self.mean_gain[:, j].masked_fill(self.is_target, 0.0)
         i, k = divmod(int(gains.abs().argmax()), len(self.sets))
-        away, own = (
-            f"{x:+.2f}".replace("-", "−")
-            for x in (float(gains[i, k]), float(self._home_gain()[i, j]))
-        )
-        most = f"{away} nats on {self.sets[k]} against {own} on {self.homes[i]} ({self.rows[i]})"
+        other, own = (f"{format_signed(x)}" for x in (gains[i, k], self._target_gain()[i, j]))
+        most = f"{other} nats on {self.sets[k]}, {own} on {self.targets[i]} ({self.rows[i]})"
         if self.has_null and not bool(self.spills[:, j].any()):
-            return f"No spill-over beyond that of random pushes: at most {most}"
+            return f"No spill-over beyond that of {self.null_name}: at most {most}"
         return f"Largest spill-over: {most}"
 
-    def save(self, directory: Path | str) -> Path:
-        """Writes spillover.safetensors, spillover.json and a tidy spillover.csv into a folder."""
-        extra = {"homes": list(self.homes), "matched": [list(pair) for pair in self.matched]}
-        further = {"null_gains": self.null_gains}
-        out = self.answers.save(Path(directory), "spillover", self.made_by, further, **extra)
-        write_text(out / "spillover.csv", self._tidy())
-        return out
+    def section(self, beside: Mapping[str, Result]) -> Section:
+        """What the interventions do to other concepts."""
+        cell = chosen_cell(beside)
+        row = cell.row if cell is not None and cell.row in self.rows else None
+        every = [Figure(self.plot)] if len(self.rows) > 1 else []
+        return spillover_section(
+            [*every, Figure(lambda: self.plot_lines(row))],
+            steering=steering_of(self.rows[0], self.sites[0])
+            if len(self.rows) == 1
+            else "steering",
+            p_value=self.null.p_value if self.has_null else None,
+            null_name=self.null_name,
+            nulls=len(self.null_gains),
+        )
 
-    @classmethod
-    def load(cls, directory: Path | str) -> SpilloverMap:
-        """Reads what `save` wrote."""
-        answers, made_by, further, extra = Answers.load(Path(directory), "spillover")
-        matched = tuple((one, other) for one, other in extra["matched"])
-        return cls(answers, tuple(extra["homes"]), further["null_gains"], matched, made_by)
+    # Tables
 
-    def _tidy(self) -> str:
-        columns = [
-            f"{name}{end}" for name in ("gain", "relative", "size") for end in ("", "_low", "_high")
+    def columns(self) -> Sequence[Column]:
+        """Gains of every cell on every set, with their intervals and the threshold."""
+        axes = ("row", "multiplier", "set")
+        named = {"gain": self.gain_interval, "relative": self.relative, "size": self.size_interval}
+        found = [
+            Column(f"{name}{end}", axes, part)
+            for name, parts in named.items()
+            for end, part in zip(("", "_low", "_high"), parts, strict=True)
         ]
-        lines = [",".join(["row", "layer", "multiplier", "set", "home", *columns, "threshold"])]
-        nothing = torch.full(self.mean_gain.shape, torch.nan)
-        limits = self.threshold if self.has_null else nothing
-        for i, row in enumerate(self.rows):
-            site = self.answers.sites[i]
-            for j, m in enumerate(self.multipliers.tolist()):
-                for k, name in enumerate(self.sets):
-                    cells = (*self.gain_interval, *self.relative, *self.size_interval, limits)
-                    numbers = [float(part[i, j, k]) for part in cells]
-                    facts = [
-                        quoted(row), "" if site is None else str(site.layer), f"{m:g}",
-                        quoted(name), str(bool(self.at_home[i, k])),
-                    ]  # fmt: skip
-                    lines.append(
-                        ",".join([*facts, *("" if x != x else f"{x:.6g}" for x in numbers)])
-                    )
-        return "\n".join(lines) + "\n"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.plot()._repr_mimebundle_(include, exclude)
-
-    def __repr__(self) -> str:
-        return self.summary()
+        missing = torch.full(self.mean_gain.shape, torch.nan)
+        found.append(Column("threshold", axes, self.threshold if self.has_null else missing))
+        return [*found, Column("target", ("row", "set"), self.is_target)]

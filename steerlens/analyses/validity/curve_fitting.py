@@ -30,7 +30,7 @@ NAMES = ("slope", "height", "base") + tuple(
 )
 WIDTHS, POWERS = (2 * math.log(0.02), 2 * math.log(30)), (math.log(0.05), math.log(50))
 LINEAR = 100.0
-"""Slope, height and base reach no further than this many spreads of the curve."""
+"""Bound of slope, height and base, in spreads of the curve."""
 KNOWN = (0.5, 0.5, 0.5) + 2 * (0.1, math.log(2), math.log(2))
 """Standard errors above which a parameter is not identified: half the spread of the curve, a tenth
 of the sweep, a factor of two."""
@@ -46,8 +46,8 @@ STARTS = [
     for width, power in shapes
     for left, right in places
 ]
-"""One top, or one on either side; the same widths, so that both branches agree at 0. None is at 0
-itself, where the constraint has no gradient."""
+"""One top, or one on either side, with equal widths, so that both branches agree at 0. No top is at
+0 itself, where the constraint has no gradient."""
 
 TopOn = Literal["positive", "negative"]
 """On which side of 0 the fit must reach D = 1 (the other may as well)."""
@@ -105,7 +105,7 @@ def fit_curve(
 
 def _flat(value: float, residuals: Tensor) -> FittedCurve:
     nowhere = Branch(0.0, 1.0, 0.0)
-    flag = "flat over the whole sweep, so R² is undefined and nothing of the decay can be seen"
+    flag = "constant over the whole sweep, so R² is undefined and no decay can be seen"
     return FittedCurve(0.0, 0.0, value, nowhere, nowhere, math.nan, residuals, False, (flag,))
 
 
@@ -153,7 +153,7 @@ def _minimise(x: Array, y: Array, decay: Array, sloped: bool, top: TopOn) -> _Fo
         constraints={"type": "eq", "fun": _jump, "jac": _jump_gradient},
         options={"maxiter": 400, "ftol": 1e-11},
     )
-    # A run that ends off the constraint describes no curve.
+    # A run that ends where the branches disagree at 0 does not describe a curve.
     fair = bool(np.isfinite(result.fun)) and abs(_jump(result.x)) < 1e-6
     return _Found(result.x, float(result.fun) if fair else math.inf, bool(result.success) and fair)
 
@@ -162,7 +162,7 @@ def _bounds(x: Array, sloped: bool, top: TopOn) -> list[tuple[float, float]]:
     low, high = float(x.min()), float(x.max())
     slope = (-LINEAR, LINEAR) if sloped else (0.0, 0.0)
     height = (-LINEAR, LINEAR) if sloped else (0.0, LINEAR)
-    # Only where D = 1 is reached on its own side is there a top that validity falls from.
+    # Validity has a top to fall from only if D reaches 1 on that side of 0.
     negative = (low, 0.0 if top == "negative" else high)
     positive = (0.0 if top == "positive" else low, high)
     decays = [negative, WIDTHS, POWERS, positive, WIDTHS, POWERS]
@@ -189,7 +189,7 @@ def _jacobian(x: Array, p: Array, d: Array, gradient: Array) -> Array:
 
 
 def _jump(p: Array) -> float:
-    """How far log D jumps at 0, from the negative to the positive branch."""
+    """The jump of log D at 0, from the negative to the positive branch."""
     at_zero = [np.exp(e) * np.log1p(c**2 / np.exp(w)) for c, w, e in (p[3:6], p[6:])]
     return float(at_zero[0] - at_zero[1])
 
@@ -215,7 +215,7 @@ def _flags(
     sloped: bool,
     scale: float,
 ) -> Iterator[str]:
-    """What a reader must know before using the constants."""
+    """What to know before using the constants."""
     p, free = best.parameters, FREE if sloped else FREE - 1
     value, d, _ = _curve(x, p)
     off = y - value
@@ -223,9 +223,9 @@ def _flags(
     if not best.converged:
         yield "the fit did not converge"
     if r2 < 0.9:
-        yield f"the form takes up only {r2:.0%} of the variance: read the residuals"
+        yield f"the curve explains only {r2:.0%} of the variance: look at the residuals"
     elif len(x) < 2 * free:
-        yield f"{len(x)} multipliers for {free} free parameters: any R² is high, sweep more"
+        yield f"{len(x)} multipliers for {free} free parameters: R² is always high, sweep more"
     if bound:
         yield f"at the bound of the search: {', '.join(bound)}"
     if unsure:
@@ -241,14 +241,14 @@ def _flags(
 
 def _at_bound(x: Array, p: Array, sloped: bool) -> NDArray[np.bool_]:
     bounds = np.array(_bounds(x, sloped, "positive"))
-    bounds[[3, 6]] = x.min(), x.max()  # that a side must hold the top is no bound of the search
+    bounds[[3, 6]] = x.min(), x.max()  # the side of the top is chosen, not a bound of the search
     reach = bounds[:, 1:] - bounds[:, :1]
     near = (reach > 0) & (np.abs(p[:, None] - bounds) < 1e-4 * reach)
     return near[:, 0] | near[:, 1]
 
 
 def _unsure(x: Array, y: Array, p: Array, sloped: bool) -> list[str]:
-    """Parameters whose standard error, on the constraint's tangent, is too large to mean anything."""
+    """Parameters whose standard error, on the tangent of the constraint, is too large."""
     moving = ~_at_bound(x, p, sloped)
     moving[0] &= sloped
     value, d, gradient = _curve(x, p)
@@ -258,7 +258,7 @@ def _unsure(x: Array, y: Array, p: Array, sloped: bool) -> list[str]:
     if np.linalg.norm(along) > 1e-9:
         tangent = np.linalg.svd(along[None])[2][1:].T
     _, sizes, right = np.linalg.svd(jacobian @ tangent, full_matrices=False)
-    # Even noiseless curves are known to rounding only: a thousandth of their spread.
+    # Without noise the error is that of rounding: a thousandth of the spread.
     squares = float((y - value) @ (y - value)) / max(1, len(x) - tangent.shape[1])
     errors = np.zeros(len(p))
     spread = (tangent @ right.T) / np.maximum(sizes, 1e-9)

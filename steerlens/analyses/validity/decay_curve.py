@@ -1,4 +1,10 @@
-"""One validity-decay curve: its constants, where it peaks and where it holds."""
+"""One validity-decay curve: its constants, where it is highest and where it holds.
+
+Preference and utility are each a linear function of the multiplier times the share D(m) of the
+state that the later layers can still use. D falls with the distance from the multiplier at which
+the steered states are closest to what the model knows. One curve holds for one model, site,
+direction and data set: its constants hold for no other.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +22,25 @@ from steerlens.stats import Interval
 class Branch(NamedTuple):
     """Validity on one side of 0: D(m) = (1 + (m - centre)² / width) ** -power.
 
-    Width and power trade off: while |m - centre| is below √width only power / width shows, so read
-    the curve and the interval, not the two constants, where a flag says they are not identified.
+    Width and power trade off: while |m - centre| is below √width, D depends on power / width only.
+    Where a flag says that they are not identified, use the curve and the interval, not the two
+    constants.
     """
 
     centre: float
-    """m± of the paper, in multipliers; may lie on the other side of 0, where it is no peak."""
+    """m± of the paper, in multipliers; not a peak of the curve if it is on the other side of 0."""
     width: float
     """L±, in squared multipliers."""
     power: float
     """p±."""
 
     def at(self, m: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
-        """D at these multipliers, as if the branch went on for ever."""
+        """D at these multipliers by this branch, on both sides of 0."""
         return (1 + (m - self.centre).square() / self.width) ** -self.power
 
     def reach(self, tau: float) -> float:
         """How far from the centre D falls to tau."""
-        # Of a nearly powerless branch D stays where it is, and the number below has no float.
+        # With a power near 0 D stays nearly constant, and the number below overflows.
         exponent = -math.log(tau) / self.power if self.power else math.inf
         return math.sqrt(self.width * math.expm1(exponent)) if exponent < 700 else math.inf
 
@@ -47,33 +54,33 @@ class FittedCurve:
     height: float
     """β, nats; at least 0 for utility."""
     base: float
-    """b, nats: where the curve goes once nothing is valid."""
+    """b, nats: the limit of the curve as D goes to 0."""
     negative: Branch
     """D for m < 0."""
     positive: Branch
     """D for m >= 0; at 0 both agree."""
     r2: float
-    """Share of the variance over multipliers that the curve takes up; NaN for a flat curve."""
+    """Share of the variance over multipliers that the curve explains; NaN for a constant curve."""
     residuals: Float[Tensor, " multiplier"]
     """Measured mean minus curve, in nats."""
     base_seen: bool
-    """Whether the sweep goes far enough to show the base; if not, D is counted from a guess."""
+    """Whether the sweep goes far enough to show the base; if not, D rests on an extrapolation."""
     flags: tuple[str, ...]
-    """What keeps the constants from being taken at their word; empty if nothing does."""
+    """Reasons not to trust the constants; empty if there are none."""
 
     def validity(self, multipliers: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
-        """D in (0, 1], also beyond the sweep, where it is the formula's word only."""
+        """D in (0, 1]; beyond the sweep it is an extrapolation."""
         m = multipliers.double()
         return torch.where(m >= 0, self.positive.at(m), self.negative.at(m))
 
     def at(self, multipliers: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
-        """The curve in nats, also beyond the sweep, where it is the formula's word only."""
+        """The curve in nats; beyond the sweep it is an extrapolation."""
         m = multipliers.double()
         return (self.slope * m + self.height) * self.validity(m) + self.base
 
     @property
     def tops(self) -> tuple[float, ...]:
-        """The multipliers at which D is 1: one, one on either side of 0, or none if flat."""
+        """The multipliers at which D is 1: one, one on either side of 0, or none if constant."""
         sides = (
             (self.negative, self.negative.centre <= 0),
             (self.positive, self.positive.centre >= 0),
@@ -85,7 +92,7 @@ class FittedCurve:
         left, right = self.negative.reach(tau), self.positive.reach(tau)
         ends = [self.negative.centre - left, self.negative.centre + left]
         ends += [self.positive.centre - right, self.positive.centre + right]
-        # Both branches agree at 0, so it lies in the stretches of both or of neither.
+        # Both branches agree at 0, so 0 is in the stretches of both or of neither.
         pieces = [(ends[0], ends[3])]
         if float(self.validity(torch.zeros(()))) < tau:
             pieces = [(ends[0], ends[1])] * (self.negative.centre < 0)
@@ -109,10 +116,10 @@ class ValidInterval(NamedTuple):
     high: float
     tau: float
     low_beyond: bool
-    """Utility still holds at the lower end of the sweep: the true end lies further, unmeasured."""
+    """Utility still holds at the lower end of the sweep: the true end is beyond it."""
     high_beyond: bool
     base_seen: bool
-    """Whether the sweep shows where utility ends up; if not, D_u and both ends are extrapolated."""
+    """Whether the sweep shows the base of utility; if not, D_u and both ends are extrapolated."""
     second: tuple[float, float] | None
     """Where validity holds on the other side of 0, if it dips below tau at 0 itself."""
     low_interval: Interval | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,24 +15,58 @@ from torch import Tensor
 from steerlens import plots, stats
 from steerlens.analyses.validity.curve_fitting import FREE, PER_SIDE, fit_curve
 from steerlens.analyses.validity.decay_curve import FittedCurve, ValidInterval
+from steerlens.analyses.validity.validity_section import validity_section
+from steerlens.report.numbers import with_minus
+from steerlens.report.section import Figure, Section
+from steerlens.results import Column, Result
+from steerlens.results.grid import steering_of
+from steerlens.results.summary_lines import labelled
+from steerlens.sites import Site
 from steerlens.stats import Interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-@dataclass(frozen=True, eq=False)
-class ValidityFit:
-    """Preference and utility over multipliers, with their fitted curves."""
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ValidityFit(Result):
+    """Preference and utility over the multipliers of one intervention, with their fitted curves.
 
+    It holds what was measured. The curves are fitted when they are first asked for.
+    """
+
+    kind: ClassVar[str] = "decay"
+    row: str = ""
+    """The name of the intervention; "" where none was given."""
+    site: Site | None = None
+    """Where it acts; None where that is not one site."""
     multipliers: Float[Tensor, " multiplier"]
     preferences: Float[Tensor, "multiplier *example"]
     """As measured, in nats."""
     utilities: Float[Tensor, "multiplier *example"]
-    preference: FittedCurve
-    utility: FittedCurve
-    clamped: float
+    clamped: float = 0.0
     """Share of the utilities that were clamped."""
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_enough(self.multipliers)
+        named = {"multipliers": self.multipliers, "preference": self.preferences}
+        for name, values in {**named, "utility": self.utilities}.items():
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(
+                    f"{name} holds a value that is NaN or infinite, and no curve can be fitted to "
+                    "that. Leave that multiplier out, or sweep smaller ones."
+                )
+
+    @cached_property
+    def preference(self) -> FittedCurve:
+        """The curve fitted to the mean preference."""
+        return fit_curve(self.multipliers, _mean(self.preferences), sloped=True)
+
+    @cached_property
+    def utility(self) -> FittedCurve:
+        """The curve fitted to the mean utility."""
+        return fit_curve(self.multipliers, _mean(self.utilities), sloped=False)
 
     @property
     def swept(self) -> tuple[float, float]:
@@ -69,19 +104,20 @@ class ValidityFit:
         beyond = (multipliers < low) | (multipliers > high)
         if bool(beyond.any()):
             raise ValueError(
-                f"Multiplier {float(multipliers[beyond].flatten()[0]):g} lies beyond the sweep, from "
+                f"Multiplier {float(multipliers[beyond].flatten()[0]):g} is beyond the sweep, from "
                 f"{low:g} to {high:g}: nothing was measured there. Sweep further; or use "
-                "`.preference.at(...)` or `.utility.at(...)`, which give the formula anywhere."
+                "`.preference.at(...)` or `.utility.at(...)`, which extrapolate."
             )
         return multipliers
 
     @property
     def peak(self) -> float:
-        """The multiplier at which fitted utility is highest; NaN for a flat curve.
+        """The multiplier at which fitted utility is highest; NaN for a constant curve.
 
-        Of two tops, which the form makes equally high, the one where more was measured.
+        A curve may have two tops, which are equally high by its form. Then it is the one at which
+        the larger utility was measured.
         """
-        mean = self.utilities.reshape(len(self.utilities), -1).mean(-1)
+        mean = _mean(self.utilities)
         tops = self.utility.tops
         near = [float(mean[(self.multipliers - top).abs().argmin()]) for top in tops]
         return tops[near.index(max(near))] if tops else math.nan
@@ -91,8 +127,8 @@ class ValidityFit:
     ) -> ValidInterval:
         """The multipliers at which D_u >= tau: where utility holds.
 
-        Never longer than the sweep; an end that lies beyond it is marked so. It rests on the base
-        of the utility curve, which a sweep that stops early does not show: heed `flags`.
+        It is never longer than the sweep; an end beyond it is marked. It depends on the base of the
+        utility curve, which a sweep that stops early does not show: see `flags`.
 
         Args:
             tau: Share of the way from the base up to the peak, in nats, that utility must keep.
@@ -103,24 +139,25 @@ class ValidityFit:
             ValueError: If tau is not between 0 and 1, or draws are asked of means alone.
         """
         if not 0 < tau < 1:
-            raise ValueError(f"tau={tau} is no share between 0 and 1. Use 0.5 for half way down.")
+            raise ValueError(
+                f"tau={tau} is not a share between 0 and 1. Use 0.5 for half way down."
+            )
         found = self.utility.holds(tau, self.swept)
         if not draws:
             return found
         if self.utilities.ndim != 2 or self.utilities.shape[1] < 2:
             raise ValueError(
-                "An interval for the ends needs the examples one by one, at least two; this fit was "
-                "given means. Pass fit_validity arrays of [multiplier, example], or draws=0."
+                "An interval for the ends needs the examples one by one, at least two, and this fit "
+                "has means only. Pass arrays of [multiplier, example] to fit_validity, or draws=0."
             )
         means = stats.bootstrap_means(self.utilities.double(), draws=draws, seed=seed)
         ends = []
         for mean in means:
             curve = fit_curve(self.multipliers, mean, sloped=False, start=self.utility)
             stretches = curve.holds(tau, self.swept).stretches
-            # A draw may dip below tau at 0 where the mean does not: its ends are still the outer ones.
-            met = [s for s in stretches if s[0] <= found.high and s[1] >= found.low] or stretches[
-                :1
-            ]
+            # Validity may be below tau at 0 in a draw only: the outer ends of both stretches count.
+            met = [s for s in stretches if s[0] <= found.high and s[1] >= found.low]
+            met = met or stretches[:1]
             ends.append((min(low for low, _ in met), max(high for _, high in met)))
         cuts = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         around = torch.quantile(torch.tensor(ends, dtype=torch.float64), cuts, dim=0)
@@ -132,15 +169,20 @@ class ValidityFit:
     def summary(self, tau: float = 0.5) -> str:
         """A few lines: how well the curves fit, the peak, the valid interval, the flags."""
         lines = [
-            f"preference R² {self.preference.r2:.3f}, utility R² {self.utility.r2:.3f} "
-            f"({len(self.multipliers)} multipliers from {self.swept[0]:g} to {self.swept[1]:g})",
+            f"{self.row}: " * bool(self.row) + f"preference R² {self.preference.r2:.3f}, utility "
+            f"R² {self.utility.r2:.3f} ({len(self.multipliers)} multipliers from "
+            f"{self.swept[0]:g} to {self.swept[1]:g})",
             f"utility is highest at multiplier {self.peak:.3g} and holds "
             f"{self.valid_interval(tau)}",
         ]
         return "\n".join([*lines, *(f"note: {flag}" for flag in self.flags)])
 
-    def __repr__(self) -> str:
-        return self.summary()
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """Where utility holds."""
+        return labelled(
+            "how far",
+            f"utility holds {self.valid_interval()}; fitted with R² {self.utility.r2:.2f}",
+        )
 
     def plot(
         self,
@@ -164,16 +206,14 @@ class ValidityFit:
             valid_label=f"utility holds (D ≥ {tau:g})" + ", extrapolated" * (not valid.base_seen),
             unit="nats",
             title=title,
-            note=f"Utility holds {valid}".translate({ord("-"): "−"}).replace("D_u >=", "D ≥"),
+            note=with_minus(f"Utility holds {valid}").replace("D_u >=", "D ≥"),
             multiplier_unit=multiplier_unit,
         )
 
     def plot_tradeoff(self, *, title: str = "Preference against utility") -> go.Figure:
-        """What preference costs in utility: measured cells, their frontier, and the fitted curve."""
+        """Preference against utility: measured cells, their frontier, and the fitted curve."""
         fine = self.fine
-        preference, utility = (
-            x.reshape(len(x), -1).mean(-1).tolist() for x in (self.preferences, self.utilities)
-        )
+        preference, utility = (_mean(x).tolist() for x in (self.preferences, self.utilities))
         return plots.preference_against_utility(
             {"measured": (preference, utility)},
             multipliers=self.multipliers.tolist(),
@@ -189,11 +229,55 @@ class ValidityFit:
         """201 multipliers over the sweep, to draw the curves along."""
         return torch.linspace(*self.swept, 201, dtype=torch.float64).clamp(*self.swept)
 
+    def section(self, beside: Mapping[str, Result]) -> Section:
+        """Both curves, where utility holds, and what to know of the fit."""
+        return validity_section(
+            Figure(self.plot),
+            Figure(self.plot_tradeoff),
+            steering=steering_of(self.row, self.site) or "steering",
+            r2=(self.preference.r2, self.utility.r2),
+            valid=str(self.valid_interval()),
+            flags=self.flags,
+        )
+
+    # Tables
+
+    def columns(self) -> Sequence[Column]:
+        """Mean preference and utility of every multiplier, with intervals, curve and residual."""
+        found = []
+        measured = {"preference": self.preferences, "utility": self.utilities}
+        for (name, values), curve in zip(
+            measured.items(), (self.preference, self.utility), strict=True
+        ):
+            mean, low, high = _interval(values)
+            parts = {"": mean, "_low": low, "_high": high, "_residual": curve.residuals}
+            parts["_fitted"] = curve.at(self.multipliers)
+            found += [Column(name + end, ("multiplier",), part) for end, part in parts.items()]
+        return found
+
+    def arrays(self) -> list[Column]:
+        """What was measured; without an axis of examples where means were given."""
+        return [
+            Column(name, axes[: values.ndim], values) for name, axes, values in super().arrays()
+        ]
+
+
+def _mean(values: Float[Tensor, "multiplier *example"]) -> Float[Tensor, " multiplier"]:
+    return values.double().reshape(len(values), -1).mean(-1)
+
+
+def _interval(values: Float[Tensor, "multiplier *example"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over examples with their intervals; NaN for the ends where there is one number each."""
+    if values.ndim == 1 or values.shape[1] < 2:
+        mean = values.reshape(len(values), -1).mean(-1)
+        return mean, torch.full_like(mean, torch.nan), torch.full_like(mean, torch.nan)
+    return stats.mean_interval(values)
+
 
 def _band(values: Tensor) -> Any:
-    if values.ndim == 1 or values.shape[1] < 2:
-        return values.reshape(len(values), -1).mean(-1).tolist()
-    return tuple(part.tolist() for part in stats.mean_interval(values))
+    """Means for a figure, with their intervals where there are any."""
+    parts = tuple(part.tolist() for part in _interval(values))
+    return parts if values.ndim > 1 and values.shape[1] > 1 else parts[0]
 
 
 def fit_validity(
@@ -202,31 +286,37 @@ def fit_validity(
     utility: Float[Tensor, "multiplier *example"],
     *,
     clamped: Bool[Tensor, "multiplier *example"] | None = None,
+    row: str = "",
+    site: Site | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> ValidityFit:
-    """Fits the validity-decay curves to the means over examples of preference and utility.
+    """Validity-decay curves through the means over examples of preference and utility.
 
     Args:
-        multipliers: Of one site, with at least four below and four above 0; twice as many show
-            whether the form holds at all.
-        preference: Log-odds of the positive over the negative answer, in nats; means over examples
-            will do, but give no intervals.
+        multipliers: Strengths of one intervention, with at least four below and four above 0; twice
+            as many show whether the form fits at all.
+        preference: Log-odds of the positive over the negative answer, in nats. Means over examples
+            are enough for the curves, but give no intervals.
         utility: Log-odds of either answer over anything else, in nats.
-        clamped: Which utilities were clamped (`scores.utility` says so); reported as a flag.
+        clamped: Which utilities were clamped (`scores.utility` states it); reported as a flag.
+        row: The name of the intervention.
+        site: Where it acts.
+        made_by: How the numbers came about.
 
     Raises:
         ValueError: If there are too few multipliers for the parameters, the same twice, or a number
             that is not finite.
 
     Source: the curves of Xu et al., arXiv:2602.02343, by SLSQP with the constraint that both
-    branches agree at 0. Ours: the constraint is on D itself and not on the curve; the fit starts
-    from 16 fixed places and keeps the best; utility's β is at least 0, so that D_u falls where
-    utility falls; and D reaches 1 at some multiplier of the sweep, without which the valid interval
-    has no top to count from.
+    branches agree at 0. Departures: the constraint is on D itself and not on the curve; the fit
+    starts from 16 fixed places and keeps the best; utility's β is at least 0, so that D_u falls
+    where utility falls; and D reaches 1 at some multiplier of the sweep, since the valid interval is
+    counted from there.
 
-    Width and power of a branch trade off, and so do height and base where the sweep stops before
-    validity is used up: the flags name what these multipliers do not identify. The form cannot say
-    that utility keeps rising with the multiplier: then the residuals are large, or the peak stands
-    at the end of the sweep, whatever R² is, and the flags say so.
+    Width and power of a branch trade off, and so do height and base where the sweep stops before D
+    is near 0: the flags name what these multipliers do not identify. The form cannot describe a
+    utility that keeps rising with the multiplier: then the residuals are large, or the peak is at
+    the end of the sweep, whatever R² is, and the flags say so.
 
     >>> m = torch.linspace(-2, 2, 17)
     >>> decay = 1 / (1 + m.square())
@@ -234,13 +324,15 @@ def fit_validity(
     >>> print(fit.valid_interval(0.5))
     from -1 to 1 (D_u >= 0.5)
     """
-    _check(multipliers, preference, utility)
-    curves = []
-    for values, sloped in ((preference, True), (utility, False)):
-        mean = values.double().reshape(len(values), -1).mean(-1)
-        curves.append(fit_curve(multipliers, mean, sloped=sloped))
-    share = 0.0 if clamped is None else float(clamped.double().mean())
-    return ValidityFit(multipliers, preference, utility, *curves, clamped=share)
+    return ValidityFit(
+        row=row,
+        site=site,
+        multipliers=multipliers,
+        preferences=preference,
+        utilities=utility,
+        clamped=0.0 if clamped is None else float(clamped.double().mean()),
+        made_by=dict(made_by or {}),
+    )
 
 
 def enough_to_fit(multipliers: Float[Tensor, " multiplier"]) -> bool:
@@ -249,7 +341,8 @@ def enough_to_fit(multipliers: Float[Tensor, " multiplier"]) -> bool:
     return min(sides) >= PER_SIDE and len(multipliers) > FREE
 
 
-def _check(multipliers: Tensor, preference: Tensor, utility: Tensor) -> None:
+def require_enough(multipliers: Float[Tensor, " multiplier"]) -> None:
+    """Raises ValueError if these strengths are too few to fit the curves, or hold one twice."""
     if len(multipliers.unique()) < len(multipliers):
         raise ValueError(f"multipliers={multipliers.tolist()} holds one twice. Give each once.")
     if not enough_to_fit(multipliers):
@@ -261,10 +354,3 @@ def _check(multipliers: Tensor, preference: Tensor, utility: Tensor) -> None:
             f"needed, {PER_SIDE} on either side. Sweep more, e.g. "
             f"torch.linspace({-far:g}, {far:g}, 17)."
         )
-    named = {"multipliers": multipliers, "preference": preference, "utility": utility}
-    for name, values in named.items():
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(
-                f"{name} holds a value that is NaN or infinite, and no curve goes through that. "
-                "Leave that multiplier out, or sweep smaller ones."
-            )

@@ -1,48 +1,44 @@
-"""What steering costs in writing: the texts of every cell, and how likely they are unsteered."""
+"""What steering does to writing: the texts of every cell, and how likely they are unsteered."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from numbers import Real
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from steerlens.analyses.writing.judging import Texts, judge_name, judge_texts
+from steerlens.analyses.writing.text_batches import batch_rows, end_token, written_tokens
 from steerlens.analyses.writing.writing_map import WritingMap
-from steerlens.measures.generation import generated_tokens
-from steerlens.measures.surprisal import ROWS, in_chunks, require_unsteered, surprisal
-from steerlens.models.memory import free_bytes
-from steerlens.models.model import Model, SteeringError, as_model
-from steerlens.protocols import Intervention, Scorer
-from steerlens.sites import Site
+from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
+from steerlens.interventions.residual import Add
+from steerlens.measures.surprisal import require_unsteered, surprisal
+from steerlens.models.model import Model, as_model
+from steerlens.protocols import Intervention, ResidualEdit, Scorer
+from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import require_multipliers
 
-Texts = tuple[tuple[str, ...], ...]
-
-
-class JudgeError(ValueError):
-    """A judge that did not give one finite number per text."""
+UNSTEERED = "unsteered"
+"""What the unit of the unsteered texts states in place of an arm."""
 
 
 class _Unit(NamedTuple):
-    """The texts of one intervention at some strengths."""
+    """The texts of one intervention at some multipliers."""
 
     tokens: Int[Tensor, "multiplier prompt new"]
     surprisals: Float[Tensor, "multiplier prompt"]
     texts: Texts
-    """[multiplier][prompt]"""
     judged: Float[Tensor, "multiplier prompt"] | None
 
 
 @torch.no_grad()
 def writing(
     model: Model,
-    interventions: Sequence[Intervention],
+    arms: Arms,
     prompts: Sequence[str],
     multipliers: Sequence[float],
     *,
@@ -50,23 +46,25 @@ def writing(
     temperature: float = 1.0,
     seed: int = 0,
     judge: Scorer | None = None,
-    rows: int | None = None,
     progress: bool = True,
-    done: Callable[[str, slice, Tensor], None] | None = None,
-    have: Callable[[str, slice], Tensor | None] | None = None,
+    cells: Cells | None = None,
 ) -> WritingMap:
     """Continues every prompt under every intervention at every multiplier, and scores the texts.
 
-    All strengths of one prompt share their random draws, so that texts differ by the steering
-    alone; multiplier 0 is written once for all interventions. How likely a text is, is asked of
+    All strengths of one prompt share their random draws, so that its texts differ by the steering
+    alone; multiplier 0 is written once for all interventions. The surprisal of a text is that of
     the unsteered model after the same prompt.
 
+    Texts are written in batches whose size depends on the model and the work, not on the free
+    memory. A batch that runs out of memory all the same is written in halves.
+
     Args:
-        interventions: One per site: the rows of the map.
+        arms: Interventions of any kind: the rows of the map. One that does not take a multiplier
+            per row is attached once for each multiplier.
         prompts: Different ones, at least two: intervals are over prompts.
-        multipliers: The columns of the map; 0 must be among them.
-        temperature: 1 writes as the model does; 0 takes the likeliest token, and many models loop
-            then without any steering.
+        multipliers: The columns of the map, among them 0.
+        temperature: 1 samples from the model's own distribution; 0 takes the likeliest token, with
+            which many models repeat themselves even without steering.
         judge: Scores texts, more being better; none by default. It is called with the unsteered
             texts, and then with those of one intervention at a time. A local classifier::
 
@@ -80,17 +78,13 @@ def writing(
                 def judge(prompts, continuations):
                     task = "How fluent is this text, from 0 to 10? Answer with a number.\\n"
                     return [float(ask(task + p + c)) for p, c in zip(prompts, continuations)]
-        rows: Texts written at once, by default what a quarter of the free memory holds; halved
-            where memory runs out all the same. It does not change what is written.
-        done: Called with ("written", slice, token ids [multiplier, prompt, new]) and ("judged",
-            slice, scores) as they are finished. slice(0, 1) is the unsteered texts, slice(i + 1,
-            i + 2) those of intervention i.
-        have: Gives what a former run finished, or None.
+        cells: Where finished units of work are kept and found; nothing is kept by default. A unit
+            is the texts of one intervention, or the unsteered ones.
 
     Raises:
         ValueError: For fewer than two prompts, equal ones, or one that leaves no room for the new
-            tokens; multipliers without 0; interventions without a site of their own. All before
-            any text is written.
+            tokens; multipliers without 0; an intervention that does not fit the model. All of this
+            is raised before any text is written.
         SteeringError: If steering is attached to the model, or an intervention edits no token.
         JudgeError: If the judge does not give one finite number per text.
     """
@@ -99,148 +93,57 @@ def writing(
     require_unsteered(model)
     _require_prompts(model, prompts, max_new_tokens)
     require_multipliers(multipliers, positive=False)
-    sites = _sites(model, interventions)
-    rows = rows or _rows_that_fit(model, prompts, max_new_tokens)
+    named = named_arms(arms)
+    require_fits(model, named)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed,
     }  # fmt: skip
-
-    def kept(name: str, unit: int, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
-        where = slice(unit, unit + 1)
-        ready = None if have is None else have(name, where)
-        if ready is None:
-            ready = make()
-            if done is not None:
-                done(name, where, ready)
-        if tuple(ready.shape) != shape:
-            raise ValueError(
-                f"What a former run finished ({name!r}, {where}) has shape {tuple(ready.shape)}, "
-                f"and these prompts, multipliers and max_new_tokens need {shape}. It is of another "
-                "run: delete it."
-            )
-        return ready
-
+    kept = cells_or_none(cells, "writing", progress)
+    facts = {"work": _digest([list(map(float, multipliers)), prompts, options])}
+    rows = batch_rows(model, prompts, max_new_tokens)
     steered = [float(m) for m in multipliers if m != 0]
-    work = [(None, [0.0]), *((intervention, steered) for intervention in interventions)]
+    work: list[tuple[str, Intervention | None, list[float]]] = [(UNSTEERED, None, [0.0])]
+    work += [(name, edit, steered) for name, edit in named.items()]
     units = []
-    with tqdm(
-        total=len(prompts) * sum(len(ms) for _, ms in work),
-        desc="writing",
-        unit="text",
-        disable=not progress,
-    ) as bar:
-        for k, (intervention, ms) in enumerate(work):
-            shape = (len(ms), len(prompts))
-            make = partial(_written, model, intervention, prompts, ms, options, rows)
-            tokens = kept("written", k, (*shape, max_new_tokens), make).long()
-            texts = _texts(model, tokens)
-            asked = prompts * len(ms)
-            judged = None
+    with kept.bar(len(prompts) * (1 + len(named) * len(steered)), "text") as bar:
+        for k, (name, edit, ms) in enumerate(work):
+
+            def written(edit=edit, ms=ms) -> dict[str, Tensor]:
+                tokens = written_tokens(model, edit, prompts, ms, rows, options)
+                scores = surprisal(model, prompts, tokens.transpose(0, 1), rows=rows).T
+                return {"tokens": tokens, "surprisals": scores.contiguous()}
+
+            found = kept.part("written", arm=name, **facts).compute(k, written)
+            texts, scores = _texts(model, found["tokens"]), None
             if judge is not None:
-                judged = kept("judged", k, shape, partial(_judged, judge, asked, texts))
-            scores = surprisal(model, prompts, tokens.transpose(0, 1), rows=rows).T
-            units.append(_Unit(tokens, scores, texts, judged))
-            bar.update(len(asked))
-    return _assembled(
-        model, sites, prompts, multipliers, units,
-        {
-            "question": "What does steering do to writing?",
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "processing": model.processing,
-            "bos": model.prepend_bos,
-            "interventions": [type(i).__name__ for i in interventions],
-            "positions": _common(interventions, "positions"),
-            "unit": _common(interventions, "unit"),
-            "judge": None if judge is None else getattr(judge, "__name__", type(judge).__name__),
-            **options,
-        },
-    )  # fmt: skip
+                asked = kept.part("judged", arm=name, judge=judge_name(judge) or "", **facts)
 
+                def scored(judge=judge, texts=texts) -> dict[str, Tensor]:
+                    return {"judged": judge_texts(judge, prompts, texts)}
 
-def _written(
-    model: Model,
-    intervention: Intervention | None,
-    prompts: list[str],
-    multipliers: list[float],
-    options: dict[str, Any],
-    rows: int,
-) -> Int[Tensor, "multiplier prompt new"]:
-    """Token ids of every text; all strengths in one batch, with one strength per row."""
-    luck = list(range(len(prompts))) * len(multipliers)
-    strengths = torch.tensor(multipliers).repeat_interleave(len(prompts)).to(model.device)
-
-    def run(chunk: slice) -> Tensor:
-        draws = luck[chunk]
-        asked = [prompts[p] for p in draws]
-        if intervention is None:
-            new = generated_tokens(model, asked, draws=draws, **options)
-        else:
-            with intervention.attach(model, strengths[chunk]):
-                try:
-                    new = generated_tokens(model, asked, draws=draws, **options)
-                except SteeringError:
-                    # All texts may have ended before the first token that is steered. That is an
-                    # answer, not an error; steering that edits nothing at all raises again.
-                    new = generated_tokens(model, asked, draws=draws, stop_at_eos=False, **options)
-        return _ended(model, new, options["max_new_tokens"]).cpu()
-
-    found = in_chunks(run, len(luck), rows)
-    return found.view(len(multipliers), len(prompts), -1)
-
-
-def _ended(model: Model, new: Int[Tensor, "row some"], width: int) -> Int[Tensor, "row new"]:
-    """Generated tokens with -1 after the first EOS, and as wide as was asked for."""
-    out = new.new_full((len(new), width), -1)
-    out[:, : new.shape[1]] = new
-    eos = out == _eos(model)
-    return out.masked_fill(eos.cumsum(-1) - eos.long() > 0, -1)
-
-
-def _eos(model: Model) -> int:
-    """The id that ends a text; -2, which is no token, where there is none."""
-    eos = model.tokenizer.eos_token_id
-    return -2 if eos is None else eos
-
-
-def _texts(model: Model, tokens: Int[Tensor, "multiplier prompt new"]) -> Texts:
-    """What the tokens say, as `generate` writes it."""
-    return tuple(
-        tuple(
-            model.tokenizer.batch_decode(
-                [[t for t in row if t >= 0] for row in cell], skip_special_tokens=True
-            )
-        )
-        for cell in tokens.tolist()
-    )
-
-
-def _judged(judge: Scorer, prompts: list[str], texts: Texts) -> Float[Tensor, "multiplier prompt"]:
-    continuations = [text for cell in texts for text in cell]
-    scores = list(judge(list(prompts), list(continuations)))
-    if len(scores) != len(continuations):
-        raise JudgeError(
-            f"The judge returned {len(scores)} scores for {len(continuations)} texts. "
-            "Return one number per text, in their order."
-        )
-    for prompt, text, score in zip(prompts, continuations, scores, strict=True):
-        if not isinstance(score, Real) or not math.isfinite(score):
-            raise JudgeError(
-                f"The judge returned {score!r} for the text {text!r} after the prompt {prompt!r}. "
-                "Return one finite number for every text; say what an empty or odd text is worth."
-            )
-    return torch.tensor([float(score) for score in scores]).view(len(texts), -1)
+                scores = asked.compute(k, scored)["judged"]
+            units.append(_Unit(found["tokens"], found["surprisals"], texts, scores))
+            bar.update(len(prompts) * len(ms))
+    made_by = {
+        **model.facts,
+        "question": "What does steering do to writing?",
+        "interventions": {name: repr(edit) for name, edit in named.items()},
+        **_common(named),
+        "judge": judge_name(judge),
+        **options,
+    }
+    return _assembled(model, named, prompts, multipliers, units, made_by)
 
 
 def _assembled(
     model: Model,
-    sites: tuple[Site, ...],
+    arms: Mapping[str, Intervention],
     prompts: list[str],
     multipliers: Sequence[float],
     units: list[_Unit],
     made_by: dict[str, Any],
 ) -> WritingMap:
-    """The map, in which all sites share the unsteered texts."""
+    """The map, in which all rows share the unsteered texts."""
     unsteered, *steered = units
     places, place = [], 0
     for m in multipliers:  # which unit and which of its strengths a column shows
@@ -256,25 +159,45 @@ def _assembled(
 
     tokens = stacked("tokens")
     return WritingMap(
-        sites=sites,
+        rows=tuple(arms),
+        sites=tuple(map(site_of, arms.values())),
         multipliers=torch.tensor([float(m) for m in multipliers]),
         prompts=tuple(prompts),
         texts=tuple(map(tuple, laid_out("texts"))),
         tokens=tokens,
-        ended=(tokens == _eos(model)).any(-1),
+        ended=(tokens == end_token(model)).any(-1),
         surprisals=stacked("surprisals"),
         judged=None if unsteered.judged is None else stacked("judged"),
         made_by=made_by,
     )
 
 
-def _common(interventions: Sequence[Intervention], name: str) -> str | None:
-    """What all interventions say of themselves, or None."""
-    said = {str(getattr(intervention, name, None)) for intervention in interventions}
-    return said.pop() if len(said) == 1 and said != {"None"} else None
+def _texts(model: Model, tokens: Int[Tensor, "multiplier prompt new"]) -> Texts:
+    """The tokens as text, as `generate` returns it."""
+    return tuple(
+        tuple(
+            model.tokenizer.batch_decode(
+                [[t for t in row if t >= 0] for row in cell], skip_special_tokens=True
+            )
+        )
+        for cell in tokens.tolist()
+    )
 
 
-# What is refused before any work
+def _digest(work: list[Any]) -> str:
+    """What decides the texts of a unit beside the model and the intervention."""
+    return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
+
+
+def _common(arms: Mapping[str, Intervention]) -> dict[str, str | None]:
+    """Positions and unit of strength, where all interventions state the same."""
+    edits = list(arms.values())
+    positions = {repr(e.positions) if isinstance(e, ResidualEdit) else None for e in edits}
+    units = {str(e.unit) if isinstance(e, Add) else None for e in edits}
+    return {
+        "positions": positions.pop() if len(positions) == 1 else None,
+        "unit": units.pop() if len(units) == 1 else None,
+    }
 
 
 def _require_prompts(model: Model, prompts: list[str], new: int) -> None:
@@ -293,30 +216,3 @@ def _require_prompts(model: Model, prompts: list[str], new: int) -> None:
             f"than the context of {model.name!r}, {model.n_ctx}. Use "
             f"max_new_tokens={max(0, model.n_ctx - longest)} or shorter prompts."
         )
-
-
-def _sites(model: Model, interventions: Sequence[Intervention]) -> tuple[Site, ...]:
-    sites = [getattr(intervention, "site", None) for intervention in interventions]
-    if not sites or None in sites or len(set(sites)) < len(sites):
-        raise ValueError(
-            f"The interventions act at {', '.join(map(str, sites)) or 'no site'}. A row of the map "
-            "is one site: give at least one intervention, each with a site of its own. Texts of "
-            "any other: steerlens.dose_response(…)."
-        )
-    for site in sites:
-        model.require_site(site)  # type: ignore[arg-type]
-    return tuple(sites)  # type: ignore[arg-type]
-
-
-# Memory
-
-
-def _rows_that_fit(model: Model, prompts: list[str], new: int) -> int:
-    """How many texts a quarter of the free memory holds: their keys and values, and one layer."""
-    cfg, size = model.cfg, next(model.wrapped.parameters()).element_size()
-    width = model.tokens(prompts).width + new
-    kept = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
-    layer = 4 * cfg.d_model + 2 * (cfg.d_mlp or 0) + 3 * cfg.n_heads * (cfg.d_head + width)
-    # Sampling holds a handful of float32 vectors over the vocabulary.
-    need = width * (kept + layer) * size + 6 * 4 * cfg.d_vocab
-    return max(1, min(ROWS, free_bytes(model.device) // (4 * need)))

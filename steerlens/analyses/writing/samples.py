@@ -1,4 +1,4 @@
-"""Texts of one cell beside the unsteered ones, to be read."""
+"""Texts of one cell beside the unsteered ones."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steerlens.analyses.steerability.steerability_map import Cell
+from steerlens.results import Cell
 
 Both = tuple[float, float]
-"""A number of the unsteered and of the steered text."""
+"""A number of the unsteered text and of the steered text."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a cell writes after some prompts, beside what the unsteered model writes after them."""
+    """Steered texts of one cell and unsteered texts, after the same prompts."""
 
     cell: Cell
     prompts: tuple[str, ...]

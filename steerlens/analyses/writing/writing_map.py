@@ -3,183 +3,164 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from steerlens import plots, stats
-from steerlens.analyses.steerability.steerability_map import Cell
+from steerlens import plots
+from steerlens.analyses.writing.counting import count_cells, count_texts, shape_of, words_of
+from steerlens.analyses.writing.quantities import (
+    DISTINCT,
+    FIRST,
+    POOLED,
+    QUANTITIES,
+    REPEATED,
+    Change,
+    Quantity,
+    mean_change,
+)
 from steerlens.analyses.writing.samples import Samples
+from steerlens.analyses.writing.writing_section import writing_section
 from steerlens.measures.repetition import (
     compression_ratio,
     distinct_share,
     distinct_without_each,
     repeated_share,
 )
+from steerlens.report.numbers import with_minus
+from steerlens.report.section import Figure, Section
+from steerlens.results import Cell, Column, Result, chosen_cell
+from steerlens.results.grid import find_multiplier, find_row, layers_of
+from steerlens.results.summary_lines import labelled
 from steerlens.sites import Site
 from steerlens.stats import Interval
-from steerlens.store import result_files as files
-from steerlens.store.files import write_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-REPEATED, DISTINCT, POOLED = 4, 1, 2
-"""Lengths of n-grams: those counted as repeated and as distinct in a text, and in a whole cell."""
-Quantity = Literal[
-    "surprisal", "repeated", "distinct", "compression", "variety", "length", "judged"
-]
+CellLike = Cell | tuple[str | int | Site, float]
+"""A cell; or the name, site or layer of its row, and its multiplier."""
 
 
-class Kind(NamedTuple):
-    """How a quantity is called."""
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class WritingMap(Result):
+    """The texts of every row, multiplier and prompt, and how likely the unsteered model finds them.
 
-    label: str
-    unit: str
-    worse_down: bool = False
-    """Whether less of it is worse."""
-    least: float = 0.0
-    """What a picture must not show as a large change, however small all others are."""
+    Everything else is derived. A change is always against the unsteered text of the same prompt,
+    which is sampled with the same random draws. A number that a text does not have (an empty text
+    has no n-grams) is NaN; such prompts are left out of its mean, and counted.
 
-
-KINDS: dict[Quantity, Kind] = {
-    "surprisal": Kind("surprisal", "nats per token", least=0.1),
-    "repeated": Kind(f"repeated {REPEATED}-grams", "share", least=0.1),
-    "distinct": Kind("distinct tokens", "share", True, least=0.1),
-    "compression": Kind("compression", "ratio", least=0.1),
-    "variety": Kind(f"distinct {POOLED}-grams of all texts", "share", True, least=0.1),
-    "length": Kind("length", "tokens", True, least=1.0),
-    "judged": Kind("judge's score", "as judged", True),
-}
-
-
-FIRST: tuple[Quantity, ...] = ("surprisal", "repeated", "distinct", "variety")
-"""The four that say most without a judge."""
-
-
-class Change(NamedTuple):
-    """Steered minus unsteered texts of the same prompts, for every cell."""
-
-    mean: Float[Tensor, "site multiplier"]
-    low: Float[Tensor, "site multiplier"]
-    """Lower end of the 95% interval over prompts."""
-    high: Float[Tensor, "site multiplier"]
-    pairs: Int[Tensor, "site multiplier"]
-    """Prompts for which both texts have the number; the others are left out."""
-
-
-@dataclass(frozen=True, eq=False)
-class WritingMap:
-    """The texts written at every site, multiplier and prompt, and how likely they are unsteered.
-
-    Everything else is derived. What steering does is always the difference to the unsteered text
-    of the same prompt, written with the same luck. A number that a text does not have (an empty
-    text has no n-grams) is NaN; such prompts are left out of its mean, and counted.
-
-    No one number says that a text is good: a loop of one word has a *low* surprisal, and random
-    words repeat nothing. Read them together, and read `sample(cell)`.
+    No single number shows that a text is good: a loop of one word has a *low* surprisal, and random
+    words repeat nothing. Look at several of them, and at the texts: `sample(cell)`.
     """
 
-    sites: tuple[Site, ...]
+    kind: ClassVar[str] = "writing"
+    rows: tuple[str, ...]
+    """The name of each intervention."""
+    sites: tuple[Site | None, ...]
+    """Where each intervention acts; None where that is not one site."""
     multipliers: Float[Tensor, " multiplier"]
     prompts: tuple[str, ...]
     texts: tuple[tuple[tuple[str, ...], ...], ...]
-    """[site][multiplier][prompt], without the prompt and without special tokens."""
-    tokens: Int[Tensor, "site multiplier prompt new"]
+    """[row][multiplier][prompt], without the prompt and without special tokens."""
+    tokens: Int[Tensor, "row multiplier prompt new"]
     """What was written, with the EOS that ended it; -1 after that."""
-    ended: Bool[Tensor, "site multiplier prompt"]
+    ended: Bool[Tensor, "row multiplier prompt"]
     """Whether the text ended by itself, with EOS, rather than at the limit."""
-    surprisals: Float[Tensor, "site multiplier prompt"]
+    surprisals: Float[Tensor, "row multiplier prompt"]
     """Mean negative log-probability of the written tokens, EOS included, under the unsteered model
     after the prompt, in nats per token."""
-    judged: Float[Tensor, "site multiplier prompt"] | None = None
+    judged: Float[Tensor, "row multiplier prompt"] | None = None
     """A judge's score of every text; more is taken to be better."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = (len(self.sites), len(self.multipliers), len(self.prompts))
+        shape = (len(self.rows), len(self.multipliers), len(self.prompts))
         numbers = {"tokens": self.tokens[..., 0], "ended": self.ended}
         numbers |= {"surprisals": self.surprisals, "judged": self.judged}
         found = {name: tuple(x.shape) for name, x in numbers.items() if x is not None}
-        found["texts"] = _shape(self.texts)
+        found["texts"] = shape_of(self.texts)
         for name, given in found.items():
             if given != shape:
                 raise ValueError(
-                    f"{name} has shape {given}; {shape[0]} sites, {shape[1]} multipliers and "
+                    f"{name} has shape {given}; {shape[0]} rows, {shape[1]} multipliers and "
                     f"{shape[2]} prompts need {shape}."
                 )
         if int((self.multipliers == 0).sum()) != 1:
             raise ValueError(
-                f"multipliers={self.multipliers.tolist()} must hold 0 once: the unsteered texts "
-                "are what all others are compared with."
+                f"multipliers={self.multipliers.tolist()} must hold 0 once: all texts are compared "
+                "with the unsteered ones."
             )
 
     # Numbers of every text
 
     @property
-    def layers(self) -> tuple[int, ...]:
-        return tuple(site.layer for site in self.sites)
+    def layers(self) -> tuple[int, ...] | None:
+        """The layer of each row, where the rows are one stream's layers; else None."""
+        return layers_of(self.rows, self.sites)
 
     @property
-    def kinds(self) -> tuple[Quantity, ...]:
-        """What there is to look at; "judged" only if a judge was asked."""
-        return tuple(kind for kind in KINDS if kind != "judged" or self.judged is not None)
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What is counted; "judged" only if there was a judge."""
+        return tuple(name for name in QUANTITIES if name != "judged" or self.judged is not None)
 
     @property
-    def perplexities(self) -> Float[Tensor, "site multiplier prompt"]:
+    def perplexities(self) -> Float[Tensor, "row multiplier prompt"]:
         """exp of the surprisal."""
         return self.surprisals.exp()
 
     @property
-    def lengths(self) -> Int[Tensor, "site multiplier prompt"]:
+    def lengths(self) -> Int[Tensor, "row multiplier prompt"]:
         """Tokens written, the EOS that ended the text included; never 0."""
         return (self.tokens >= 0).sum(-1)
 
     @cached_property
-    def empty(self) -> Bool[Tensor, "site multiplier prompt"]:
-        """Texts without a word: ended at once, or special tokens and spaces only."""
-        flags = [[[not text.strip() for text in cell] for cell in row] for row in self.texts]
-        return torch.tensor(flags)
+    def empty(self) -> Bool[Tensor, "row multiplier prompt"]:
+        """Texts without a word: they ended at once, or hold only special tokens and spaces."""
+        return count_texts(self.texts, lambda text: not text.strip())
 
     @cached_property
-    def repeated(self) -> Float[Tensor, "site multiplier prompt"]:
-        """Share of a text's 4-grams that stood in it before; NaN below 4 tokens."""
-        return self._per_text(lambda words, text: repeated_share(words, REPEATED))
+    def _words(self) -> list[list[list[list[int]]]]:
+        return words_of(self.tokens, self.ended)
 
     @cached_property
-    def distinct(self) -> Float[Tensor, "site multiplier prompt"]:
-        """Share of a text's tokens that are different ones (distinct-1); NaN without any."""
-        return self._per_text(lambda words, text: distinct_share([words], DISTINCT))
+    def repeated(self) -> Float[Tensor, "row multiplier prompt"]:
+        """Share of a text's 4-grams that occur earlier in it; NaN below 4 tokens."""
+        return count_texts(self._words, lambda words: repeated_share(words, REPEATED))
 
     @cached_property
-    def compression(self) -> Float[Tensor, "site multiplier prompt"]:
+    def distinct(self) -> Float[Tensor, "row multiplier prompt"]:
+        """Different tokens of a text over all its tokens (distinct-1); NaN without any."""
+        return count_texts(self._words, lambda words: distinct_share([words], DISTINCT))
+
+    @cached_property
+    def compression(self) -> Float[Tensor, "row multiplier prompt"]:
         """Bytes of a text for each byte left after compression; NaN for an empty text."""
-        return self._per_text(lambda words, text: compression_ratio(text))
+        return count_texts(self.texts, compression_ratio)
 
     @cached_property
-    def variety(self) -> Float[Tensor, "site multiplier"]:
-        """Share of the 2-grams of all texts of a cell that are different ones (distinct-2).
+    def variety(self) -> Float[Tensor, "row multiplier"]:
+        """Different 2-grams of all texts of a cell over all their 2-grams (distinct-2).
 
-        Low where the prompts no longer matter and all texts are alike, which no text by itself
-        shows.
+        It is low where all texts are alike whatever the prompt, which no single text shows.
         """
-        return self._per_cell(lambda words: distinct_share(words, POOLED))
+        return count_cells(self._words, lambda words: distinct_share(words, POOLED))
 
-    def values(self, quantity: Quantity) -> Float[Tensor, "site multiplier prompt"]:
+    def values(self, quantity: Quantity) -> Float[Tensor, "row multiplier prompt"]:
         """The numbers of every text, by name.
 
         Raises:
-            ValueError: If there is no such quantity, it is one of cells, or no judge was asked.
+            ValueError: If there is no such quantity, if it is a quantity of cells, or if there was
+                no judge.
         """
-        if quantity not in self.kinds or quantity == "variety":
-            known = [kind for kind in self.kinds if kind != "variety"]
+        if quantity not in self.quantities or quantity == "variety":
+            known = [name for name in self.quantities if name != "variety"]
             raise ValueError(
                 f"These texts have no {quantity!r}. Use one of {', '.join(known)}"
                 + (", or write them with judge=…." if self.judged is None else ".")
@@ -199,7 +180,7 @@ class WritingMap:
                 self._changes[quantity] = self._variety_change()
             else:
                 values = self.values(quantity)
-                self._changes[quantity] = _paired(values - values[:, self._zero, None])
+                self._changes[quantity] = mean_change(values - values[:, self._zero, None])
         return self._changes[quantity]
 
     @cached_property
@@ -207,9 +188,9 @@ class WritingMap:
         return {}
 
     def _variety_change(self) -> Change:
-        """With a jackknife over prompts: a resample that holds a text twice would look less varied."""
+        """With a jackknife over prompts: a bootstrap sample holds texts twice, which lowers variety."""
         n = len(self.prompts)
-        without = self._per_cell(lambda words: distinct_without_each(words, POOLED))
+        without = count_cells(self._words, lambda words: distinct_without_each(words, POOLED))
         moved = (without - without[:, self._zero, None]).double()
         error = (moved.var(-1, correction=0) * (n - 1)).sqrt()
         reach = (float(scipy_stats.t.ppf(0.975, n - 1)) * error).float()
@@ -218,94 +199,67 @@ class WritingMap:
 
     # Cells
 
-    @property
+    @cached_property
     def _zero(self) -> int:
-        return int((self.multipliers == 0).nonzero()[0])
+        return find_multiplier(self.multipliers, 0.0)
 
-    def cell(self, site: int, multiplier: int) -> Cell:
+    def cell(self, row: int, multiplier: int) -> Cell:
         """The cell at these indices."""
-        return Cell(self.sites[site], float(self.multipliers[multiplier]))
+        return Cell(self.rows[row], float(self.multipliers[multiplier]), self.sites[row])
 
-    def index(self, cell: Cell | tuple[int, float]) -> tuple[int, int]:
-        """The indices of a cell, which may be given as (layer, multiplier).
+    def index(self, cell: CellLike) -> tuple[int, int]:
+        """The indices of a cell.
 
         Raises:
             ValueError: If there is no such cell.
         """
-        where, multiplier = cell
-        places: tuple = self.sites if isinstance(where, Site) else self.layers
-        columns = torch.isclose(self.multipliers, torch.tensor(float(multiplier))).nonzero()
-        if where not in places or not len(columns):
-            raise ValueError(
-                f"{where} at multiplier {multiplier:g} is no cell of this map. It has "
-                f"{', '.join(map(str, self.sites))}, at multipliers "
-                f"{', '.join(f'{m:g}' for m in self.multipliers.tolist())}."
-            )
-        return places.index(where), int(columns[0])
+        row, multiplier = cell[0], cell[1]
+        return find_row(self.rows, self.sites, row), find_multiplier(self.multipliers, multiplier)
 
-    def sample(self, cell: Cell | tuple[int, float], n: int | None = 8) -> Samples:
-        """The texts of a cell beside the unsteered ones, with their numbers, to be read.
+    def sample(self, cell: CellLike, n: int | None = 8) -> Samples:
+        """The texts of a cell beside the unsteered ones, with their numbers.
 
-        The first n prompts (all for None): never chosen by what was written.
+        They are those of the first n prompts (all for None), and never chosen by what was written.
         """
         i, j = self.index(cell)
-        kinds: list[Quantity] = [kind for kind in self.kinds if kind != "variety"]
         return Samples(
             cell=self.cell(i, j),
             prompts=self.prompts[:n],
             unsteered=self.texts[i][self._zero][:n],
             steered=self.texts[i][j][:n],
             numbers={
-                KINDS[kind].label: tuple(
+                QUANTITIES[name].label: tuple(
                     (float(before), float(after))
-                    for before, after in self.values(kind)[i, [self._zero, j], :n].T
+                    for before, after in self.values(name)[i, [self._zero, j], :n].T
                 )
-                for kind in kinds
+                for name in self.quantities
+                if name != "variety"
             },
         )
 
-    def _words(self, i: int, j: int) -> list[list[int]]:
-        """The tokens of a cell's texts, without the EOS that ended them."""
-        rows = zip(self.tokens[i, j].tolist(), self.ended[i, j].tolist(), strict=True)
-        return [[t for t in row if t >= 0][: -1 if end else None] for row, end in rows]
-
-    def _per_cell(self, measure: Callable[[list[list[int]]], Any]) -> Tensor:
-        columns = range(len(self.multipliers))
-        return torch.tensor(
-            [[measure(self._words(i, j)) for j in columns] for i in range(len(self.sites))]
-        )
-
-    def _per_text(self, measure: Callable[[list[int], str], float]) -> Tensor:
-        return torch.tensor(
-            [
-                [list(map(measure, self._words(i, j), texts)) for j, texts in enumerate(row)]
-                for i, row in enumerate(self.texts)
-            ]
-        )
-
-    # Pictures and words
+    # Words and pictures
 
     def plot(self, quantity: Quantity | None = None) -> go.Figure:
-        """Layer x multiplier: what changes against the unsteered texts; red is worse.
+        """Row x multiplier: changes against the unsteered texts; red is worse.
 
         Args:
             quantity: One quantity, large; by default four of them.
         """
         shown = FIRST if quantity is None else (quantity,)
-        changes = {KINDS[kind]: self.change(kind) for kind in shown}
-        title = f"What steering does to the texts: {KINDS[shown[0]].label}"
+        changes = {QUANTITIES[name]: self.change(name) for name in shown}
+        unit = self.made_by.get("unit")
         return plots.change_panels(
-            {kind.label: tuple(x.tolist() for x in c[:3]) for kind, c in changes.items()},
-            layers=list(self.layers),
+            {info.label: tuple(x.tolist() for x in c[:3]) for info, c in changes.items()},
+            rows=self.layers or self.rows,
             columns=self.multipliers.tolist(),
-            units={kind.label: kind.unit for kind in changes},
-            worse_down=[kind.label for kind in changes if kind.worse_down],
-            least={kind.label: kind.least for kind in changes},
-            title=self._finding() if quantity is None else title,
-            column_title=f"multiplier ({self.made_by.get('unit') or 'strength'})",
+            units={info.label: info.unit for info in changes},
+            worse_down=[info.label for info in changes if info.worse_down],
+            least={info.label: info.least for info in changes},
+            title=self._finding() if quantity is None else _title(quantity),
+            column_title=f"multiplier ({unit})" if unit else "multiplier",
             note=f"Against the unsteered texts of the same {len(self.prompts)} prompts; red is "
             f"worse. {self._emptiness()}",
-            hover={kind.label: self._hover(change) for kind, change in changes.items()},
+            hover={info.label: self._hover(change) for info, change in changes.items()},
         )
 
     def _finding(self) -> str:
@@ -313,10 +267,11 @@ class WritingMap:
         i, j = divmod(int(mean.argmax()), mean.shape[1])
         if float(mean[i, j]) <= 0:
             return "Steered texts are no less likely than unsteered ones"
-        where = f"layer {self.layers[i]}, multiplier {self.cell(i, j).multiplier:g}"
+        row = self.rows[i] if self.layers is None else f"layer {self.layers[i]}"
+        where = with_minus(f"{row}, multiplier {self.cell(i, j).multiplier:g}")
         return (
-            f"Steered texts are up to {math.exp(float(mean[i, j])):.3g} times as perplexing to the "
-            f"unsteered model ({where.replace('-', '−')})"
+            f"Steered texts have up to {_times(float(mean[i, j]))} the perplexity of unsteered "
+            f"ones ({where})"
         )
 
     def _emptiness(self) -> str:
@@ -337,7 +292,7 @@ class WritingMap:
                 f"empty, {float(lengths[i, j]):.3g} tokens each"
                 for j in range(len(self.multipliers))
             ]
-            for i in range(len(self.sites))
+            for i in range(len(self.rows))
         ]
 
     def summary(self) -> str:
@@ -346,10 +301,9 @@ class WritingMap:
             f"{self.made_by.get('question', 'Steered writing')} ({self.made_by.get('model', '')}): "
             f"{len(self.prompts)} prompts, up to {self.tokens.shape[-1]} tokens each"
         ]
-        for kind in self.kinds:
-            label, unit, worse_down, _ = KINDS[kind]
-            own = self.variety[0] if kind == "variety" else self.values(kind)[0].nanmean(-1)
-            change = self.change(kind)
+        for name in self.quantities:
+            label, unit, worse_down, _ = QUANTITIES[name]
+            change = self.change(name)
             seen = (-change.mean if worse_down else change.mean).nan_to_num(-math.inf)
             seen[:, self._zero] = -math.inf
             i, j = divmod(int(seen.argmax()), seen.shape[1])
@@ -358,86 +312,63 @@ class WritingMap:
                     f"  {label:30s} fewer than two prompts have it with and without steering"
                 )
                 continue
-            found = Interval(*(float(part[i, j]) for part in change[:3]))
             lines.append(
-                f"  {label:30s} {float(own[self._zero]):.3g} unsteered ({unit}), changes by {found} "
-                f"at the worst cell, {self.cell(i, j)}"
+                f"  {label:30s} {float(self._means(name)[0, self._zero]):.3g} unsteered ({unit}), "
+                f"changes by {change.at(i, j)} at the worst cell, {self.cell(i, j)}"
             )
         return "\n".join([*lines, f"  {self._emptiness()}"])
 
-    # Files
+    def _means(self, quantity: Quantity) -> Float[Tensor, "row multiplier"]:
+        """The mean over the texts of each cell that have the number."""
+        return self.variety if quantity == "variety" else self.values(quantity).nanmean(-1)
 
-    def save(self, directory: Path | str) -> Path:
-        """Writes writing.safetensors, writing.json and a tidy writing.csv into a folder."""
-        names = ("multipliers", "tokens", "ended", "surprisals", "judged")
-        tensors = {name: getattr(self, name) for name in names}
-        out = files.save(
-            Path(directory), "writing", {k: x for k, x in tensors.items() if x is not None},
-            self.sites, self.made_by, prompts=self.prompts, texts=self.texts,
-        )  # fmt: skip
-        write_text(out / "writing.csv", self._tidy())
-        return out
+    def run_summary(self, beside: Mapping[str, Result]) -> str:
+        """What happens to the texts of the cell that a map recommends."""
+        chosen = self._chosen(beside)
+        if chosen is None:
+            return ""
+        return labelled(
+            "writing",
+            f"surprisal of the texts {chosen[0]} nats per token against the unsteered ones\n"
+            f"repeated 4-grams {chosen[1]}",
+        )
 
-    @classmethod
-    def load(cls, directory: Path | str) -> WritingMap:
-        """Reads what `save` wrote.
+    def _chosen(self, beside: Mapping[str, Result]) -> tuple[Interval, Interval] | None:
+        """The changes of surprisal and of repeated 4-grams in the cell that a map recommends."""
+        cell = chosen_cell(beside)
+        if cell is None or cell.row not in self.rows:
+            return None
+        place = self.index(cell)
+        return self.change("surprisal").at(*place), self.change("repeated").at(*place)
 
-        Raises:
-            ResultError: If the folder holds no writing, or its parts do not fit each other.
-        """
-        tensors, sites, made_by = files.load(Path(directory), "writing")
-        try:
-            extra = made_by.pop("_extra")
-            texts = tuple(tuple(map(tuple, row)) for row in extra["texts"])
-            prompts = tuple(extra["prompts"])
-            return cls(sites=sites, prompts=prompts, texts=texts, made_by=made_by, **tensors)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise files.ResultError(
-                f"The writing in {directory} is broken ({error}). Delete writing.json and "
-                "writing.safetensors there and write the texts again."
-            ) from error
+    def section(self, beside: Mapping[str, Result]) -> Section:
+        """What steering does to the texts of every cell, and of the one that a map recommends."""
+        size = {"prompts": len(self.prompts), "tokens": self.tokens.shape[-1]}
+        return writing_section(Figure(self.plot), **size, chosen=self._chosen(beside))
 
-    def _tidy(self) -> str:
-        heads = ["layer", "stream", "multiplier", "prompts", "empty"]
-        for kind in self.kinds:
-            heads += [kind, f"{kind}_change", f"{kind}_low", f"{kind}_high", f"{kind}_pairs"]
-        lines = [",".join(heads)]
-        means: dict[Quantity, Tensor] = {
-            kind: self.variety if kind == "variety" else self.values(kind).nanmean(-1)
-            for kind in self.kinds
-        }
-        for i, site in enumerate(self.sites):
-            for j, m in enumerate(self.multipliers.tolist()):
-                row = [str(site.layer), site.stream, f"{m:g}"]
-                row += [str(len(self.prompts)), str(int(self.empty[i, j].sum()))]
-                for kind, mean in means.items():
-                    numbers = (mean, *self.change(kind))
-                    row += [f"{float(x[i, j]):.6g}" for x in numbers]
-                lines.append(",".join(row))
-        return "\n".join(lines) + "\n"
+    # Tables
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.plot()._repr_mimebundle_(include, exclude)
-
-    def __repr__(self) -> str:
-        return self.summary()
+    def columns(self) -> Sequence[Column]:
+        """For every cell the mean of each quantity, and its change with its interval."""
+        axes = ("row", "multiplier")
+        found = [
+            Column("prompts", (), torch.tensor(len(self.prompts))),
+            Column("empty", axes, self.empty.sum(-1)),
+        ]
+        for name in self.quantities:
+            found.append(Column(name, axes, self._means(name)))
+            for end, part in zip(
+                ("change", "low", "high", "pairs"), self.change(name), strict=True
+            ):
+                found.append(Column(f"{name}_{end}", axes, part))
+        return found
 
 
-def _paired(changes: Float[Tensor, "site multiplier prompt"]) -> Change:
-    """The mean of each cell with its interval, over the prompts that have a number."""
-    fine = changes.isfinite()
-    pairs, whole = fine.sum(-1), fine.all(-1)
-    found = torch.full((3, *whole.shape), torch.nan)
-    if bool(whole.any()):
-        found[:, whole] = torch.stack(stats.mean_interval(changes[whole]))
-    for i, j in (~whole & (pairs >= 2)).nonzero().tolist():
-        found[:, i, j] = torch.stack(stats.mean_interval(changes[i, j, fine[i, j]]))
-    mean, low, high = found
-    return Change(mean, low, high, pairs)
+def _times(change: float) -> str:
+    """How many times the perplexity a change of surprisal is, to three digits."""
+    times = float(f"{math.exp(min(change, 99.0)):.3g}")
+    return f"{times:,.0f} times" if 1000 <= times < 1e7 else f"{times:.3g} times"
 
 
-def _shape(texts: tuple[tuple[tuple[str, ...], ...], ...]) -> tuple[int, ...]:
-    """Sites, multipliers and prompts of a table of texts; a ragged one has the shape ()."""
-    rows = {len(row) for row in texts}
-    cells = {len(cell) for row in texts for cell in row}
-    return (len(texts), *rows, *cells) if len(rows) == len(cells) == 1 else ()
+def _title(quantity: Quantity) -> str:
+    return f"What steering does to the texts: {QUANTITIES[quantity].label}"

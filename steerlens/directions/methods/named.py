@@ -35,10 +35,9 @@ def as_method(value: Any) -> _Method:
     (DiffMean(), DiffMean(), Logistic(c=0.1, max_iter=1000))
     """
     if isinstance(value, str):
-        made, arguments = _parsed(value)
-        return _made(made, arguments)
+        return make_method(*_known(value))
     if isinstance(value, type):
-        return _made(value, {})
+        return make_method(value, {})
     if not callable(value):
         raise ArgumentError(
             f"method={value!r:.80} is not a method: it cannot be called with the activations of "
@@ -47,8 +46,15 @@ def as_method(value: Any) -> _Method:
     return value  # type: ignore[return-value]
 
 
-def _parsed(text: str) -> tuple[type, dict[str, Any]]:
-    """The class that a name or label states, and its keyword arguments."""
+def parse_label(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the keyword arguments of a label. The arguments are literals: no code runs.
+
+    Raises:
+        ArgumentError: If it is not a name, or a name with keyword arguments.
+
+    >>> parse_label("Logistic(c=0.1)"), parse_label("DiffMean")
+    (('Logistic', {'c': 0.1}), ('DiffMean', {}))
+    """
     try:
         node = ast.parse(text.strip(), mode="eval").body if len(text) < 1000 else None
         arguments: dict[str, Any] = {}
@@ -58,8 +64,8 @@ def _parsed(text: str) -> tuple[type, dict[str, Any]]:
             arguments = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
             node = node.func
         if isinstance(node, ast.Name):
-            return METHODS[node.id], arguments
-    except (SyntaxError, ValueError, KeyError, TypeError, MemoryError, RecursionError):
+            return node.id, arguments
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         pass
     raise ArgumentError(
         f"method={text!r:.80} is not the name of a method. Use one of {', '.join(METHODS)}, with "
@@ -67,7 +73,22 @@ def _parsed(text: str) -> tuple[type, dict[str, Any]]:
     )
 
 
-def _made(kind: type, arguments: dict[str, Any]) -> _Method:
+def _known(text: str) -> tuple[type, dict[str, Any]]:
+    """The class of a label, and its keyword arguments."""
+    name, arguments = parse_label(text)
+    if name not in METHODS:
+        raise ArgumentError(
+            f"method={text!r:.80}: there is no method {name!r}. Use one of {', '.join(METHODS)}."
+        )
+    return METHODS[name], arguments
+
+
+def make_method(kind: type, arguments: dict[str, Any]) -> _Method:
+    """A method of a class with keyword arguments.
+
+    Raises:
+        ArgumentError: If it cannot be made with them.
+    """
     try:
         made = kind(**arguments)
     except ArgumentError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from steerlens.store.files import DamagedFile
+
 
 class CheckpointError(ValueError):
     """A model cannot be loaded or built from what was given."""
@@ -11,6 +13,10 @@ class CheckpointError(ValueError):
 
 class MissingCheckpoint(CheckpointError, FileNotFoundError):
     """The folder or one of its files is not there."""
+
+
+class DamagedCheckpoint(CheckpointError, DamagedFile):
+    """A file is not what was saved."""
 
 
 class UnreachableHub(CheckpointError, ConnectionError):

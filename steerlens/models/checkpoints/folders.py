@@ -1,9 +1,10 @@
-"""Our own folders: safetensors, config.json and tokenizer, written whole or not at all."""
+"""Our own folders: safetensors, config.json, tokenizer and checksums, whole or not at all."""
 
 from __future__ import annotations
 
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,24 @@ from steerlens.models.checkpoints.config import (
     read_config,
     write_json,
 )
-from steerlens.models.checkpoints.errors import CheckpointError, MissingCheckpoint, some
+from steerlens.models.checkpoints.errors import (
+    CheckpointError,
+    DamagedCheckpoint,
+    MissingCheckpoint,
+    some,
+)
 from steerlens.models.checkpoints.tokenizers import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     load_tokenizer,
     save_tokenizer,
 )
+from steerlens.store.checksums import CHECKSUMS, require_unchanged, write_checksums
+from steerlens.store.files import DamagedFile, explained, make_folder, temporary_name
 
-_OUR_FILES = frozenset({WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE})
+_OUR_FILES = frozenset(
+    {WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHECKSUMS}
+)
 
 
 def save_hooked(
@@ -39,7 +49,8 @@ def save_hooked(
 ) -> Path:
     """Saves a model as safetensors, config.json and tokenizer files; `load_hooked` reads it.
 
-    Buffers (masks, rotary tables) are not stored, since the config rebuilds them. The folder
+    Buffers (masks, rotary tables) are not stored, since the config rebuilds them. checksums.json
+    lists a checksum of every file, so that a damaged file is noticed when it is loaded. The folder
     appears whole or not at all; an older checkpoint of ours at the same place is replaced.
 
     Args:
@@ -48,6 +59,7 @@ def save_hooked(
 
     Raises:
         FileExistsError: If `folder` holds anything that is not such a checkpoint.
+        StorageError: If it cannot be written.
         TypeError: If `model` is not a `HookedTransformer`, or its tokenizer has no fast backend.
     """
     if not isinstance(model, HookedTransformer):
@@ -64,41 +76,50 @@ def save_hooked(
             f"{str(folder)!r} exists and holds other things than a saved model, which saving "
             "would delete. Choose a new folder."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    make_folder(folder.parent)
+    scratch = temporary_name(folder)
     try:
-        stored = {  # a copy each, since safetensors refuses tensors that share memory
-            name: p.detach().to("cpu", dtype or p.dtype, copy=True).contiguous()
-            for name, p in model.named_parameters()
-        }
-        save_file(stored, scratch / WEIGHTS_FILE)
-        config = {k: v for k, v in plain(model.cfg.to_dict()).items() if k not in NOT_STORED}
-        write_json(scratch / CONFIG_FILE, {"kind": KIND, "version": 1, "config": config})
-        if model.tokenizer is not None:
-            save_tokenizer(model.tokenizer, scratch)
-        for path in scratch.iterdir():
-            path.chmod(0o644)
-        scratch.chmod(0o755)  # mkdtemp makes it private; checkpoints are meant to be shared
-        _move_into_place(scratch, folder)
+        with explained(folder):
+            scratch.mkdir()
+            _write(model, scratch, dtype)
+            _move_into_place(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return folder
 
 
+def _write(model: HookedTransformer, folder: Path, dtype: torch.dtype | None) -> None:
+    stored = {  # a copy each, since safetensors refuses tensors that share memory
+        name: p.detach().to("cpu", dtype or p.dtype, copy=True).contiguous()
+        for name, p in model.named_parameters()
+    }
+    try:
+        save_file(stored, folder / WEIGHTS_FILE)
+    except SafetensorError as error:  # what the system said is in its text only
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else 0, str(error)) from error
+    config = {k: v for k, v in plain(model.cfg.to_dict()).items() if k not in NOT_STORED}
+    write_json(folder / CONFIG_FILE, {"kind": KIND, "version": 1, "config": config})
+    if model.tokenizer is not None:
+        save_tokenizer(model.tokenizer, folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes them private; checkpoints are meant to be shared
+    write_checksums(folder, sorted(path.name for path in folder.iterdir()))
+
+
 def _move_into_place(scratch: Path, folder: Path) -> None:
     if not folder.exists():
         scratch.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-    folder.rename(old / "model")  # a folder cannot be replaced in one step; it is kept until then
+    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    folder.rename(old)  # a folder cannot be replaced in one step; it is kept until then
     try:
         scratch.rename(folder)
     except BaseException:
-        (old / "model").rename(folder)
+        old.rename(folder)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_hooked(
@@ -114,6 +135,7 @@ def load_hooked(
 
     Raises:
         MissingCheckpoint: If a file is missing.
+        DamagedCheckpoint: If a file is not what was saved.
         CheckpointError: If a file is damaged, of another kind, or config and weights disagree.
     """
     folder = Path(folder)
@@ -136,9 +158,12 @@ def load_hooked(
         )
     try:
         _refuse_other_sizes(config, path)
+        require_unchanged(folder)
         parameters = load_file(path)
+    except DamagedFile as error:
+        raise DamagedCheckpoint(str(error)) from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
+        raise DamagedCheckpoint(
             f"{str(path)!r} is damaged or not a safetensors file ({error}). Save or copy it again."
         ) from error
     known = HookedTransformerConfig.__dataclass_fields__.keys()

@@ -89,7 +89,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     backend = Tokenizer.from_str(backend.to_str())
     backend.no_padding()
     backend.no_truncation()
-    backend.save(str(folder / TOKENIZER_FILE))
+    (folder / TOKENIZER_FILE).write_text(backend.to_str(pretty=True), encoding="utf-8")
     facts: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": tokenizer.padding_side,

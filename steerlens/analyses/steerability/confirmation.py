@@ -1,0 +1,54 @@
+"""The chosen cell on examples that neither made the direction nor chose the cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens import stats
+from steerlens.results import Cell
+from steerlens.stats import Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmation:
+    """What one cell does to examples that neither made the direction nor chose the cell."""
+
+    cell: Cell
+    gains: Float[Tensor, " example"]
+    """Propensity steered minus unsteered, in nats, with its sign changed where the multiplier is
+    below 0: positive is what was asked for."""
+    utilities: Float[Tensor, " example"]
+    """Utility log-odds, steered minus unsteered, in nats."""
+    kl: Float[Tensor, " text"]
+    """Nats per token, on texts that did not choose the cell."""
+
+    @cached_property
+    def gain(self) -> Interval:
+        """Mean gain with its 95% interval, in nats."""
+        return stats.interval_of_mean(self.gains)
+
+    @cached_property
+    def utility(self) -> Interval:
+        """Mean change of the utility log-odds with its 95% interval, in nats."""
+        return stats.interval_of_mean(self.utilities)
+
+    @cached_property
+    def cost(self) -> Interval:
+        """Mean KL with its 95% interval (percentiles of resampled means: KL cannot be negative)."""
+        return stats.percentile_interval(self.kl)
+
+    @cached_property
+    def wrong_way(self) -> Interval:
+        """Share of examples that the cell moves the wrong way, with Wilson's interval."""
+        return stats.proportion_interval(int((self.gains < 0).sum()), len(self.gains))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cell}: gain {self.gain} nats, utility change {self.utility} nats, "
+            f"KL {self.cost} nats per token, {self.wrong_way} of examples the wrong way "
+            f"({len(self.gains)} held-out examples)"
+        )

@@ -1,0 +1,133 @@
+"""The usual rows of a map: one fitted direction per site, added there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steerlens.data import ContrastSet
+from steerlens.directions import Activations, Direction
+from steerlens.directions.methods import Random
+from steerlens.interventions.arms import layer_family
+from steerlens.interventions.residual import Add
+from steerlens.measures.equal_cost import equal_kl
+from steerlens.measures.reading import activations as read_activations
+from steerlens.models.model import Model
+from steerlens.protocols import Method
+from steerlens.sites import Positions, Site
+from steerlens.units import MapUnit
+
+
+@dataclass(frozen=True, eq=False)
+class FittedFamily:
+    """Directions fitted by one method, one per site, and how far multiplier 1 moves along them."""
+
+    read: Activations
+    """What the directions were fitted to."""
+    method: Method
+    directions: tuple[Direction, ...]
+    positions: Positions
+    """Which tokens are steered."""
+    unit: MapUnit
+    """What multiplier 1 adds."""
+    lengths: tuple[float, ...]
+    """The same as lengths, in the units of the residual stream."""
+
+    @property
+    def arms(self) -> dict[str, Add]:
+        """The rows of the map: one `Add` per direction, named by its site."""
+        return layer_family(self.directions, self.positions, self.lengths)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result states about them."""
+        return {
+            "method": repr(self.method),
+            "unit": self.unit,
+            "lengths": self.lengths,
+            "positions": repr(self.positions),
+            "read_at": self.read.read_at,
+            "fit": self.read.data,
+        }
+
+    def shuffled(self, seed: int) -> list[Add]:
+        """A map of the label null: directions fitted to shuffled labels.
+
+        They keep their own length, each scaled as the real one is, and are not stretched to the
+        same length: a mean difference of shuffled labels is short, and stretching it would turn
+        the little of the contrast that it holds back into the contrast (up to the sign).
+        """
+        read = self.read.shuffled(seed)
+        return self._scaled([read.direction(d.site, self.method) for d in self.directions])
+
+    def random(self, seed: int) -> list[Add]:
+        """A map of the direction null: random directions, each as long as the real one of its site.
+
+        Args:
+            seed: The seed of the first site; the other sites have the next ones.
+        """
+        return self._scaled(
+            [
+                self.read.direction(d.site, Random(seed + i)).unit() * d.norm
+                for i, d in enumerate(self.directions)
+            ]
+        )
+
+    def _scaled(self, directions: Sequence[Direction]) -> list[Add]:
+        """Lengthened by the factors by which multiplier 1 lengthens the real directions."""
+        factors = [n / d.norm for d, n in zip(self.directions, self.lengths, strict=True)]
+        return [
+            Add(d, self.positions, d.norm * factor)
+            for d, factor in zip(directions, factors, strict=True)
+        ]
+
+
+def fit_family(
+    model: Model,
+    fit: ContrastSet | Activations,
+    sites: Sequence[Site],
+    texts: Sequence[str],
+    *,
+    method: Method,
+    positions: Positions,
+    unit: MapUnit,
+    budget: float,
+    progress: bool,
+) -> FittedFamily:
+    """Reads the activations, fits a direction at every site, and sets its length.
+
+    Args:
+        texts: Ordinary texts on which a length that costs the budget is found, for "equal_kl".
+        budget: That cost, in nats of KL per token.
+    """
+    read = fit
+    if not isinstance(read, Activations):
+        read = read_activations(model, read, sites, progress=progress)
+    directions = tuple(read.direction(site, method) for site in sites)
+    if unit == "equal_kl":
+        lengths = equal_kl(
+            model, directions, texts, kl=budget, positions=positions, progress=progress
+        )
+    else:
+        lengths = tuple(float(Add(d, positions, unit).step.norm()) for d in directions)
+    return FittedFamily(read, method, directions, positions, unit, lengths)
+
+
+def require_sites(
+    model: Model, fit: ContrastSet | Activations, sites: Sequence[Site] | None
+) -> tuple[Site, ...]:
+    """The sites to steer at: those asked for, those that were read, or resid_post of every layer.
+
+    Raises:
+        ValueError: If the model has no such site, or one is named twice.
+    """
+    if sites is None:
+        sites = fit.sites if isinstance(fit, Activations) else model.sites()
+    if not sites:
+        raise ValueError("sites is empty, so nothing would be steered. Name at least one site.")
+    for site in sites:
+        model.require_site(site)
+    if len(set(sites)) < len(sites):
+        raise ValueError(f"sites={tuple(map(str, sites))} holds a site twice. Name each once.")
+    return tuple(sites)

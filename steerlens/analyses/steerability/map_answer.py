@@ -1,0 +1,272 @@
+"""What a map says at the top of the report page, and what its numbers do not say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from steerlens.analyses.steerability.map_numbers import MapNumbers
+from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
+from steerlens.analyses.steerability.row_words import respond, row_word, rows_named, rows_respond
+from steerlens.report.numbers import (
+    format_interval,
+    format_number,
+    format_p_value,
+    format_share,
+    format_signed,
+    in_words,
+    with_minus,
+)
+from steerlens.report.section import Fact
+from steerlens.stats import Interval
+from steerlens.units import MEANING
+
+TOKENS = {
+    "Positions.all()": "every token",
+    "Positions.last()": "the last token of the prompt",
+    "Positions.from_prompt_end()": "the last token of the prompt and every token after it",
+    "Positions.generated()": "every token after the prompt",
+}
+"""Which tokens are steered, in words."""
+
+
+def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
+    """What the map says, for somebody who reads nothing else."""
+    asked = numbers.multipliers > 0
+    real = numbers.exceeds & asked
+    responding = (real & numbers.within_budget).any(-1)
+    costly = real.any(-1) & ~responding
+    chance = _chance(numbers)
+    if found.cell is not None:
+        yield _effect(numbers, found)
+        yield f"{_price(numbers, found)} {chance}"
+        if numbers.confirmation is None:
+            yield (
+                "No examples were held out: the same examples chose this cell, so its gain is too "
+                "large on average."
+            )
+        count, n = int(responding.sum()), len(numbers.rows)
+        only = (
+            f" {rows_respond(numbers, costly)} only at a higher cost." if bool(costly.any()) else ""
+        )
+        yield (
+            f"Of {n} {row_word(numbers, n)}, {count} {respond(count)} {_more(numbers)} within the "
+            f"cost budget: {rows_named(numbers, responding)}.{only}"
+        )
+    elif bool(costly.any()):
+        yield (
+            f"**No {row_word(numbers)} responds within the cost budget** of "
+            f"{format_number(numbers.budget)} nats of KL per token. {rows_respond(numbers, costly)} "
+            f"{_more(numbers)}, at a higher cost. {chance}"
+        )
+    elif numbers.nulls:
+        yield (
+            f"**Nothing is above the null.** No {row_word(numbers)} responds, at any multiplier above "
+            f"zero, by more than the null maps do. {chance}"
+        )
+    else:
+        yield f"**Nothing is gained** at any multiplier above zero. {chance}"
+    if found.cell is None:
+        yield "So no cell was chosen to steer with, and what needs one was not measured."
+
+
+def _more(numbers: MapNumbers) -> str:
+    """What a row that responds does."""
+    return "by more than chance" if numbers.nulls else "by more than 0 nats"
+
+
+def _effect(numbers: MapNumbers, found: Recommendation) -> str:
+    """The chosen cell and its gain."""
+    assert found.cell is not None and found.gain is not None
+    held = numbers.confirmation
+    gain = found.gain if held is None else held.gain
+    confirmed = held is None or gain.low > 0
+    use = "Use" if numbers.layers is None else "Steer at"
+    lead = use if confirmed else "The best cell is"
+    doubt = "" if confirmed else ", but **held-out examples do not confirm it**"
+    examples = (
+        f"{numbers.gains.shape[-1]} examples"
+        if held is None
+        else f"{len(held.gains)} held-out examples"
+    )
+    odds = Interval(*(math.exp(min(x, 700.0)) for x in gain))
+    return (
+        f"{lead} **{numbers.row_name(numbers.find(found.cell.row))}** with multiplier "
+        f"**{format_signed(found.cell.multiplier)}**{doubt}: the log-odds of the positive answer "
+        f"change by **{format_signed(gain.value)} nats** [{format_number(gain.low)}, "
+        f"{format_number(gain.high)}] on {examples}, which makes the odds {format_interval(odds)} "
+        "times what they were."
+    )
+
+
+def _price(numbers: MapNumbers, found: Recommendation) -> str:
+    """What the chosen cell costs, and whom it moves the wrong way."""
+    held = numbers.confirmation
+    cost = format_number(found.cost) if held is None else format_interval(held.cost)
+    wrong = "" if held is None else (
+        f", and moves {format_share(held.wrong_way)} of the examples the wrong way"
+    )  # fmt: skip
+    return (
+        f"It costs {cost} nats of KL per token of ordinary text, of {format_number(numbers.budget)} "
+        f"allowed{wrong}."
+    )
+
+
+def _chance(numbers: MapNumbers) -> str:
+    """What the nulls say, in a sentence."""
+    if not numbers.nulls:
+        return UNTESTED
+    cases = {
+        "shuffled labels": "if the labels meant nothing",
+        "random directions": "with random directions",
+    }
+    each = [f"p = {format_number(n.p_value)} {cases[name]}" for name, n in numbers.nulls.items()]
+    return f"The best of all cells would stand out as much with probability {in_words(each)}."
+
+
+def introduction(numbers: MapNumbers) -> str:
+    ends = "Brackets hold 95% intervals; a **nat** is the unit of natural logarithms."
+    unit = numbers.made_by.get("unit")
+    if unit is None:
+        return (
+            "Each row is an **intervention**: a change of the model with a strength, the "
+            "**multiplier**. At multiplier 0 the model is unchanged. The `choose` questions fill the "
+            "map and choose the cell, and the `report` questions measure the chosen cell once; no "
+            f"question is in both. {ends}"
+        )
+    where = TOKENS.get(str(numbers.made_by.get("positions")), "the steered tokens")
+    return (
+        "**Steering** adds a fixed vector, the **direction**, to the residual stream of one layer "
+        f"(the running sum that every later layer reads) at {where}. The **multiplier** scales it: "
+        f"multiplier 1 adds a vector as long as {MEANING.get(unit, unit)}. A direction is found by "
+        "comparing texts that show a behaviour with texts that do not. The `fit` pairs make the "
+        "directions, the `choose` questions fill the map and choose the cell, and the `report` "
+        f"questions measure the chosen cell once; no question is in two of these parts. {ends}"
+    )
+
+
+def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
+    """The numbers of the answer, each with what it means."""
+    held, cells = numbers.confirmation, numbers.cost.numel()
+    if held is not None:
+        n = len(held.gains)
+        yield Fact(
+            "Gain, held out",
+            f"{format_interval(held.gain)} nats",
+            "How much steering raises the log-odds of the positive answer over the negative one, "
+            f"with its 95% interval, on {n} examples that had no part in the choice. One nat "
+            "multiplies the odds by 2.72.",
+        )
+        yield Fact(
+            "Steered the wrong way",
+            format_share(held.wrong_way),
+            f"Share of those {n} examples whose gain is below zero, with its 95% interval: a good "
+            "mean can hide examples that steering harms.",
+        )
+        yield Fact(
+            "Cost, held out",
+            f"{format_interval(held.cost)} nats per token",
+            "KL divergence: how far the predictions of the next token move on ordinary text that "
+            f"steering should leave alone. 0 is unchanged; {numbers.budget:g} was allowed.",
+        )
+        yield Fact(
+            "Change of utility, held out",
+            f"{format_interval(held.utility, format_signed)} nats",
+            "Log-odds of giving either answer rather than anything else. Below zero, the model "
+            "begins to lose the question.",
+        )
+    if found.cell is not None and found.gain is not None:
+        yield Fact(
+            "Gain where it was chosen",
+            f"{format_interval(found.gain)} nats",
+            f"The same on the {numbers.gains.shape[-1]} examples that chose this cell out of "
+            f"{cells}. As the best of many it is too large on average.",
+        )
+        if held is None:
+            yield Fact(
+                "Cost",
+                f"{format_number(found.cost)} nats per token",
+                "KL divergence: how far the predictions of the next token move on ordinary text. "
+                f"0 is unchanged; {numbers.budget:g} was allowed.",
+            )
+    yield from _null_facts(numbers, cells)
+    if bool((numbers.multipliers < 0).any()):
+        yield _less(numbers)
+
+
+def _null_facts(numbers: MapNumbers, cells: int) -> Iterator[Fact]:
+    if not numbers.nulls:
+        yield Fact("More than chance?", "not tested", UNTESTED)
+    if (null := numbers.label_null) is not None:
+        count = len(null.outstanding)
+        yield Fact(
+            "Is it the labels?",
+            format_p_value(null.p_value, count),
+            f"Probability that the best of all {cells} cells stands out as much if the labels mean "
+            f"nothing, from {count} maps of directions fitted to shuffled labels.",
+        )
+    if (null := numbers.direction_null) is not None:
+        count = len(null.outstanding)
+        yield Fact(
+            "Is it this direction?",
+            format_p_value(null.p_value, count),
+            f"Probability that the best of all {cells} cells stands out as much among {count} maps "
+            "of random directions just as long: would any push do it?",
+        )
+
+
+def _less(numbers: MapNumbers) -> Fact:
+    """The best cell for less of the behaviour."""
+    found = recommend(numbers, towards=-1)
+    if found.cell is None:
+        does = "is above the null" if numbers.nulls else "lowers the log-odds"
+        return Fact(
+            "Towards less of it",
+            "nothing",
+            f"No cell with a negative multiplier {does} within the budget.",
+        )
+    return Fact(
+        "Towards less of it",
+        f"{format_interval(found.gain)} nats",
+        "How far a negative multiplier lowers the log-odds, at the best cell for that: "
+        f"{with_minus(str(found.cell))}, for {format_number(found.cost)} nats of KL per token. "
+        "On the examples that chose it.",
+    )
+
+
+def limits(numbers: MapNumbers) -> Iterator[str]:
+    """What the numbers do not say."""
+    yield (
+        "**Log-odds stand in for behaviour.** They compare two given answers to each question. A "
+        "model can shift them and still write something else."
+    )
+    yield (
+        f"**The cost is an average over ordinary text.** KL on {numbers.kl.shape[-1]} short texts "
+        "does not show rare or delayed harm, lost skills, or what happens over long texts."
+    )
+    if "method" in numbers.made_by:
+        yield (
+            f"**There is one direction per layer.** It was found by `{numbers.made_by['method']}` "
+            "from the fitting pairs. A layer that does not respond here does not respond to this "
+            "direction, from these data, at these tokens and multipliers."
+        )
+    picked = f"**The best of {numbers.cost.numel()} cells was picked.** "
+    held = (
+        "as no examples were held out"
+        if numbers.confirmation is None
+        else "as other examples measure it"
+    )
+    gain = "the gain does not" if numbers.confirmation is None else "the held-out gain does"
+    if numbers.nulls:
+        least = 1 / (1 + min(len(null.outstanding) for null in numbers.nulls.values()))
+        yield (
+            f"{picked}The p-values allow for that, as they compare best cells with best cells; "
+            f"{gain}{'' if numbers.confirmation is None else ' too'}, {held}. With this number of "
+            f"null maps, p cannot fall below {format_number(least)}."
+        )
+    else:
+        yield f"{picked}In allowing for that, {gain}, {held}. {UNTESTED}"
+    yield (
+        "**Intervals are over examples only,** one cell at a time. Other fitting pairs, seeds or "
+        "models would add to them."
+    )

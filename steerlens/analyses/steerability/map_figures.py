@@ -1,0 +1,147 @@
+"""The figures of a steerability map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from steerlens import plots, stats
+from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.analyses.steerability.map_numbers import MapNumbers
+from steerlens.analyses.steerability.recommendation import UNTESTED, recommend
+from steerlens.sites import Site
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+MOST_LINES = 4
+"""Rows of the dose-response figure, where none are named."""
+
+
+def map_figure(numbers: MapNumbers) -> go.Figure:
+    """Row x multiplier: mean gain, with the null and the budget marked and the score beside."""
+    chosen = recommend(numbers).cell
+    best = None
+    if chosen is not None:
+        best = (numbers.row_labels[numbers.find(chosen.row)], chosen.multiplier)
+    score, low, high = numbers.row_score_interval
+    steered = numbers.multipliers.sign() != 0
+    above = numbers.above_null
+    rows = "intervention" if numbers.layers is None else "layer"
+    return plots.steerability_figure(
+        numbers.gains.mean(-1).tolist(),
+        rows=numbers.row_labels,
+        columns=numbers.multipliers.tolist(),
+        unit="nats",
+        quantity="gain",
+        title=_of_data(numbers, f"Gain in log-odds by {rows} and multiplier"),
+        note="" if numbers.nulls else UNTESTED,
+        column_title=_with_unit(numbers, "multiplier"),
+        best=best,
+        below_null=None if above is None else (~above & steered).tolist(),
+        over_budget=(~numbers.within_budget).tolist(),
+        hover=_hover(numbers),
+        score=score.tolist(),
+        score_unit="nats",
+        score_low=low.tolist(),
+        score_high=high.tolist(),
+        score_title=f"gain within {numbers.budget:g} nats of KL",
+    )
+
+
+def _hover(numbers: MapNumbers) -> list[list[str]]:
+    mean, low, high = numbers.gain_interval
+    change = numbers.utility_change
+    return [
+        [
+            f"{numbers.cell(i, j)}<br>oriented gain {mean[i, j]:.3g} "
+            f"[{low[i, j]:.3g}, {high[i, j]:.3g}] nats<br>KL {numbers.cost[i, j]:.3g} nats per token"
+            f"<br>utility {change[i, j]:+.3g} nats"
+            for j in range(len(numbers.multipliers))
+        ]
+        for i in range(len(numbers.rows))
+    ]
+
+
+def dose_response_figure(
+    numbers: MapNumbers, rows: Sequence[str | int | Site] | None = None
+) -> go.Figure:
+    """Propensity over multipliers in some rows, with the cost below."""
+    chosen = numbers.best_rows(MOST_LINES) if rows is None else [numbers.find(r) for r in rows]
+    bands = stats.mean_interval(numbers.propensities)
+    cost = numbers.cost
+    return plots.dose_response(
+        {numbers.row_name(i): _lists(tuple(x[i] for x in bands)) for i in chosen},
+        multipliers=numbers.multipliers.tolist(),
+        unit="nats",
+        quantity="propensity",
+        title="Propensity against steering strength",
+        cost={numbers.row_name(i): cost[i].tolist() for i in chosen},
+        cost_unit="nats per token",
+        cost_quantity="KL",
+        budget=numbers.budget,
+        multiplier_unit=numbers.made_by.get("unit", ""),
+    )
+
+
+def slopes_figure(numbers: MapNumbers) -> go.Figure:
+    """The steerability slope of every example in every row."""
+    return plots.example_slopes(
+        numbers.slopes.tolist(),
+        rows=numbers.row_labels,
+        unit="nats per unit multiplier",
+        title="Steerability of every example",
+    )
+
+
+def tradeoff_figure(numbers: MapNumbers) -> go.Figure:
+    """Gain against cost of every cell with a multiplier above 0, with the efficient frontier."""
+    chosen = recommend(numbers).cell
+    above_zero = (numbers.multipliers > 0).nonzero()[:, 0].tolist()
+    cells = [(i, j) for i in range(len(numbers.rows)) for j in above_zero]
+    mean, cost = numbers.oriented.mean(-1), numbers.cost
+    return plots.tradeoff(
+        [float(mean[cell]) for cell in cells],
+        [float(cost[cell]) for cell in cells],
+        labels=[str(numbers.cell(*cell)) for cell in cells],
+        rows=[numbers.row_labels[i] for i, _ in cells],
+        gain_unit="nats",
+        cost_unit="nats per token",
+        cost_quantity="KL",
+        title="What each cell gains and costs",
+        budget=numbers.budget,
+        best=None if chosen is None else str(chosen),
+    )
+
+
+def against_probe_figure(numbers: MapNumbers, probe: ProbeMap) -> go.Figure:
+    """How readable the contrast is, and how steerable, row by row."""
+    correlation = numbers.probe_correlation(probe)
+    known = correlation.value == correlation.value  # not NaN
+    return plots.probe_against_steering(
+        _lists(numbers.auroc_of(probe)),
+        _lists(numbers.row_score_interval),
+        rows=numbers.row_labels,
+        probe_unit="AUROC",
+        steering_unit="nats",
+        probe_quantity="probe",
+        steering_quantity="gain within the budget",
+        title="Readable is not steerable",
+        correlation=correlation if known else None,
+    )
+
+
+def _lists(band: tuple[Tensor, ...]) -> tuple[list[float], ...]:
+    return tuple(x.tolist() for x in band)
+
+
+def _of_data(numbers: MapNumbers, title: str) -> str:
+    name = numbers.made_by.get("data_name")
+    return f"{title}, {name}" if name else title
+
+
+def _with_unit(numbers: MapNumbers, what: str) -> str:
+    unit = numbers.made_by.get("unit")
+    return f"{what} ({unit})" if unit else what

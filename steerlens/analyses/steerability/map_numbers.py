@@ -1,0 +1,284 @@
+"""The numbers of a steerability map: what was measured in every cell, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steerlens import stats
+from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.analyses.steerability.confirmation import Confirmation
+from steerlens.results import Cell, Column, Result
+from steerlens.results.grid import find_multiplier, find_row, layers_of
+from steerlens.sites import Site
+from steerlens.stats import Interval
+
+CELLS = ("row", "multiplier")
+"""The axes of a number of every cell."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MapNumbers(Result):
+    """Propensity and cost of every row, multiplier and example. Everything else is derived.
+
+    A row is a named intervention. `SteerabilityMap` adds the choice of a cell, words and figures.
+    """
+
+    kind: ClassVar[str] = "map"
+
+    rows: tuple[str, ...]
+    """The name of each intervention: its site, where it has no other name."""
+    sites: tuple[Site | None, ...]
+    """Where each intervention acts; None where that is not one site."""
+    multipliers: Float[Tensor, " multiplier"]
+    propensities: Float[Tensor, "row multiplier example"]
+    """Log-odds of the positive over the negative answer, in nats."""
+    utilities: Float[Tensor, "row multiplier example"]
+    """Log-odds of either answer over anything else, in nats."""
+    kl: Float[Tensor, "row multiplier text"]
+    """KL from the unsteered to the steered model on ordinary text, in nats per token."""
+    shuffled: Float[Tensor, "null row multiplier"] | None
+    """The label null: mean oriented gain of directions fitted to shuffled labels, on the same
+    examples. None if there are no such maps."""
+    random: Float[Tensor, "null row multiplier"] | None
+    """The direction null: the same for random directions as long as the real ones."""
+    budget: float
+    """KL in nats per token that steering may cost."""
+    confirmation: Confirmation | None = None
+    """The recommended cell on held-out examples."""
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    # Rows and cells
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layer of each row, where the rows are sites of one stream; else None."""
+        return layers_of(self.rows, self.sites)
+
+    @property
+    def row_labels(self) -> tuple[int, ...] | tuple[str, ...]:
+        """What figures call the rows: layers where they are layers, else their names."""
+        return self.layers or self.rows
+
+    def row_name(self, row: int) -> str:
+        """A row in words: "layer 3", or its name."""
+        return self.rows[row] if self.layers is None else f"layer {self.layers[row]}"
+
+    @property
+    def lengths(self) -> tuple[float, ...] | None:
+        """How long a vector multiplier 1 adds in each row, in the units of the stream.
+
+        None if the rows are not vectors that were fitted for the map.
+        """
+        lengths = self.made_by.get("lengths")
+        return None if lengths is None else tuple(lengths)
+
+    def cell(self, row: int, multiplier: int) -> Cell:
+        """The cell at these indices."""
+        return Cell(self.rows[row], float(self.multipliers[multiplier]), self.sites[row])
+
+    def index(self, cell: Cell) -> tuple[int, int]:
+        """The indices of a cell."""
+        return self.find(cell.row), find_multiplier(self.multipliers, cell.multiplier)
+
+    def find(self, row: str | int | Site) -> int:
+        """The index of a row, given by its name, its site, or its layer."""
+        return find_row(self.rows, self.sites, row)
+
+    # Effects
+
+    @property
+    def _zero(self) -> int:
+        return int((self.multipliers == 0).nonzero()[0])
+
+    @cached_property
+    def gains(self) -> Float[Tensor, "row multiplier example"]:
+        """Propensity minus the unsteered propensity, in nats."""
+        return self.propensities - self.propensities[:, self._zero, None]
+
+    @property
+    def oriented(self) -> Float[Tensor, "row multiplier example"]:
+        """Gains in the asked direction: a negative multiplier is meant to lower the propensity."""
+        return self.gains * self.multipliers.sign()[:, None]
+
+    @cached_property
+    def gain_interval(
+        self,
+    ) -> tuple[
+        Float[Tensor, "row multiplier"],
+        Float[Tensor, "row multiplier"],
+        Float[Tensor, "row multiplier"],
+    ]:
+        """Mean oriented gain of each cell with its 95% interval over examples."""
+        return stats.mean_interval(self.oriented)
+
+    @cached_property
+    def slopes(self) -> Float[Tensor, "row example"]:
+        """Steerability: nats of propensity per unit multiplier, for every example."""
+        return stats.steerability_slope(self.multipliers, self.propensities.mT)
+
+    @cached_property
+    def slope_interval(
+        self,
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """Mean slope of each row with its 95% interval over examples."""
+        return stats.mean_interval(self.slopes)
+
+    @property
+    def anti_steerable(self) -> Float[Tensor, " row"]:
+        """Share of examples whose slope is below zero."""
+        return (self.slopes < 0).float().mean(-1)
+
+    @cached_property
+    def monotonicity(self) -> Float[Tensor, "row example"]:
+        """Spearman's correlation of propensity with multiplier, for every example."""
+        return stats.monotonicity(self.multipliers, self.propensities.mT)
+
+    # Costs
+
+    @property
+    def cost(self) -> Float[Tensor, "row multiplier"]:
+        """Mean KL of each cell, in nats per token."""
+        return self.kl.mean(-1)
+
+    @property
+    def utility_change(self) -> Float[Tensor, "row multiplier"]:
+        """Mean change of the utility log-odds of each cell, in nats."""
+        return (self.utilities - self.utilities[:, self._zero, None]).mean(-1)
+
+    @property
+    def within_budget(self) -> Bool[Tensor, "row multiplier"]:
+        """Cells whose KL is within the budget."""
+        return self.cost <= self.budget
+
+    # Chance
+
+    @cached_property
+    def label_null(self) -> stats.NullThreshold | None:
+        """Is it the labels? The map against maps of directions fitted to shuffled labels."""
+        if self.shuffled is None:
+            return None
+        return stats.max_statistic(self.oriented.mean(-1), self.shuffled)
+
+    @cached_property
+    def direction_null(self) -> stats.NullThreshold | None:
+        """Is it this direction? The map against maps of random directions of the same length."""
+        if self.random is None:
+            return None
+        return stats.max_statistic(self.oriented.mean(-1), self.random)
+
+    @property
+    def nulls(self) -> dict[str, stats.NullThreshold]:
+        """Each null that there is, by what its maps are made of."""
+        made = {"shuffled labels": self.label_null, "random directions": self.direction_null}
+        return {name: null for name, null in made.items() if null is not None}
+
+    @property
+    def p_value(self) -> float:
+        """Probability that the best of all cells stands out as much by chance.
+
+        The larger one, where there are two nulls; NaN without null maps.
+        """
+        return max((null.p_value for null in self.nulls.values()), default=float("nan"))
+
+    @property
+    def threshold(self) -> Float[Tensor, "row multiplier"]:
+        """Mean oriented gain that a cell must exceed to be recommended, in nats.
+
+        It is above what the nulls reach; without null maps it is 0, which tests nothing.
+        """
+        found = torch.zeros_like(self.cost)
+        for k, null in enumerate(self.nulls.values()):
+            found = null.threshold if k == 0 else torch.maximum(found, null.threshold)
+        return found
+
+    @property
+    def exceeds(self) -> Bool[Tensor, "row multiplier"]:
+        """Cells whose mean oriented gain is above the threshold."""
+        return self.oriented.mean(-1) > self.threshold
+
+    @property
+    def above_null(self) -> Bool[Tensor, "row multiplier"] | None:
+        """Cells that gain more than the best cell of null maps; None without null maps."""
+        return self.exceeds if self.nulls else None
+
+    # The best of each row
+
+    @property
+    def row_scores(self) -> Float[Tensor, " row"]:
+        """Gain available within the budget: the best mean oriented gain of a row's allowed cells.
+
+        Zero where steering within the budget gains nothing: leaving the model alone is allowed.
+        """
+        return self._within_budget_gains.amax(-1).clamp(min=0)
+
+    @property
+    def row_score_interval(
+        self,
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """`row_scores` with the 95% interval of the cell that each one comes from."""
+        best = self._within_budget_gains.argmax(-1, keepdim=True)
+        low, high = (x.gather(-1, best)[:, 0].clamp(min=0) for x in self.gain_interval[1:])
+        return self.row_scores, low, high
+
+    @property
+    def _within_budget_gains(self) -> Float[Tensor, "row multiplier"]:
+        return self.oriented.mean(-1).masked_fill(~self.within_budget, -torch.inf)
+
+    def best_rows(self, count: int) -> list[int]:
+        """The rows that gain most within the budget, by index, in the order of the map."""
+        return sorted(self.row_scores.argsort(descending=True)[:count].tolist())
+
+    # Against a probe
+
+    def covered_by(self, probe: ProbeMap) -> bool:
+        """Whether every row is at one site that the probe was read at."""
+        return all(site is not None and site in probe.sites for site in self.sites)
+
+    def auroc_of(
+        self, probe: ProbeMap
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """The probe's AUROC at the site of each row, with its 95% interval.
+
+        Raises:
+            ValueError: If a row is not at a site that was probed.
+        """
+        if not self.covered_by(probe):
+            raise ValueError(
+                f"The probe was read at {', '.join(map(str, probe.sites))}, and the map steers with "
+                f"{', '.join(self.rows)}. Probe the sites of the map."
+            )
+        order = [probe.sites.index(site) for site in self.sites if site is not None]
+        value, low, high = probe.auroc_interval
+        return value[order], low[order], high[order]
+
+    def probe_correlation(self, probe: ProbeMap) -> Interval:
+        """Spearman's correlation over rows of AUROC with the gain available within the budget.
+
+        A contrast that can be read at a layer need not be one that can be steered there: this says
+        how well the one predicts the other. NaN where either is the same in every row.
+        """
+        return stats.rank_correlation(self.auroc_of(probe)[0], self.row_scores)
+
+    # The table
+
+    def columns(self) -> list[Column]:
+        """The table: gain is steered minus unsteered, with the sign that the heatmap shows."""
+        mean, low, high = self.gain_interval
+        sign = self.multipliers.sign()
+        gain = self.gains.mean(-1)
+        columns = [
+            Column("gain", CELLS, gain),
+            Column("gain_low", CELLS, torch.where(sign < 0, -high, low)),
+            Column("gain_high", CELLS, torch.where(sign < 0, -low, high)),
+            Column("kl", CELLS, self.cost),
+            Column("utility_change", CELLS, self.utility_change),
+        ]
+        if self.above_null is not None:
+            columns.append(Column("above_null", CELLS, self.above_null))
+        return columns

@@ -1,0 +1,128 @@
+"""The cell of a map to use, and why not the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steerlens import stats
+from steerlens.analyses.steerability.map_numbers import MapNumbers
+from steerlens.results import Cell
+from steerlens.stats import Interval
+
+UNTESTED = "No null maps were made, so no cell was compared with chance."
+"""What is said of a map without nulls, everywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """The cell to use, what it gains and costs, and why not the best cell of every other row."""
+
+    cell: Cell | None
+    """None when no cell is both above the null and within the budget."""
+    gain: Interval | None
+    """On the choosing examples, with a 95% interval that accounts for having searched all cells.
+    The value itself is too high on average, as the largest of many; see `Confirmation` for one that
+    is not."""
+    cost: float | None
+    """KL to the unsteered model on ordinary text, nats per token."""
+    budget: float
+    reasons: tuple[tuple[Cell, str], ...]
+    """The best cell of every other row, and why it was not chosen."""
+    tested: bool = True
+    """Whether there were null maps. Without them a cell only has to gain more than 0."""
+
+    def __str__(self) -> str:
+        if self.cell is None:
+            what = "is above the null" if self.tested else "gains more than 0 nats"
+            head = f"No cell {what} within {self.budget:g} nats of KL per token."
+        else:
+            head = (
+                f"Steer at {self.cell}: gains {self.gain} nats, costs {self.cost:.3g} nats of KL "
+                f"per token (budget {self.budget:g})."
+            )
+        untested = [] if self.tested else [UNTESTED]
+        return "\n".join([head, *untested, *(f"  not {cell}: {why}" for cell, why in self.reasons)])
+
+
+def recommend(
+    numbers: MapNumbers, *, towards: int = 1, budget: float | None = None
+) -> Recommendation:
+    """The cell with the largest gain within the budget and above the null, and why not others.
+
+    Args:
+        towards: 1 to have more of the behaviour (positive multipliers), -1 to have less.
+        budget: KL in nats per token; by default the map's own.
+
+    Raises:
+        ValueError: If there is no multiplier of the asked sign.
+    """
+    budget = numbers.budget if budget is None else budget
+    mean = numbers.oriented.mean(-1)
+    asked = numbers.multipliers.sign() == towards
+    if not bool(asked.any()):
+        raise ValueError(
+            f"No multiplier of {numbers.multipliers.tolist()} has the sign of towards={towards:+d}. "
+            "Sweep multipliers of both signs."
+        )
+    tested = bool(numbers.nulls)
+    allowed = (numbers.cost <= budget) & numbers.exceeds & asked
+    if not bool(allowed.any()):
+        reasons = _reasons(numbers, None, asked, allowed, budget)
+        return Recommendation(None, None, None, budget, reasons, tested)
+    i, j = divmod(int(mean.masked_fill(~allowed, -torch.inf).argmax()), mean.shape[1])
+    searched = stats.simultaneous_interval(numbers.oriented[:, asked])
+    k = int(asked[:j].sum())
+    return Recommendation(
+        cell=numbers.cell(i, j),
+        gain=Interval(*(float(x[i, k]) for x in searched)),
+        cost=float(numbers.cost[i, j]),
+        budget=budget,
+        reasons=_reasons(numbers, (i, j), asked, allowed, budget),
+        tested=tested,
+    )
+
+
+def _reasons(
+    numbers: MapNumbers,
+    chosen: tuple[int, int] | None,
+    asked: Tensor,
+    allowed: Tensor,
+    budget: float,
+) -> tuple[tuple[Cell, str], ...]:
+    """The best cell of every row but the chosen one, and why it was not chosen."""
+    mean = numbers.oriented.mean(-1)
+    reasons = []
+    for i in range(len(numbers.rows)):
+        if chosen is not None and chosen[0] == i:
+            continue
+        if chosen is not None and bool(allowed[i].any()):
+            j = int(mean[i].masked_fill(~allowed[i], -torch.inf).argmax())
+            why = _behind(numbers, chosen, (i, j))
+        else:
+            j = int(mean[i].masked_fill(~asked, -torch.inf).argmax())
+            why = _refused(numbers, (i, j), budget)
+        reasons.append((numbers.cell(i, j), why))
+    return tuple(reasons)
+
+
+def _refused(numbers: MapNumbers, cell: tuple[int, int], budget: float) -> str:
+    """Why a cell is not allowed."""
+    gain = f"gains {float(numbers.oriented[cell].mean()):.3g} nats"
+    if float(numbers.cost[cell]) > budget and bool(numbers.exceeds[cell]):
+        cheaper = "is above the null" if numbers.nulls else "gains more than 0"
+        return (
+            f"{gain} but costs {float(numbers.cost[cell]):.3g} nats of KL per token, and no "
+            f"cheaper cell of this row {cheaper}"
+        )
+    return f"{gain}, no more than the null maps do" if numbers.nulls else f"{gain}, not more than 0"
+
+
+def _behind(numbers: MapNumbers, chosen: tuple[int, int], other: tuple[int, int]) -> str:
+    """How far an allowed cell is behind the chosen one, example by example."""
+    gain = f"gains {float(numbers.oriented[other].mean()):.3g} nats within the budget"
+    gap = stats.interval_of_mean(numbers.oriented[chosen] - numbers.oriented[other])
+    unclear = "" if gap.low > 0 else ": the two cannot be told apart"
+    return f"{gain}, {gap} less{unclear}"

@@ -1,0 +1,58 @@
+"""Which sites a wrapped model has, and whose hooks mean what their names say."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from steerlens.models import checkpoints
+from steerlens.sites import Site
+
+_measured: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+"""What `checkpoints.measure_hooks` found of each wrapped model: it is measured once."""
+
+
+class Streams:
+    """The sites of one wrapped model. Warns, when it is made, of hooks that mean another thing."""
+
+    def __init__(self, wrapped: Any, name: str, *, is_bridge: bool) -> None:
+        self._wrapped, self._name, self._is_bridge = wrapped, name, is_bridge
+        self.untrusted = _untrusted(wrapped)
+        for reason in set(self.untrusted.values()):
+            warnings.warn(reason, stacklevel=4)
+
+    def require(self, site: Site) -> None:
+        """Raises ValueError if the model has no such site, or its hook is not trusted."""
+        n_layers = self._wrapped.cfg.n_layers
+        if site.layer >= n_layers:
+            raise ValueError(
+                f"Layer {site.layer} is not in {self._name!r}, which has layers 0-"
+                f"{n_layers - 1}. Use layer={n_layers - 1} for the last."
+            )
+        if self._is_bridge and site.stream == "resid_mid":
+            raise ValueError(
+                "resid_mid means the whole stream on a HookedTransformer but only the MLP's branch "
+                "on a TransformerBridge, so steering there would differ silently. "
+                "Use attn_out, which means the same on both."
+            )
+        if site.hook not in self._wrapped.hook_dict:
+            raise ValueError(
+                f"{self._name!r} has no hook {site.hook!r} (its blocks have "
+                f"{', '.join(self._names())}). Use one of these streams."
+            )
+        if site.stream in self.untrusted:
+            raise ValueError(self.untrusted[site.stream])
+
+    def _names(self) -> list[str]:
+        start, hooks = "blocks.0.hook_", self._wrapped.hook_dict
+        return [name.removeprefix(start) for name in hooks if name.startswith(start)]
+
+
+def _untrusted(wrapped: Any) -> dict[str, str]:
+    """Streams whose hooks mean something else. Not measured while other hooks are on the model."""
+    if wrapped in _measured:
+        return _measured[wrapped]
+    if any(point.fwd_hooks for point in wrapped.hook_dict.values()):
+        return {}
+    return _measured.setdefault(wrapped, checkpoints.measure_hooks(wrapped).untrusted)
