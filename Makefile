@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per worker: two test workers share two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check format bench peers clean
+.PHONY: demo test check format bench peers constraints clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -33,13 +33,18 @@ peers: $(VENV)/.installed-dev
 	.peers/bin/python -m pip install --quiet --group peers --constraint benchmarks/peers-constraints.txt
 	STEERLENS_PEERS=.peers/bin/python $(BIN)/python -m pytest tests/test_parity.py
 
+# Whether the pinned versions can be installed on every Python that is promised.
+constraints: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python tools/resolve_constraints.py
+
 clean:
 	rm -rf $(VENV) build *.egg-info
 
 # torch first: a build that is already there (CPU, CUDA) is kept by what follows.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
-	  { echo "steerlens needs Python 3.10 to 3.12: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "steerlens needs Python 3.10 to 3.13: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .

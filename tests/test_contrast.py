@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from steerlens.data import ContrastError, ContrastPair, ContrastSet, chat_prompt
+from steerlens.arguments import ArgumentError
+from steerlens.data import ContrastError, ContrastPair, ContrastSet, chat_prompt, render_chat
+from steerlens.data.formats import chat as chat_module
+from steerlens.data.formats.text import LONGEST
 
 
 def questions(n: int = 12, copies: int = 1) -> ContrastSet:
@@ -43,6 +51,19 @@ def test_a_pair_can_be_copied_and_its_meta_cannot_be_changed():
     assert copy.deepcopy(pair) == pair
     with pytest.raises(TypeError):
         pair.meta["row"] = "4"
+
+
+def test_a_text_that_no_model_reads_is_refused():
+    with pytest.raises(ContrastError, match="'prompt' of a pair is 1000000 characters long"):
+        ContrastPair("x" * 1_000_000, "a", "b")
+    assert ContrastPair("x" * LONGEST, "a", "b").prompt
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ()])
+@pytest.mark.usefixtures("unchecked")
+def test_a_name_is_text(name):
+    with pytest.raises(ContrastError, match="is not a name.*from_pairs"):
+        ContrastSet(name, (ContrastPair("", "a", "b"),))
 
 
 def test_an_empty_set_is_refused():
@@ -178,10 +199,73 @@ def test_too_few_groups_for_a_split_is_an_error_that_says_so():
         questions(2, copies=10).split()
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.0), (0.5, 0.4, 0.3), (1.5, -0.25, -0.25)])
+@pytest.mark.parametrize(
+    "fractions", [(0.5, 0.5, 0.0), (0.5, 0.4, 0.3), (1.5, -0.25, -0.25), (0.5, 0.5), 0.5, "abc"]
+)
+@pytest.mark.usefixtures("unchecked")
 def test_fractions_that_make_no_sense_are_refused(fractions):
-    with pytest.raises(ContrastError, match="fractions"):
+    with pytest.raises(ValueError, match="fractions"):
         questions().split(fractions=fractions)
+
+
+SEEDED = {
+    "split": lambda made, seed: made.split(seed).fit,
+    "halved": lambda made, seed: made.halved(seed)[0],
+    "shuffled": lambda made, seed: made.shuffled(seed),
+    "subset": lambda made, seed: made.subset(seed, seed=seed),
+    "balanced_letters": lambda made, seed: made.balanced_letters(seed),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_other_libraries_are_the_same_seeds(name):
+    call = SEEDED[name]
+    expected = call(questions(40), 3)
+    for seed in (np.int64(3), torch.tensor(3), np.array(3)):
+        made = call(questions(40), seed)
+        assert (made.hash, made.notes) == (expected.hash, expected.notes)
+    for seed in (3.0, "3", None, True):
+        with pytest.raises(ArgumentError, match="is not a whole number"):
+            call(questions(40), seed)
+
+
+def test_shares_of_another_library_are_the_same_shares():
+    expected = questions(40).split(fractions=(0.5, 0.25, 0.25)).fit
+    made = questions(40).split(fractions=np.array([0.5, 0.25, 0.25])).fit
+    assert (made.hash, made.notes) == (expected.hash, expected.notes)
+
+
+# Indices
+
+
+def test_an_index_gives_a_pair_and_a_slice_a_set():
+    whole = questions(10)
+    assert whole[2] == whole.pairs[2] == whole[np.int64(2)] == whole[torch.tensor(2)]
+    assert whole[-1] == whole.pairs[-1]
+    part = whole[2:8:3]
+    assert isinstance(part, ContrastSet)
+    assert part.pairs == whole.pairs[2:8:3]
+    assert part.name == whole.name
+    assert part.notes == ("pairs [2:8:3] of 10",)
+    assert whole[-3:].pairs == whole.pairs[-3:]
+    assert whole[::-1][0] == whole[-1]
+    assert [pair.prompt for pair in whole[:2]] == ["Question 0?", "Question 1?"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_index_that_names_no_pair_is_refused():
+    whole = questions(4)
+    for index in (4, -5):
+        with pytest.raises(IndexError, match=f"has 4 pairs, and none with index {index}"):
+            whole[index]
+    for index in (1.0, "a", None, (1, 2)):
+        with pytest.raises(ArgumentError, match="index=.* is not a whole number"):
+            whole[index]
+    with pytest.raises(ArgumentError, match="is not a slice of pairs"):
+        whole["a":]
+    with pytest.raises(ContrastError, match="no pairs"):
+        whole[4:]
 
 
 # Controls and subsets
@@ -272,6 +356,7 @@ def test_chat_markers_are_never_nested():
     with pytest.raises(ContrastError, match="already has chat markers"):
         chat_prompt(Tokenizer(CHATML), "[INST] Tea? [/INST]")
     assert any("baked in" in warning for warning in marked.report.warnings)
+    assert not any("with_chat" in warning for warning in marked.report.warnings)
 
 
 CHATML = (
@@ -330,6 +415,149 @@ def test_the_space_before_the_answer_is_that_of_the_chat_template(template, whol
     assert made.pairs[0].positive_text == whole
     assert "without adding one" in made.notes[-1]
     assert any("<s>" in warning for warning in made.report.warnings)
+
+
+@dataclass
+class Owner:
+    """A model, as far as chat is concerned."""
+
+    tokenizer: object
+
+
+def tea() -> ContrastSet:
+    pairs = tuple(ContrastPair(f"Tea {i}?", " Yes", " No") for i in range(4))
+    return ContrastSet("tea", pairs)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_model_stands_for_its_tokenizer():
+    tokenizer = Tokenizer(CHATML)
+    assert tea().with_chat(Owner(tokenizer)).hash == tea().with_chat(tokenizer).hash
+    turns = [{"role": "user", "content": "Tea?"}]
+    assert render_chat(Owner(tokenizer), turns) == chat_prompt(tokenizer, "Tea?").text
+    for owner in (Owner(None), Owner("tokenizer"), None, "model"):
+        with pytest.raises(ContrastError, match="neither a tokenizer.*nor a model"):
+            tea().with_chat(owner)
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA2, DEAF])
+def test_after_with_chat_nothing_asks_for_a_chat_template_again(template, tmp_path):
+    plain = tea()
+    assert any("consider with_chat" in warning for warning in plain.report.warnings)
+    chat = plain.with_chat(Tokenizer(template))
+    saved = ContrastSet.load(chat.save(tmp_path / "chat.jsonl"))
+    merged = chat.merged(chat[:2], name="both")
+    for made in (chat, saved, chat.split().fit, chat.flipped(), merged):
+        said = " ".join(made.report.warnings)
+        assert "template" not in said and "cue" not in said
+        with pytest.raises(ContrastError, match="already in a chat template"):
+            made.with_chat(Tokenizer(template))
+
+
+DATED = CHATML + "{{ strftime_now('%d %b %Y') }}"
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer():
+    """A tokenizer of transformers, whose templates know the date."""
+    from tokenizers import Tokenizer as Core
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    core = Core(WordLevel({"<s>": 0}, unk_token="<s>"))
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>")
+
+
+def test_a_template_that_writes_the_date_gets_the_same_one_every_day(real_tokenizer):
+    real_tokenizer.chat_template = DATED
+    today = datetime.date.today()
+    made = tea().with_chat(real_tokenizer)
+    assert "26 Jul 2024" in made[0].prompt
+    assert today.strftime("%d %b %Y") not in made[0].prompt
+    assert "date that the template writes is fixed to 2024-07-26" in made.notes[-1]
+    chosen = tea().with_chat(real_tokenizer, date=today)
+    assert today.strftime("%d %b %Y") in chosen[0].prompt
+    assert today.isoformat() in chosen.notes[-1]
+    assert made.hash == tea().with_chat(real_tokenizer).hash != chosen.hash
+    real_tokenizer.chat_template = CHATML
+    assert "date" not in tea().with_chat(real_tokenizer).notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("template", "start"),
+    [
+        ("\n  {% if true %}{{ strftime_now('%Y-%m-%d') }}{% endif %}\n", "\n2024-07-26"),
+        ('  x{{ strftime_now("%H:%M on %d.%m.%y") }}', "  x00:00 on 26.07.24"),
+        (
+            "{% set f = '%B' %}{% if strftime_now is defined %}{{ strftime_now(f) }}{% endif %}",
+            "July",
+        ),
+        ("{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}", "26"),
+        ("{{ strftime_now('day: ' ~ '%d') }}", "2024-07-26"),
+    ],
+)
+def test_the_rest_of_a_dated_template_is_rendered_as_it_is(real_tokenizer, template, start):
+    """The expected texts are those of transformers, but for the date."""
+    real_tokenizer.chat_template = template + CHATML
+    assert chat_prompt(real_tokenizer, "Tea?").text.startswith(start)
+
+
+ENDLESS = {
+    "loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "writing loop": "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+    "macro": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+    "doubling": "{% set ns = namespace(x='ab') %}{% for i in range(60) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "growing list": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}"
+    "{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
+    "power": "{{ 10 ** 10 ** 10 }}",
+    "number": "{{ 'a' * 100000000000 }}",
+    "range": "{% for a in range(1000000) %}{% endfor %}",
+    "filters": "{% for a in range(99999) %}{{ range(99999) | map('upper') | list }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_template_that_does_not_end_is_stopped(real_tokenizer, kind, monkeypatch):
+    monkeypatch.setattr(chat_module, "_PATIENCE", 3.0)
+    monkeypatch.setattr(chat_module, "MAX_STEPS", 5_000)
+    real_tokenizer.chat_template = ENDLESS[kind] + CHATML
+    start = time.process_time()
+    for call in (
+        lambda: chat_prompt(real_tokenizer, "Tea?"),
+        lambda: render_chat(real_tokenizer, [{"role": "user", "content": "Tea?"}]),
+    ):
+        with pytest.raises(ContrastError, match="chat template"):
+            call()
+    assert time.process_time() - start < 30
+    assert sys.gettrace() is None
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 1 / 0 }}", "{{ nothing.at.all }}", "{% broken", "{{ messages[9].content }}", "{{ 1 + 'a' }}",
+     "{{ ''.__class__.__mro__ }}", "{% include 'x' %}", "{{ messages.append(1) }}"],
+)  # fmt: skip
+def test_a_broken_template_gives_our_error(real_tokenizer, template):
+    real_tokenizer.chat_template = template + CHATML
+    with pytest.raises(ContrastError, match="refuses these turns: [A-Za-z]+Error"):
+        tea().with_chat(real_tokenizer)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_several_turns_are_rendered_up_to_the_next_answer():
+    turns = [
+        {"role": "user", "content": "Tea?"},
+        {"role": "assistant", "content": "Yes"},
+        {"role": "user", "content": "Milk?"},
+    ]
+    text = render_chat(Tokenizer(CHATML), turns)
+    assert text.endswith(
+        "Yes<|im_end|>\n<|im_start|>user\nMilk?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    for wrong in ([], ["Tea?"], [{"role": "user"}]):
+        with pytest.raises(ContrastError, match="content"):
+            render_chat(Tokenizer(CHATML), wrong)
 
 
 def test_a_chat_template_that_cannot_take_the_turns_says_why():
@@ -432,3 +660,80 @@ def test_samples_of_other_libraries_become_pairs():
     assert [p.positive_text for p in made] == ["2 + 2 = 4", "Sky: blue", "a", "c", "pe"]
     with pytest.raises(ContrastError, match=r"samples\[0\]"):
         ContrastSet.from_pairs(["just text"], name="no pairs")
+
+
+# In memory
+
+ROWS_OF_A_TABLE = [("Is it?", " Yes", " No", "a"), ("Was it?", " No", " Yes", None)]
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame(ROWS_OF_A_TABLE, columns=["prompt", "positive", "negative", "topic"])
+
+
+def as_polars():
+    return pytest.importorskip("polars").DataFrame(frame().to_dict("list"))
+
+
+def as_arrow():
+    return pytest.importorskip("pyarrow").Table.from_pandas(frame())
+
+
+def as_dataset():
+    return pytest.importorskip("datasets").Dataset.from_pandas(frame())
+
+
+TABLES = {
+    "data frame": frame,
+    "polars": as_polars,
+    "arrow": as_arrow,
+    "dataset": as_dataset,
+    "dicts": lambda: frame().to_dict("records"),
+    "columns": lambda: frame().to_dict("list"),
+    "arrays": lambda: {name: column.to_numpy() for name, column in frame().items()},
+    "generator": lambda: iter(frame().to_dict("records")),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_in_memory_become_sets_with_a_name(kind):
+    made = ContrastSet.from_pairs(TABLES[kind]())
+    assert made.name == "pairs"
+    assert made.hash == ContrastSet.from_pairs([row[:3] for row in ROWS_OF_A_TABLE]).hash
+    assert [dict(pair.meta) for pair in made] == [{"topic": "a"}, {}]
+    assert made[0].meta["topic"] == "a"
+
+
+def test_a_saved_set_of_a_data_frame_is_read_back(tmp_path):
+    table = frame().assign(row=[1, 2], score=[0.5, float("nan")])
+    made = ContrastSet.from_pairs(table, name="table")
+    assert dict(made[0].meta) == {"topic": "a", "row": "1", "score": "0.5"}
+    assert ContrastSet.load(made.save(tmp_path / "set.jsonl")).pairs == made.pairs
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ("text", "samples is 'text', not a list of pairs"),
+        (None, "samples is None, not a list of pairs"),
+        (ContrastPair("", "a", "b"), "not a list of pairs"),
+        ({"positive": ["a"], "negative": ["b", "c"]}, "is not a table.*lists of equal length"),
+        ({"positive": "a", "negative": "b"}, "is not a table.*lists of equal length"),
+        ([], "has no pairs"),
+        ([("a", "b"), ("c",)], r"samples\[1\] is \('c',\), which is not a pair"),
+        ([("a", 4)], r"samples\[0\]: negative=4 of a pair is int, not text"),
+        (
+            [{"positive": "a", "negative": float("nan")}],
+            "negative=nan of a pair is a missing value",
+        ),
+        ([{"positive": "a", "negative": pd.NA}], "negative=<NA> of a pair is a missing value"),
+        ([{"positive": "a", "negativ": "b"}], r"samples\[0\] is .*not a pair"),
+        ([{"positive": "a", "negative": "b", "meta": 3}], "meta=3 must be a mapping"),
+        ([("a", "a")], r"samples\[0\]: Both sides"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("unchecked")
+def test_samples_that_are_no_pairs_are_named(samples, message):
+    with pytest.raises(ContrastError, match=message):
+        ContrastSet.from_pairs(samples)

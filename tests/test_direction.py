@@ -49,7 +49,7 @@ def test_a_direction_that_is_not_finite_is_refused(bad):
 
 
 def test_a_direction_of_zeros_is_refused():
-    with pytest.raises(DirectionError, match="all zeros, so it would steer nothing"):
+    with pytest.raises(DirectionError, match="all zeros, so adding it has no effect"):
         Direction(torch.zeros(4), Site(2))
 
 
@@ -246,7 +246,7 @@ def test_the_strength_unit_is_the_norm_of_the_stream_where_that_is_known():
 )
 @pytest.mark.parametrize("format", [FORMAT, "steerlens.directions/1"])
 def test_facts_that_cannot_be_understood_are_refused(tmp_path, facts, format):
-    with pytest.raises(DirectionError, match="what it states cannot be read"):
+    with pytest.raises(DirectionError, match="its facts cannot be read"):
         Direction.load(stored(tmp_path / "strange.safetensors", facts, format))
 
 

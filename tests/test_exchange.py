@@ -84,14 +84,14 @@ def test_a_foreign_control_vector_asks_for_its_model_only(tmp_path):
     for d in read:
         assert (d.processing, d.model, d.method, d.resid_norm) == ("raw", "llama-7b", "repeng", 3)
         assert (d.operation, d.strength_unit, d.apply_at) == ("add", "direction", EVERYWHERE)
-    with pytest.raises(DirectionError, match="layer is no fact of a direction"):
+    with pytest.raises(DirectionError, match="layer is not a fact of a direction"):
         gguf.load(path, model="llama-7b", layer=3)
 
 
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "holds no vector at all"),
+        ({}, "holds no vector"),
         ({"direction.1": torch.zeros(4)}, "All vectors of .* are zeros"),
         ({"direction.one": torch.ones(4)}, "holds the tensor 'direction.one'"),
         ({"direction.-1": torch.ones(4)}, "holds the tensor 'direction.-1'"),
@@ -108,7 +108,7 @@ def test_control_vectors_that_are_none_are_refused(tmp_path, tensors, message):
 
 def test_a_model_file_is_not_taken_for_a_vector(tmp_path):
     path = foreign_gguf(tmp_path / "m.gguf", {}, {"general.architecture": "llama"})
-    with pytest.raises(DirectionError, match="a GGUF file of 'llama' and not of 'controlvector'"):
+    with pytest.raises(DirectionError, match="a GGUF file of 'llama', not of 'controlvector'"):
         gguf.load(path, model="m")
 
 
@@ -140,7 +140,7 @@ def test_directions_of_processed_models_leave_in_the_raw_basis(directions, tmp_p
 
 def test_stated_facts_are_not_contradicted(directions, tmp_path):
     path = gguf.export(directions, tmp_path / "v.gguf", model_hint="gpt2")
-    with pytest.raises(DirectionError, match="states its facts itself; model, method would"):
+    with pytest.raises(DirectionError, match="states its facts, so model, method cannot be passed"):
         gguf.load(path, model="another", method="mine")
     whole = path.read_bytes()
     at = whole.rindex(b"direction.5")
@@ -157,12 +157,12 @@ def patched(path: Path, at: int, new: bytes) -> None:
 @pytest.mark.parametrize(
     ("at", "new", "message"),
     [
-        (0, b"GGML", "is no GGUF file: it starts with b'GGML'"),
+        (0, b"GGML", "is not a GGUF file: it starts with b'GGML'"),
         (4, struct.pack(">I", 3), "it is big-endian"),
         (4, struct.pack("<I", 9), "its version is 9"),
-        (8, struct.pack("<Q", 1 << 62), "entries are announced, more than fit"),
-        (16, struct.pack("<Q", 1 << 62), "entries are announced, more than fit"),
-        (24, struct.pack("<Q", 1 << 62), "more bytes are announced than it has"),
+        (8, struct.pack("<Q", 1 << 62), "states 4611686018427387904 entries, more than fit"),
+        (16, struct.pack("<Q", 1 << 62), "states 4611686018427387904 entries, more than fit"),
+        (24, struct.pack("<Q", 1 << 62), "states 4611686018427387904 more bytes than it has"),
     ],
 )
 def test_damaged_gguf_heads_say_what_is_wrong(directions, tmp_path, at, new, message):
@@ -182,7 +182,7 @@ def test_an_array_that_announces_more_than_there_is_takes_no_time(tmp_path):
     # The `gguf` package reads this file for ever.
     path = tmp_path / "v.gguf"
     path.write_bytes(gguf_bytes("k", 9, struct.pack("<IQ", 0, 1 << 60)))
-    with pytest.raises(DirectionError, match="1152921504606846976 entries are announced"):
+    with pytest.raises(DirectionError, match="states 1152921504606846976 entries"):
         gguf.load(path, model="m")
     deep = b"".join(struct.pack("<IQ", 9, 1) for _ in range(50_000))
     path.write_bytes(gguf_bytes("k", 9, deep))
@@ -293,7 +293,7 @@ def test_a_torch_saved_steering_vector_is_read_without_its_class(tmp_path):
 
 def test_files_that_hold_something_else_are_refused(directions, tmp_path):
     torch.save({"vector": torch.ones(4)}, tmp_path / "v.pt")
-    with pytest.raises(DirectionError, match="holds a dict and no SteeringVector"):
+    with pytest.raises(DirectionError, match="holds a dict, not a SteeringVector"):
         steering_vectors.load(tmp_path / "v.pt", model="m")
     path = directions[0].save(tmp_path / "v.safetensors")
     with pytest.raises(DirectionError, match="was not written by steering_vectors.export"):
@@ -355,7 +355,7 @@ def test_a_tensor_and_a_row_are_chosen_not_guessed(tmp_path):
     torch.save({"a": stack, "b": {"c": VECTOR}}, path := tmp_path / "v.pt")
     with pytest.raises(DirectionError, match=r"holds 'a' \(3, 4\), 'b.c' \(4,\). Choose one: key="):
         plain.load(path, **FACTS)
-    with pytest.raises(DirectionError, match="'c' is none of them"):
+    with pytest.raises(DirectionError, match="'c' is not one of them"):
         plain.load(path, key="c", **FACTS)
     with pytest.raises(DirectionError, match=r"holds 3 vectors .*Choose one: row=0 to row=2"):
         plain.load(path, key="a", **FACTS)
@@ -369,7 +369,7 @@ def test_a_tensor_and_a_row_are_chosen_not_guessed(tmp_path):
 
 def test_our_own_file_is_not_asked_again(directions, tmp_path):
     path = directions[0].save(tmp_path / "v.safetensors")
-    with pytest.raises(DirectionError, match=r"Read it with Direction.load\('"):
+    with pytest.raises(DirectionError, match=r"Use Direction.load\('"):
         plain.load(path, **FACTS)
 
 
@@ -436,12 +436,12 @@ def test_code_in_a_file_is_never_run(tmp_path, kind):
 def test_a_few_bytes_cannot_announce_terabytes(tmp_path, monkeypatch):
     path = tmp_path / "v.bin"
     torch.save(torch.ones(1).expand(1 << 40), path)
-    with pytest.raises(DirectionError, match="announces a tensor of shape .1099511627776,."):
+    with pytest.raises(DirectionError, match="states a tensor of shape .1099511627776,."):
         plain.load(path, **FACTS)
     with open(path, "wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
         np.lib.format.write_array_header_1_0(file, header)
-    with pytest.raises(DirectionError, match="announces 1099511627776 numbers"):
+    with pytest.raises(DirectionError, match="states 1099511627776 numbers"):
         plain.load(path, **FACTS)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("v.npy", bytes(3 << 20))
@@ -450,7 +450,7 @@ def test_a_few_bytes_cannot_announce_terabytes(tmp_path, monkeypatch):
         plain.load(path, **FACTS)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(1 << 20))
-    with pytest.raises(DirectionError, match="a compressed archive, which torch.save never is"):
+    with pytest.raises(DirectionError, match="a compressed archive, which torch.save does not write"):
         plain.load(path, **FACTS)
     path.write_bytes(struct.pack("<Q", 1 << 60) + b"{" + bytes(50))
     assert_all_refuse(path)

@@ -1,17 +1,23 @@
-"""Whatever bytes a file holds, a loader gives what it says or raises our own error."""
+"""Whatever bytes a file holds, a loader gives what it says or raises our own error.
+
+Every run tries the same files: hypothesis derives them from the tests themselves.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import tempfile
+import time
 import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -21,8 +27,16 @@ from steerlens.directions import FORMAT, Direction, DirectionError
 from steerlens.directions.exchange import gguf, plain, steering_vectors
 from steerlens.models.checkpoints import CheckpointError, load_hf_directory, load_hooked
 from steerlens.sites import Positions, Site
+from steerlens.store.files import StorageError
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+SECONDS = 20.0
+"""Of processor time for one file and all loaders."""
 
 FACTS = {"site": Site(3), "processing": "raw", "model": "m"}
 LOADERS = {
@@ -41,7 +55,9 @@ def check(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
         path.write_bytes(content)
+        start = time.process_time()
         for name, load in LOADERS.items():
+            assert time.process_time() - start < SECONDS, name
             try:
                 loaded = load(path)
             except DirectionError as error:
@@ -120,7 +136,25 @@ def test_random_bytes_give_our_error(head, content):
     check(head + content)
 
 
-@FUZZ
+@pytest.mark.parametrize("name", LOADERS)
+def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+    """Without waiting: a FIFO has no writer here, and /dev/zero no end."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, message in (
+        (tmp_path / "fifo", "it is a FIFO"),
+        (Path("/dev/zero"), "it is a device"),
+        (tmp_path / "loop", "circle of symbolic links"),
+        (tmp_path, "it is a folder"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            LOADERS[name](path)
+    for path in (tmp_path / "nothing", Path("a\0b")):
+        with pytest.raises(FileNotFoundError):
+            LOADERS[name](path)
+
+
+@settings(FUZZ, max_examples=150)
 @given(damaged(st.sampled_from(sorted(valid())).map(lambda name: valid()[name])))
 def test_damaged_files_give_a_direction_or_our_error(content):
     check(content)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import os
 import re
+import signal
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.formats import hub_datasets as hub
+from steerlens.data.formats import read
+from steerlens.data.formats.text import LONGEST
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(
@@ -222,7 +228,7 @@ def test_suffixes_need_personas_and_a_template_and_are_never_stripped(write):
     baked = write("baked.json", ["[INST] Sort a list. [/INST]"])
     with pytest.raises(ContrastError, match="already has chat markers"):
         ContrastSet.load(baked, personas=("calm", "cross"), template=template)
-    with pytest.raises(ContrastError, match="must hold"):
+    with pytest.raises(ContrastError, match="must contain"):
         ContrastSet.load(path, personas=("calm", "cross"), template="{suffix}")
 
 
@@ -262,7 +268,7 @@ def test_yaml_word_lists_keep_yes_and_no_as_words_and_need_names(write):
 
 def test_a_python_literal_of_mixed_lists_is_read_and_refused_for_its_keys(write):
     path = write("lengths.txt", "{1: ['good', 'bad'], 2: ['very good']}")
-    with pytest.raises(ContrastError, match="keys are numbers, not poles"):
+    with pytest.raises(ContrastError, match="keys are numbers, so they do not say which"):
         ContrastSet.load(path)
 
 
@@ -484,7 +490,7 @@ def test_trait_files_cross_instructions_with_questions(write):
         ("alias.yaml", b"a: &x [b]\nc: *x\n", "aliases"),
         ("README.md", b"# Data\n", "is a document"),
         ("ragged.csv", b"text,label\na,1,2\n", "3 fields where the header has 2"),
-        ("quote.csv", b'text,label\n"a,1\n', "no readable table"),
+        ("quote.csv", b'text,label\n"a,1\n', "not a readable table"),
         ("header.csv", b"text,label\n", "no rows"),
         ("twice.csv", b"text,text\na,b\n", "two of one name"),
         ("broken.parquet", b"PAR1 but no more PAR1", "broken parquet"),
@@ -497,6 +503,259 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(write, name, cont
     with pytest.raises(ContrastError) as error:
         ContrastSet.load(write(name, content))
     assert said in str(error.value)
+
+
+# Tables of spreadsheets and data frames
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("excel.csv", "prompt;positive;negative\r\nIs it?; Yes; No\r\nWas it?; Yes; No\r\n"),
+        ("hint.csv", "sep=;\r\nprompt;positive;negative\r\nIs it?; Yes; No\r\n"),
+        ("commas.csv", "prompt;positive;negative\nIs it, then?; Yes, it is; No, not\n"),
+        ("quoted.csv", 'prompt;positive;negative\n"Is it; then?";" Yes";" No"\n'),
+        ("tabs.csv", "prompt\tpositive\tnegative\nIs it?\t Yes\t No\n"),
+        ("bars.csv", "prompt|positive|negative\nIs it?| Yes| No\n"),
+        ("table.txt", "prompt;positive;negative\nIs it?; Yes; No\n"),
+        ("blanks.csv", "prompt, positive, negative\nIs it?, Yes, No\n"),
+        ("mark.csv", "\ufeffprompt;positive;negative\nIs it?; Yes; No\n"),
+        ("table.tsv", "prompt\tpositive\tnegative\nIs it?\t Yes\t No\n"),
+    ],
+)
+def test_a_table_is_read_with_the_delimiter_that_it_has(write, name, content):
+    made = ContrastSet.load(write(name, content))
+    assert made.facts.format == "pairs"
+    assert made[0].prompt.startswith("Is it")
+    assert made[0].positive.startswith(" Yes")
+
+
+def test_other_columns_of_a_semicolon_table_are_named_as_the_refusal_says(write):
+    path = write("moods.csv", "froh;traurig;satz\n oh;ach;1\n ja;nein;2\n")
+    with pytest.raises(ContrastError, match="positive='froh', negative='traurig'"):
+        ContrastSet.load(path)
+    made = ContrastSet.load(path, positive="froh", negative="traurig")
+    assert (len(made), made[0].meta["satz"]) == (2, "1")
+    tabs = write("moods.tsv", "froh\ttraurig\nja\tnein\n")
+    assert len(ContrastSet.load(tabs, positive="froh", negative="traurig")) == 1
+
+
+def test_a_ragged_table_names_the_delimiter_that_was_found(write):
+    path = write("ragged.csv", "prompt;positive;negative\nIs it?;Yes;No\nIs; it?;Yes;No\n")
+    with pytest.raises(ContrastError, match="row 2: 4 fields.*';' .semicolons.*put quotes"):
+        ContrastSet.load(path)
+    repaired = path.read_text().replace("Is; it?", '"Is; it?"')
+    assert len(ContrastSet.load(write("repaired.csv", repaired))) == 2
+
+
+LAYOUTS = {
+    "pairs": ({"prompt": "Q?", "positive": "Yes", "negative": "No"}, "negative"),
+    "caa": (CAA, "answer_matching_behavior"),
+    "anthropic": (PERSONA, "answer_not_matching_behavior"),
+    "free-form": ({"question": "Q?", "matching": "a", "not_matching": "b"}, "matching"),
+    "columns": ({"chosen": "a", "rejected": "b"}, "rejected"),
+    "input-output": ({"input": "hot", "output": "cold"}, "output"),
+    "feature-circuits": (
+        {"clean_prefix": "a", "patch_prefix": "b", "clean_answer": " c", "patch_answer": " d"},
+        "clean_answer",
+    ),
+    "steering-bench": (
+        {
+            "positive": {"prompt": "p", "response": "a"},
+            "negative": {"prompt": "p", "response": "b"},
+        },
+        "positive",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("hole", [None, math.nan, "absent"], ids=str)
+def test_a_hole_in_the_first_row_is_found_as_in_any_other(write, layout, hole):
+    row, column = LAYOUTS[layout]
+    holed = {k: v for k, v in row.items() if k != column} | (
+        {} if hole == "absent" else {column: hole}
+    )
+    others = [row, {k: f"{v} too" if isinstance(v, str) else v for k, v in row.items()}]
+    for rows, number in (([holed, *others], 1), ([*others, holed], 3)):
+        with pytest.raises(ContrastError, match=rf"row {number}: .*{column}.*drop that row"):
+            ContrastSet.load(write("holed.jsonl", rows))
+    assert ContrastSet.load(write("whole.jsonl", others)).facts.format == layout
+
+
+def test_a_missing_prompt_group_or_label_is_not_the_text_nan(write):
+    pair = {"positive": "a", "negative": "b"}
+    rows = [pair | {"prompt": None, "group": math.nan, "meta": {}, "extra": math.nan}]
+    made = ContrastSet.load(write("pairs.jsonl", rows))[0]
+    assert (made.prompt, made.group, dict(made.meta)) == ("", "", {})
+    texts_ = [{"text": str(i), "label": label} for i, label in enumerate((1, 0, math.nan, None))]
+    made = ContrastSet.load(write("labels.jsonl", texts_))
+    assert dict(made.report.dropped) == {"without one of the two labels": 2}
+
+
+@pytest.mark.parametrize("missing", [math.nan, None, "", "nan"], ids=repr)
+def test_rows_without_a_confidence_are_counted_and_dropped_with_the_low_ones(write, missing):
+    rows = [PERSONA, PERSONA | {"label_confidence": 0.6}, PERSONA | {"label_confidence": missing}]
+    path = write("persona.jsonl", rows)
+    assert any(
+        "1 of 3 rows have no label_confidence" in w for w in ContrastSet.load(path).report.warnings
+    )
+    made = ContrastSet.load(path, min_confidence=np.float32(0.75))
+    assert len(made) == 1
+    assert dict(made.report.dropped) == {
+        "with label_confidence below 0.75": 1,
+        "without label_confidence": 1,
+    }
+
+
+def test_confidences_of_a_table_are_numbers_also_with_a_decimal_comma(write):
+    header = "question;answer_matching_behavior;answer_not_matching_behavior;label_confidence\n"
+    path = write("p.csv", header + "A?; Yes; No;0,9\nB?; Yes; No;0.4\n")
+    assert len(ContrastSet.load(path, min_confidence=0.7)) == 1
+    strange = write("s.csv", header + "A?; Yes; No;high\n")
+    with pytest.raises(ContrastError, match="row 1: label_confidence is 'high'.*Omit min_conf"):
+        ContrastSet.load(strange, min_confidence=0.7)
+    assert len(ContrastSet.load(strange)) == 1
+
+
+# Advice that works when it is followed
+
+
+def test_nul_characters_are_named_with_their_line_and_removed_as_the_refusal_says(write):
+    path = write("nul.csv", b"prompt,positive,negative\nIs\x00 it?, Yes, No\n")
+    with pytest.raises(ContrastError, match=r"NUL character at position 27 \(line 2\)") as error:
+        ContrastSet.load(path)
+    advice = str(error.value).partition("Remove it: ")[2].rstrip(".")
+    exec(advice, {"path": path})
+    assert ContrastSet.load(path)[0].prompt == "Is it?"
+    escaped = write("escaped.jsonl", [{"positive": "a\x00", "negative": "b"}])
+    assert ContrastSet.load(escaped)[0].positive == "a\x00"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_encodings_are_recognised_and_read_as_the_refusal_says(write, encoding):
+    content = "prompt,positive,negative\nÄrger?, Ja, Nein\n".encode(encoding)
+    path = write("wide.csv", content)
+    with pytest.raises(ContrastError) as error:
+        ContrastSet.load(path)
+    named = re.search(r"encoding='([\w-]+)'", str(error.value))
+    assert named is not None, str(error.value)
+    assert ContrastSet.load(path, encoding=named[1])[0].prompt == "Ärger?"
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "base64", "idna", "a\x00b", "undefined", 5])
+def test_what_is_no_text_encoding_is_refused(write, encoding):
+    path = write("a.csv", "text,label\n" + "é" * 100)
+    with pytest.raises(ContrastError, match="encoding|is not"):
+        ContrastSet.load(path, encoding=encoding)
+
+
+# Files that are no files
+
+
+@pytest.fixture
+def patience():
+    """Fails a test that waits for ever, or computes for more than 20 seconds."""
+
+    def late(*_):
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(300)
+    start = time.process_time()
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    assert time.process_time() - start < 20
+
+
+def test_fifos_devices_and_circles_of_links_are_refused_at_once(
+    tmp_path, write, monkeypatch, patience
+):
+    os.mkfifo(tmp_path / "fifo.csv")
+    (tmp_path / "loop").symlink_to(tmp_path / "pool")
+    (tmp_path / "pool").symlink_to(tmp_path / "loop")
+    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    good = write("good.txt", "a\nb\n")
+    for path, message in (
+        (tmp_path / "fifo.csv", "it is a FIFO, not a file with an end"),
+        ("/dev/zero", "it is a device"),
+        (tmp_path / "loop", "circle of symbolic links"),
+        (tmp_path / "broken", "is a link to nothing"),
+        (good / "below", "(does not exist|is a file).*Check the path"),
+    ):
+        with pytest.raises(ContrastError, match=message):
+            ContrastSet.load(path)
+        with pytest.raises(ContrastError, match=message):
+            ContrastSet.load(good, negatives=path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ContrastError, match="circle of symbolic links"):
+        ContrastSet.load("./loop")
+
+
+def test_a_link_to_a_file_and_the_home_folder_are_followed(tmp_path, write, monkeypatch):
+    path = write("pairs.jsonl", [{"positive": "a", "negative": "b"}])
+    (tmp_path / "link.jsonl").symlink_to(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(ContrastSet.load(tmp_path / "link.jsonl")) == 1
+    saved = ContrastSet.load("~/pairs.jsonl").save("~/again.jsonl")
+    assert saved == tmp_path / "again.jsonl"
+
+
+@pytest.mark.parametrize("path", [None, 5, b"x.json", ["x.json"]])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(ContrastError, match="is neither a path nor a hub name"):
+        ContrastSet.load(path)
+
+
+# Files that would take for ever, or all memory
+
+
+def test_texts_of_a_megabyte_are_refused_before_they_are_looked_at(write, patience):
+    for long in ("a " * 500_000, "(A)" * 330_000, "Question:" + "\n" * 1_000_000):
+        for number, content in enumerate(
+            (
+                [{"prompt": long, "positive": "a", "negative": "b"}],
+                [CAA | {"question": long}],
+                [[long, "b"]],
+                {"pos": [long], "neg": ["b"]},
+                {"instruction": [{"pos": long, "neg": "b"}], "questions": ["q"]},
+            )
+        ):
+            with pytest.raises(ContrastError, match="characters long .*Shorten it"):
+                ContrastSet.load(write(f"long{number}.json", content))
+    with pytest.raises(ContrastError, match="field larger than field limit"):
+        ContrastSet.load(write("long.csv", f"positive,negative\n{'a' * 200_000},b\n"))
+
+
+def test_a_text_of_the_greatest_length_takes_no_time(write, patience):
+    for filler in ("(A)", "Q:\n", " ", "shut down a? ", "n't "):
+        text = (filler * LONGEST)[: LONGEST - 1]
+        path = write("long.json", [CAA | {"question": text + "x"}])
+        assert len(ContrastSet.load(path).report.warnings) < 9
+
+
+def test_deep_yaml_and_large_files_are_refused(write, monkeypatch, patience):
+    with pytest.raises(ContrastError, match="nested more than 30 levels"):
+        ContrastSet.load(write("deep.yaml", "a: " + "[" * 100_000))
+    monkeypatch.setattr(read, "_YAML_LIMIT", 50)
+    with pytest.raises(ContrastError, match="characters of YAML"):
+        ContrastSet.load(write("long.yaml", "a: [b]\n" * 50))
+    monkeypatch.setattr(read, "MAX_BYTES", 2 << 20)
+    with pytest.raises(ContrastError, match="has 3 MiB, and at most 2 MiB are read"):
+        ContrastSet.load(write("large.json", " " * (3 << 20)))
+
+
+def test_parquet_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch, patience):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"positive": ["a" * 10_000] * 2_000, "negative": ["b"] * 2_000})
+    pyarrow.parquet.write_table(table, tmp_path / "bomb.parquet")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    monkeypatch.setattr(read, "MAX_BYTES", 4 << 20)
+    with pytest.raises(ContrastError, match="unpacks to more than 4 MiB"):
+        ContrastSet.load(tmp_path / "bomb.parquet")
 
 
 def test_encoding_can_be_said(write):
@@ -588,8 +847,8 @@ TIU = "truth_is_universal/datasets/real_world_scenarios"
 # Files that say no more than their path: what the refusal must say.
 REFUSED = {
     f"{AX}/generate/metadata.jsonl": "names 10 concepts and holds no texts",
-    f"{AX}/generate/train_data.parquet": "936 rows and several concepts. Say concept=",
-    f"{AX}/inference/latent_eval_data.parquet": "768 rows and several concepts. Say concept=",
+    f"{AX}/generate/train_data.parquet": "936 rows and several concepts. Pass concept=",
+    f"{AX}/inference/latent_eval_data.parquet": "768 rows and several concepts. Pass concept=",
     "caa/test/survival-instinct/test_dataset_open_ended.json": "50 open-ended questions",
     "caa/test/sycophancy/test_dataset_open_ended.json": "53 open-ended questions",
     "easysteer/replications/creative_writing/contrastive_pairs.json": "10 rows with the columns",
@@ -669,7 +928,7 @@ def test_no_real_file_is_left_out_of_the_table():
     rest = [p for p in SHARED.rglob("*") if p.is_file() and p not in listed]
     assert {p.name for p in rest} <= documents
     for path in rest:
-        with pytest.raises(ContrastError, match="is a document|no known format"):
+        with pytest.raises(ContrastError, match="is a document|not those of a known format"):
             ContrastSet.load(path)
 
 

@@ -1,4 +1,7 @@
-"""Whatever bytes a file holds, loading gives a set or our own error."""
+"""Whatever bytes a file holds, loading gives a set or our own error, in bounded time.
+
+Every run tries the same files: hypothesis derives them from the tests themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import csv
 import io
 import json
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 
 from hypothesis import HealthCheck, example, given, settings
@@ -14,7 +19,15 @@ from hypothesis import strategies as st
 from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.formats.recognise import FORMATS
 
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+SECONDS = 20.0
+"""Of processor time for one file."""
 
 # Words that formats look for, so that random files come close to real ones.
 WORDS = (
@@ -76,11 +89,14 @@ def check(content: bytes, suffix: str = ".json", **arguments) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"file{suffix}"
         path.write_bytes(content)
+        start = time.process_time()
         try:
             made = ContrastSet.load(path, **arguments)
         except ContrastError as error:
             assert len(str(error)) > 20
             return
+        finally:
+            assert time.process_time() - start < SECONDS
         assert len(made) > 0
         assert str(made.report)
         assert made._repr_html_()
@@ -172,3 +188,59 @@ def test_random_tables_give_a_set_or_our_error(header, rows):
 def test_any_arguments_on_any_layout_give_a_set_or_our_error(row, arguments):
     check(json.dumps([row, row]).encode(), **arguments)
     check(json.dumps(row).encode(), **arguments)
+
+
+# Real files, damaged
+
+
+@cache
+def real_files() -> dict[str, tuple[bytes, str]]:
+    """The start of every real file of ../shared/data; of each layout where they are not here."""
+    suffixes = {".json", ".jsonl", ".csv", ".txt", ".yaml", ".parquet"}
+    found = sorted(path for path in SHARED.rglob("*") if path.suffix in suffixes)
+    if not found:
+        return {str(i): (json.dumps([row, row]).encode(), ".json") for i, row in enumerate(ROWS)}
+    return {
+        str(path.relative_to(SHARED)): (
+            path.read_bytes()[: None if path.suffix == ".parquet" else 8_000],
+            path.suffix,
+        )
+        for path in found
+    }
+
+
+SPICE = st.one_of(
+    st.binary(min_size=1, max_size=4),
+    st.sampled_from(
+        [b"\0", b'"', b",", b";", b"\r", b"\xff\xfe", b"\xef\xbb\xbf", b"null", b"NaN", b"1e999",
+         b"{", b"]", b"\\u0000", b"\\ud800", b"PAR1", b"&a *a", b"!!python/object:os.system",
+         b"9" * 5000, b" " * 3000, b"(A)" * 500, b"label", b"positive", b"steerlens"]
+    ),
+)  # fmt: skip
+
+
+@st.composite
+def damaged(draw, content: bytes) -> bytes:
+    """A file with some bytes overwritten, put in, taken out or repeated, or cut short."""
+    whole = bytearray(content)
+    for _ in range(draw(st.integers(1, 5))):
+        at = draw(st.integers(0, len(whole)))
+        piece, how = draw(SPICE), draw(st.sampled_from(["over", "in", "out", "again", "cut"]))
+        if how == "over":
+            whole[at : at + len(piece)] = piece
+        elif how == "in":
+            whole[at:at] = piece
+        elif how == "out":
+            del whole[at : at + 50 * len(piece)]
+        elif how == "again":
+            whole[at:at] = whole[: 50 * len(piece)]
+        elif at > 100:
+            del whole[at:]
+    return bytes(whole)
+
+
+@settings(FUZZ, max_examples=250)
+@given(st.data())
+def test_damaged_real_files_give_a_set_or_our_error(data):
+    content, suffix = real_files()[data.draw(st.sampled_from(sorted(real_files())))]
+    check(data.draw(damaged(content)), data.draw(st.just(suffix) | SUFFIXES))

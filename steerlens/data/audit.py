@@ -1,4 +1,4 @@
-"""What a contrast set hides: duplicates, unbalanced answers, both labels on one text, markers."""
+"""The report on a contrast set: duplicates, unbalanced answers, texts with both labels, markers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from steerlens.data.formats.text import (
     shortened,
 )
 from steerlens.data.pair import ContrastPair
+from steerlens.data.templates import is_in_chat
 
 IMBALANCE = 0.05
-"""Share of pairs by which an answer may match more often than not before it is reported."""
+"""Share of pairs by which an answer may match more often than not without a warning."""
 
 
 @dataclass(frozen=True)
 class ContrastReport:
-    """What a contrast set holds and what its data hide. Prints as text; draws itself in Jupyter."""
+    """Counts of a contrast set, and warnings about its data. Jupyter shows it as a table."""
 
     name: str
     format: str
-    """Format the file was recognised as; "" for a set made in Python."""
+    """The format in which the file was read; "" for a set made in Python."""
     rows: int
     """Rows of the file before any were dropped (pairs, for a set made in Python)."""
     pairs: int
     groups: int
-    """Groups that a split keeps whole."""
+    """Groups that a split does not divide."""
     largest_group: int
     """Pairs in the largest group."""
     paired: bool
     dropped: tuple[tuple[str, int], ...]
-    """Reasons and how many rows (for unpaired classes: texts) each of them cost."""
+    """Reasons, and the number of rows (of unpaired classes: texts) left out for each."""
     duplicate_pairs: int
     """Pairs minus distinct pairs, compared exactly."""
     normalised_duplicates: int
@@ -51,7 +52,7 @@ class ContrastReport:
     answers: tuple[tuple[str, int], ...]
     """Short answers (letters, yes, no) with the number of pairs where they are positive."""
     warnings: tuple[str, ...]
-    """What to look at before using the set."""
+    """What to check before using the set."""
     notes: tuple[str, ...]
 
     def _lines(self) -> list[tuple[str, str]]:
@@ -109,7 +110,7 @@ def audit(
     notes: tuple[str, ...],
     facts: FileFacts | None,
 ) -> ContrastReport:
-    """Counts what a set of pairs holds, and says what to look at before using it."""
+    """Counts the pairs of a set, and warns of what makes them misleading."""
     sizes = Counter(groups)
     exact = {(p.prompt, p.positive, p.negative) for p in pairs}
     folded = {tuple(map(normalised, key)) for key in exact}
@@ -132,13 +133,19 @@ def audit(
         repeated_prompts=len(prompts) - len(set(prompts)),
         both_sides=len(both),
         answers=tuple((str(k), n) for k, n in answers.most_common()),
-        warnings=(*(facts.remarks if facts else ()), *_warnings(pairs, answers, both)),
+        warnings=(
+            *(facts.remarks if facts else ()),
+            *_warnings(pairs, answers, both, is_in_chat(notes)),
+        ),
         notes=notes,
     )
 
 
 def _warnings(
-    pairs: Sequence[ContrastPair], answers: Counter[str | None], both: set[str]
+    pairs: Sequence[ContrastPair],
+    answers: Counter[str | None],
+    both: set[str],
+    in_chat: bool,
 ) -> Iterator[str]:
     if both:
         yield (
@@ -149,15 +156,17 @@ def _warnings(
         shown = ", ".join(f"{k} {n}" for k, n in answers.most_common())
         yield (
             f"matching answers are unbalanced ({shown}), so a direction may be that of a "
-            "letter or word: balanced_letters() drops the surplus"
+            "letter or word; balanced_letters() drops the surplus"
         )
     texts = [p.prompt or p.positive for p in pairs]
     markers = Counter(mark for text in texts for mark in chat_markers(text))
-    for mark, n in markers.items():
-        yield f"{n} of {len(pairs)} texts have {mark} baked in: apply no chat template again"
+    for mark, n in () if in_chat else markers.items():
+        yield (
+            f"{n} of {len(pairs)} texts have {mark} baked in; do not put them into a chat template"
+        )
     bos = Counter(filter(None, map(bos_text, texts)))
     for token, n in bos.items():
-        yield f"{n} texts start with {token} as characters: tokenize them without adding BOS"
+        yield f"{n} texts start with {token} as characters; tokenize them without adding BOS"
     glued = double = 0
     for p in pairs:
         for side in (p.positive, p.negative):
@@ -169,13 +178,14 @@ def _warnings(
         yield f"{double} continuations follow their prompt after two spaces"
     escaped = sum(any(map(has_double_escape, (p.prompt, p.positive, p.negative))) for p in pairs)
     if escaped:
-        yield f"{escaped} pairs hold literal backslash-u escapes: unescape=True decodes them"
+        yield f"{escaped} pairs hold literal backslash-u escapes; unescape=True decodes them"
     yield from polarity_warning((p.prompt, p.positive) for p in pairs)
     asked = any("?" in p.prompt for p in pairs)
-    if answers and asked and not any(p.prompt.rstrip().endswith(":") for p in pairs):
+    cued = in_chat or bool(markers) or any(p.prompt.rstrip().endswith(":") for p in pairs)
+    if answers and asked and not cued:
         yield (
-            "no prompt ends with a cue for the answer; consider with_chat(tokenizer) or "
-            "template='{prompt}\\n\\nAnswer:'"
+            "no prompt ends with a cue for the answer; consider with_chat(model) or "
+            "with_template('{prompt}\\n\\nAnswer:')"
         )
 
 

@@ -1,31 +1,32 @@
 """Contrast sets: named pairs of texts, one that shows a behaviour and one that does not.
 
-`ContrastSet.load` reads the formats of the field (docs/formats.md). A set knows its content hash,
-splits by question without leaks, and reports what its data hide.
+`ContrastSet.load` reads the formats of the field (docs/formats.md). A set has a hash of its content,
+splits by question without leaks, and reports what is misleading in its data.
 """
 
 from __future__ import annotations
 
+import datetime
 import html
 import json
 import math
-import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, SupportsIndex, overload
 
+from steerlens.arguments import ArgumentError, as_bool, as_floats, as_int
 from steerlens.data import splitting
 from steerlens.data.audit import ContrastReport, audit
-from steerlens.data.formats.chat import ChatTokenizer
+from steerlens.data.formats.chat import CHAT_DATE, ChatTokenizer, HasTokenizer
 from steerlens.data.formats.drafts import FileFacts
 from steerlens.data.formats.text import ContrastError, components, digest, shortened
 from steerlens.data.load_pairs import LoadOptions, load_pairs
-from steerlens.data.pair import ContrastPair, as_pair
-from steerlens.data.templates import in_chat, in_template
-from steerlens.store.files import write_text
+from steerlens.data.pair import ContrastPair, as_pair, as_samples
+from steerlens.data.templates import in_chat, in_template, is_in_chat
+from steerlens.store.files import expanded, write_text
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,13 +42,13 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ContrastSet:
-    """Named pairs with a content hash.
+    """Named pairs with a content hash. An index gives a pair, a slice gives a set.
 
     Raises:
-        ContrastError: If there are no pairs.
+        ContrastError: If there are no pairs, or the name is not text.
 
     >>> tea = ContrastSet("tea", (ContrastPair("Tea?", " Yes", " No"),))
-    >>> len(tea), tea.flipped().pairs[0].positive
+    >>> len(tea), tea.flipped()[0].positive
     (1, ' No')
     """
 
@@ -58,15 +59,18 @@ class ContrastSet:
     paired: bool = True
     """False if positives and negatives are two classes matched at random."""
     notes: tuple[str, ...] = ()
-    """What was done to the set, in the order it was done."""
+    """The operations on the set, in their order."""
     facts: FileFacts | None = field(default=None, compare=False, repr=False)
-    """What was counted while the file was read."""
+    """The counts of the file from which the set was read."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ContrastError(
+                f"name={self.name!r:.80} is not a name: it must be text and not empty. Write "
+                "ContrastSet('name', pairs), or ContrastSet.from_pairs(pairs)."
+            )
         object.__setattr__(self, "pairs", tuple(self.pairs))
         object.__setattr__(self, "notes", tuple(self.notes))
-        if not isinstance(self.name, str) or not self.name:
-            raise ContrastError(f"A set needs a name, got {self.name!r}. Say name='…'.")
         if not self.pairs:
             raise ContrastError(
                 f"ContrastSet {self.name!r} has no pairs, so nothing can be fitted or scored. "
@@ -91,14 +95,13 @@ class ContrastSet:
     ) -> ContrastSet:
         """Loads a file, or a dataset of the hub, in any of the formats of docs/formats.md.
 
-        The format is recognised by content. Nothing is dropped or chosen silently: `report` says
-        what was.
+        The format is recognised by content. `report` states what was left out or chosen.
 
         Args:
-            path: A local file (never touches the network), or owner/name on the hub.
-            format: Name of a format, to insist on it.
+            path: A local file (no network is used), or owner/name on the hub.
+            format: Name of a format; a file in another one is refused.
             flip: Exchange positive and negative, for files whose labels are inverted.
-            name: Name of the set; made from the file name if not given.
+            name: Name of the set; by default that in the file, or the file's name.
             options: How to read the file, each explained in `steerlens.data.load_pairs.LoadOptions`:
                 columns (`positive`, `negative`, `prompt`), a `template`, a least
                 `min_confidence`, a second file (`negatives`), `encoding`, the hub's `split`, ….
@@ -106,9 +109,10 @@ class ContrastSet:
 
         Raises:
             ContrastError: If the file cannot be read, has no known format, or holds no pairs; the
-                text says why and what to write instead.
+                message says why and what to write instead.
             TypeError: If there is no such option.
         """
+        flip = as_bool("flip", flip)
         loaded = load_pairs(path, format, options)
         made = cls(
             name=name or loaded.name,
@@ -121,41 +125,38 @@ class ContrastSet:
         if loaded.stated_hash is not None and loaded.stated_hash != made.hash:
             raise ContrastError(
                 f"{loaded.where} was changed after it was saved: its pairs hash to "
-                f"{made.hash[:12]} and its header says {loaded.stated_hash[:12]}. Save the set "
-                "again, or remove 'hash' from the first line if the change is meant."
+                f"{made.hash[:12]}, but its header states {loaded.stated_hash[:12]}. Save the set "
+                "again, or remove 'hash' from the first line if the change is intended."
             )
         if loaded.template is not None:
             made = made.with_template(loaded.template)
         return made.flipped() if flip else made
 
     @classmethod
-    def from_pairs(
-        cls, samples: Iterable[Any], name: str = "pairs", *, source: str = ""
-    ) -> ContrastSet:
+    def from_pairs(cls, samples: Any, name: str = "pairs", *, source: str = "") -> ContrastSet:
         """Builds a set from pairs in memory, also those of other libraries.
 
         Args:
             samples: `ContrastPair`s; tuples (positive, negative) or (prompt, positive, negative);
-                mappings with these names; a pandas DataFrame with these columns; or objects with
-                `positive_str` and `negative_str` (steering-vectors) or with `positive` and
-                `negative` (repeng). Their token indices are not used: `Positions` states where to
-                read.
+                mappings with these names; a pandas or polars DataFrame, an Arrow table or a mapping
+                of lists with these columns (others become `meta`); or objects with `positive_str`
+                and `negative_str` (steering-vectors) or with `positive` and `negative` (repeng).
+                Their token indices are not used: `Positions` states where to read.
             name: Name of the set.
             source: Where the samples came from.
 
         Raises:
-            ContrastError: If something among the samples is no pair, or there are none.
+            ContrastError: If one of the samples is not a pair, or there are none.
 
         >>> ContrastSet.from_pairs([("2 + 2 = 4", "2 + 2 = 7")], name="sums").pairs[0].negative
         '2 + 2 = 7'
         """
-        if hasattr(samples, "columns") and hasattr(samples, "to_dict"):
-            samples = samples.to_dict("records")  # type: ignore[union-attr]
-        return cls(name, tuple(as_pair(s, i) for i, s in enumerate(samples)), source)
+        rows = enumerate(as_samples(samples))
+        return cls(name, tuple(as_pair(sample, i) for i, sample in rows), source)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the set as JSON lines: a header, then one pair per line. `load` reads it back."""
-        target = Path(path)
+        target = expanded(os.fspath(path))
         header: dict[str, Any] = {
             "steerlens": "contrast-set 1",
             "name": self.name,
@@ -183,7 +184,7 @@ class ContrastSet:
 
     @property
     def report(self) -> ContrastReport:
-        """What the set holds and what its data hide."""
+        """Counts of the set, and warnings about its data."""
         return audit(
             self.pairs,
             self.groups,
@@ -221,18 +222,28 @@ class ContrastSet:
         return iter(self.pairs)
 
     @overload
-    def __getitem__(self, index: int) -> ContrastPair: ...
+    def __getitem__(self, index: SupportsIndex) -> ContrastPair: ...
     @overload
     def __getitem__(self, index: slice) -> ContrastSet: ...
-    def __getitem__(self, index: int | slice) -> ContrastPair | ContrastSet:
+    def __getitem__(self, index: SupportsIndex | slice) -> ContrastPair | ContrastSet:
         """One pair, or the set of a slice of the pairs.
 
         Raises:
             ContrastError: If a slice holds no pair.
+            IndexError: If there is no pair with that index.
+            ArgumentError: If it is neither a whole number nor a slice of whole numbers.
         """
         if not isinstance(index, slice):
-            return self.pairs[operator.index(index)]
-        start, stop, step = index.indices(len(self))
+            number = as_int("index", index)
+            if not -len(self) <= number < len(self):
+                raise IndexError(
+                    f"{self.name!r} has {len(self)} pairs, and none with index {number}."
+                )
+            return self.pairs[number]
+        try:
+            start, stop, step = index.indices(len(self))
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"{index!r:.80} is not a slice of pairs: {error}.") from error
         note = f"pairs [{start}:{stop}:{step}] of {len(self)}"
         return self._with(self.pairs[index], note=note)
 
@@ -240,48 +251,53 @@ class ContrastSet:
     def hash(self) -> str:
         """Hex digest of the pairs in their order and of `paired`; not of name, notes and meta.
 
-        Order counts because activations are stored row by row.
+        The order is included because activations are stored row by row.
         """
         parts = (x for p in self.pairs for x in (p.prompt, p.positive, p.negative, p.group))
         return digest("contrast-set 1", self.paired, *parts)
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
-        """For each pair, the name of the group that a split keeps whole."""
+        """For each pair, the name of the group that a split does not divide."""
         return tuple(components([pair.keys for pair in self.pairs]))
 
     def split(
-        self, seed: int = 0, fractions: tuple[float, float, float] = (0.5, 0.25, 0.25)
+        self,
+        seed: SupportsIndex = 0,
+        fractions: Iterable[SupportsFloat] = (0.5, 0.25, 0.25),
     ) -> Split:
         """Splits into parts to fit, choose and report on, keeping each group in one part.
 
-        Which part a group goes to depends on the seed and the group, not on the order of pairs.
-        Larger groups are placed first, each where most pairs are still missing.
+        The part of a group depends on the seed and the group, not on the order of pairs. Larger
+        groups are placed first, each in the part that lacks most pairs.
 
         Args:
             seed: Another seed gives another split.
             fractions: Shares of pairs for fit, choose and report; positive, sum 1.
 
         Raises:
-            ContrastError: If the fractions make no sense or there are fewer groups than parts.
+            ContrastError: If the fractions are not three shares, or there are fewer groups than
+                parts.
         """
+        shares = as_floats("fractions", fractions)
         if (
-            len(fractions) != 3
-            or not all(f > 0 for f in fractions)
-            or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6)
+            len(shares) != 3
+            or not all(f > 0 for f in shares)
+            or not math.isclose(sum(shares), 1.0, abs_tol=1e-6)
         ):
             raise ContrastError(
-                f"fractions={fractions} must be three positive shares that sum to 1, for fit, "
+                f"fractions={shares} must be three positive shares that sum to 1, for fit, "
                 "choose and report; e.g. (0.5, 0.25, 0.25)."
             )
-        return Split(*self._parts(seed, dict(zip(Split._fields, fractions, strict=True))))
+        return Split(*self._parts(seed, dict(zip(Split._fields, shares, strict=True))))
 
-    def halved(self, seed: int = 0) -> tuple[ContrastSet, ContrastSet]:
-        """Questions to choose on and to report on, where another set is fitted on; see `split`."""
+    def halved(self, seed: SupportsIndex = 0) -> tuple[ContrastSet, ContrastSet]:
+        """Two halves to choose and to report on, if another set is fitted on; see `split`."""
         choose, report = self._parts(seed, {"choose": 0.5, "report": 0.5})
         return choose, report
 
-    def _parts(self, seed: int, shares: Mapping[str, float]) -> list[ContrastSet]:
+    def _parts(self, seed: SupportsIndex, shares: Mapping[str, float]) -> list[ContrastSet]:
+        seed = as_int("seed", seed)
         found = splitting.parts(self.groups, shares, seed, self.name)
         return [
             self._with(
@@ -295,20 +311,22 @@ class ContrastSet:
         """The set with positive and negative exchanged in every pair."""
         return self._with((p.flipped() for p in self.pairs), note="positive and negative exchanged")
 
-    def shuffled(self, seed: int) -> ContrastSet:
-        """A control: each pair is flipped or not by a fair coin, so no concept is left."""
+    def shuffled(self, seed: SupportsIndex) -> ContrastSet:
+        """A control: each pair is flipped with probability one half, so no concept is left."""
+        seed = as_int("seed", seed)
         coins = (int(key, 16) % 2 for key in splitting.ranks(self.pairs, "shuffle", seed))
         return self._with(
             (p.flipped() if coin else p for p, coin in zip(self.pairs, coins, strict=True)),
             note=f"labels shuffled pair by pair with seed={seed}",
         )
 
-    def subset(self, n: int, seed: int = 0) -> ContrastSet:
-        """n pairs chosen by the seed, in their order here.
+    def subset(self, n: SupportsIndex, seed: SupportsIndex = 0) -> ContrastSet:
+        """n pairs chosen by the seed, in the order of this set.
 
         Raises:
             ContrastError: If there are not n pairs, or n is less than 1.
         """
+        n, seed = as_int("n", n), as_int("seed", seed)
         if not 1 <= n <= len(self):
             raise ContrastError(
                 f"subset(n={n}) of {self.name!r}, which has {len(self)} pairs. "
@@ -325,12 +343,14 @@ class ContrastSet:
         """The pairs whose `meta` has these values.
 
         Raises:
-            ContrastError: If no pair has them; the error lists the values there are.
+            ContrastError: If no pair has them; the message lists the values of the set.
         """
         kept = [p for p in self.pairs if all(p.meta.get(k) == v for k, v in meta.items())]
         if not kept:
             there = {k: sorted({p.meta.get(k, "(none)") for p in self.pairs})[:10] for k in meta}
-            raise ContrastError(f"No pair of {self.name!r} has {meta}. Its values are {there}.")
+            raise ContrastError(
+                f"No pair of {self.name!r} has {meta}. Choose among its values: {there}."
+            )
         return self._with(kept, note=f"only pairs with {meta}")
 
     def without(self, *others: ContrastSet) -> ContrastSet:
@@ -343,19 +363,22 @@ class ContrastSet:
         kept = [pair for pair in self.pairs if known.isdisjoint(pair.keys)]
         names = ", ".join(repr(other.name) for other in others)
         if not kept:
-            raise ContrastError(f"Every question of {self.name!r} is also in {names}.")
+            raise ContrastError(
+                f"Every question of {self.name!r} is also in {names}, so no pair is left. Use other "
+                "questions for one of the sets."
+            )
         return self._with(kept, note=f"{len(kept)} of {len(self)} pairs, those not in {names}")
 
-    def balanced_letters(self, seed: int = 0) -> ContrastSet:
-        """Drops surplus pairs so that no answer letter is matching more often than not.
+    def balanced_letters(self, seed: SupportsIndex = 0) -> ContrastSet:
+        """Drops surplus pairs so that no answer letter is positive more often than negative.
 
-        For every two answers x and y, as many pairs keep x matching against y as y against x; with
-        two letters each therefore matches equally often. A mean difference then carries no "letter
-        A". Also serves Yes/No.
+        For every two answers x and y, as many pairs are kept with x against y as with y against x.
+        A mean difference then holds nothing of the letter itself. Works for Yes and No as well.
 
         Raises:
-            ContrastError: If answers are not letters or Yes/No, or nothing balanced remains.
+            ContrastError: If answers are not letters or Yes/No, or no balanced pairs remain.
         """
+        seed = as_int("seed", seed)
         kept = splitting.balanced(self.pairs, seed, self.name)
         return self._with(
             (self.pairs[i] for i in kept),
@@ -363,7 +386,7 @@ class ContrastSet:
         )
 
     def merged(self, *others: ContrastSet, name: str | None = None) -> ContrastSet:
-        """This set followed by others. Groups that share a key become one."""
+        """This set followed by others. Groups that share a key are joined."""
         sets = (self, *others)
         return ContrastSet(
             name=name or " + ".join(s.name for s in sets),
@@ -374,11 +397,11 @@ class ContrastSet:
         )
 
     def with_template(self, template: str) -> ContrastSet:
-        """Puts every prompt into a template; groups stay what they were.
+        """Puts every prompt into a template. Groups do not change.
 
         Args:
-            template: Text with `{prompt}`, which may be missing only where all prompts are empty.
-                An optional `{answer}` after it says where the continuation goes (otherwise at the
+            template: Text with `{prompt}`, which may be missing only if all prompts are empty.
+                An optional `{answer}` after it marks the place of the continuation (otherwise the
                 end); text after it is added to both sides. The space before the answer follows
                 `steerlens.data.formats.text.spaced`.
 
@@ -393,16 +416,34 @@ class ContrastSet:
         made = in_template(self.pairs, template, self.name)
         return self._with(made, note=f"template {template!r}")
 
-    def with_chat(self, tokenizer: ChatTokenizer, system: str | None = None) -> ContrastSet:
-        """Puts every prompt through the tokenizer's own chat template, once.
+    def with_chat(
+        self,
+        tokenizer: ChatTokenizer | HasTokenizer,
+        system: str | None = None,
+        *,
+        date: datetime.date = CHAT_DATE,
+    ) -> ContrastSet:
+        """Puts every prompt into the tokenizer's own chat template, once.
 
-        Continuations then stand at the start of the assistant's turn. A BOS that the template
-        writes is kept in the text and noted: tokenize such prompts without adding another one.
+        Continuations are then at the start of the assistant's turn. A BOS that the template writes
+        stays in the text, and a note says so: tokenize such prompts without adding another one.
+
+        Args:
+            tokenizer: A model, or a tokenizer with a chat template.
+            system: The text of a system turn before each prompt.
+            date: What a template that writes today's date gets; a note states it. With today's date
+                the hash of the set would change every day.
 
         Raises:
-            ContrastError: If prompts are empty or already have chat markers.
+            ContrastError: If prompts are empty or already in a chat template, or the template
+                refuses them, fails or does not end.
         """
-        made, note = in_chat(self.pairs, tokenizer, system)
+        if is_in_chat(self.notes):
+            raise ContrastError(
+                f"The prompts of {self.name!r} are already in a chat template. "
+                "Use the set as it is."
+            )
+        made, note = in_chat(self.pairs, tokenizer, system, date)
         return self._with(made, note=note)
 
     def _with(self, pairs: Iterable[ContrastPair], note: str) -> ContrastSet:

@@ -1,6 +1,6 @@
-"""A file or a dataset of the hub, in any of the formats of docs/formats.md, as pairs.
+"""Pairs from a file or a dataset of the hub, in any of the formats of docs/formats.md.
 
-The format is recognised by content. Nothing is dropped or chosen silently.
+The format is recognised by content, and what is left out or chosen is counted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from steerlens.arguments import ArgumentError, as_bool, as_float, as_int
 from steerlens.data.formats.drafts import Content, FileFacts, Reading
 from steerlens.data.formats.hub_datasets import is_hub_name, read_hub
 from steerlens.data.formats.pairs import count_unusable
 from steerlens.data.formats.read import read_content
 from steerlens.data.formats.recognise import as_rows, recognised, uses_template
-from steerlens.data.formats.text import ContrastError, unescaped
+from steerlens.data.formats.text import ContrastError, shortened, unescaped
 from steerlens.data.pair import ContrastPair
 
 
@@ -28,11 +29,11 @@ class LoadOptions(TypedDict, total=False):
     """See `ContrastSet.with_template`. For relations `{}` is the input; for personas it holds
     `{persona}` and `{suffix}`."""
     min_confidence: float | None
-    """Least label_confidence (Anthropic) or absolute mean (lexicon) to keep."""
+    """Smallest label_confidence (Anthropic) or absolute mean (lexicon) to keep."""
     positive: str | None
-    """Column, list or label that is positive, where names do not say."""
+    """Column, list or label that is positive, if the names do not say."""
     negative: str | None
-    """Its counterpart."""
+    """Column, list or label that is negative."""
     prompt: str | None
     """Column that both sides share, or the input if only `positive` is named."""
     negatives: str | os.PathLike[str] | None
@@ -48,7 +49,7 @@ class LoadOptions(TypedDict, total=False):
     encoding: str | None
     """Text encoding if it is not UTF-8."""
     seed: int
-    """Decides which texts of unpaired classes meet, and the negatives of relations."""
+    """Determines which texts of unpaired classes form pairs, and the negatives of relations."""
     split: str
     """Split of a hub dataset."""
     config: str | None
@@ -59,7 +60,7 @@ class LoadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Loaded:
-    """The pairs of a file, and what the file says of them."""
+    """The pairs of a file, and what the file states about them."""
 
     pairs: tuple[ContrastPair, ...]
     name: str
@@ -70,7 +71,7 @@ class Loaded:
     stated_hash: str | None
     """The hash that a saved set states in its header."""
     template: str | None
-    """A template that the format did not use itself and that is still to be applied."""
+    """A template that the format does not use itself, and that is to be applied to the set."""
     where: str
     """Path or hub name, for messages."""
 
@@ -80,9 +81,10 @@ def load_pairs(path: str | os.PathLike[str], format: str | None, options: LoadOp
 
     Raises:
         ContrastError: If the file cannot be read, has no known format, or holds no pairs; the
-            text says why and what to write instead.
+            message says why and what to write instead.
     """
     _require_known(options)
+    options = _normalised(options)
     encoding = options.get("encoding")
     content = as_rows(
         _content(
@@ -97,7 +99,7 @@ def load_pairs(path: str | os.PathLike[str], format: str | None, options: LoadOp
         positive=options.get("positive"),
         negative=options.get("negative"),
         prompt=options.get("prompt"),
-        negatives=None if negatives is None else read_content(Path(negatives), encoding),
+        negatives=None if negatives is None else read_content(_local(negatives), encoding),
         paired=options.get("paired"),
         concept=options.get("concept"),
         personas=options.get("personas"),
@@ -108,10 +110,10 @@ def load_pairs(path: str | os.PathLike[str], format: str | None, options: LoadOp
     usable, unusable = count_unusable(drafted.drafts)
     dropped = (*drafted.facts.dropped, *((why, n) for why, n in unusable.items() if n))
     if not usable:
-        reasons = ", ".join(f"{n} {why}" for why, n in dropped) or "none were there"
+        reasons = ", ".join(f"{n} {why}" for why, n in dropped) or "it holds none"
         raise ContrastError(
             f"{content.where} ({found.name}) gives no pair out of {drafted.facts.rows} rows: "
-            f"{reasons}. Loosen the filters, or repair the file."
+            f"{reasons}. Relax the filters, or repair the file."
         )
     unescape = options.get("unescape", False)
     pairs = []
@@ -141,7 +143,7 @@ def load_pairs(path: str | os.PathLike[str], format: str | None, options: LoadOp
 
 
 def _require_known(options: Mapping[str, Any]) -> None:
-    """Raises TypeError for an option that there is not, naming the likeliest one."""
+    """Raises TypeError for an unknown option, with the most similar known one."""
     known = list(LoadOptions.__annotations__)
     for name in options:
         if name not in known:
@@ -153,6 +155,41 @@ def _require_known(options: Mapping[str, Any]) -> None:
             )
 
 
+def _normalised(options: LoadOptions) -> LoadOptions:
+    """The options with Python's numbers."""
+    out: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    try:
+        if "min_confidence" in out:
+            out["min_confidence"] = as_float("min_confidence", out["min_confidence"])
+        if "seed" in out:
+            out["seed"] = as_int("seed", out["seed"])
+        for name in ("paired", "unescape"):
+            if name in out:
+                out[name] = as_bool(name, out[name])
+        if not isinstance(out.get("concept", ""), str):
+            out["concept"] = as_int("concept", out["concept"])
+    except ArgumentError as error:
+        raise ContrastError(str(error)) from error
+    for name in ("template", "positive", "negative", "prompt", "encoding", "split"):
+        if not isinstance(out.get(name, ""), str):
+            raise ContrastError(f"{name}={out[name]!r:.80} is not text. Write {name}='…'.")
+    return out  # type: ignore[return-value]
+
+
+def _local(path: object) -> str:
+    """A path as text.
+
+    Raises:
+        ContrastError: If it is neither text nor a path.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\x00" in text:
+        raise ContrastError(
+            f"path={path!r:.80} is neither a path nor a hub name. Give the path of a data file."
+        )
+    return text
+
+
 def _content(
     path: str | os.PathLike[str],
     encoding: str | None,
@@ -160,28 +197,26 @@ def _content(
     config: str | None,
     revision: str | None,
 ) -> Content:
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\x00" in text:
-        raise ContrastError(
-            f"path={path!r} is neither a path nor a hub name. Give the path of a data file."
-        )
-    local = Path(os.path.expanduser(text))
-    there = os.path.exists(local)  # unlike Path.exists, False for names that no file can have
+    text = _local(path)
+    there = os.path.lexists(os.path.expanduser(text))  # also a link that leads nowhere
     hub = text.removeprefix("hub:")
     if not text.startswith("hub:") and (there or not is_hub_name(hub)):
         asked = [("split", split != "train"), ("config", config), ("revision", revision)]
         if wrong := [option for option, given in asked if given]:
             raise ContrastError(
-                f"{text} is a local path, where {wrong} have no meaning: omit them."
+                f"{text} is a local path, and {', '.join(wrong)} apply to datasets of the hub "
+                "only. Omit them."
             )
         if not there:
             raise ContrastError(
-                f"There is no file {text!r} here (looked in {Path.cwd()}), and it is no hub name "
-                "of the form owner/name. Check the path."
+                f"The file {shortened(text, 300)!r} does not exist (looked in {Path.cwd()}), and "
+                "this is not a hub name of the form owner/name. Check the path."
             )
-        return read_content(local, encoding)
+        return read_content(text, encoding)
     if not is_hub_name(hub):
-        raise ContrastError(f"{hub!r} is no hub name. Write owner/name.")
+        raise ContrastError(
+            f"{shortened(hub, 300)!r} is not the name of a dataset on the hub. Write owner/name."
+        )
     return read_hub(hub, split, config, revision)
 
 

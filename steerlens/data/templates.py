@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from steerlens.data.formats.chat import ChatTokenizer, chat_prompt
+from steerlens.data.formats.chat import CHAT_DATE, ChatTokenizer, HasTokenizer, chat_prompt
 from steerlens.data.formats.text import (
     GROUP_SEPARATOR,
     ContrastError,
@@ -14,6 +15,18 @@ from steerlens.data.formats.text import (
     spaced,
 )
 from steerlens.data.pair import ContrastPair
+
+CHAT_NOTE = "chat template of the tokenizer"
+"""How the note of a set starts whose prompts are in a chat template."""
+
+
+def is_in_chat(notes: Iterable[str]) -> bool:
+    """Whether the notes of a set, or of one that was merged into it, state a chat template.
+
+    >>> is_in_chat(["one.json: chat template of the tokenizer; no BOS in the text"])
+    True
+    """
+    return any(note.startswith(CHAT_NOTE) or f": {CHAT_NOTE}" in note for note in notes)
 
 
 def in_template(pairs: Sequence[ContrastPair], template: str, name: str) -> list[ContrastPair]:
@@ -31,7 +44,7 @@ def in_template(pairs: Sequence[ContrastPair], template: str, name: str) -> list
         )
     _refuse_second_template(template, (p.prompt or p.positive for p in pairs))
     if answer_mark and before.endswith(" "):
-        before = before[:-1]  # the space goes to the answer, where tokenizers expect it
+        before = before[:-1]  # tokenizers expect the space at the start of the answer
 
     def put(pair: ContrastPair) -> ContrastPair:
         prompt = before.replace("{prompt}", pair.prompt)
@@ -47,14 +60,18 @@ def in_template(pairs: Sequence[ContrastPair], template: str, name: str) -> list
 
 
 def in_chat(
-    pairs: Sequence[ContrastPair], tokenizer: ChatTokenizer, system: str | None
+    pairs: Sequence[ContrastPair],
+    tokenizer: ChatTokenizer | HasTokenizer,
+    system: str | None,
+    date: datetime.date = CHAT_DATE,
 ) -> tuple[list[ContrastPair], str]:
     """The pairs in the tokenizer's chat template, and a note; see `ContrastSet.with_chat`."""
     made = []
-    has_bos = False
+    has_bos = dated = False
     for pair in pairs:
-        chat = chat_prompt(tokenizer, pair.prompt, system)
+        chat = chat_prompt(tokenizer, pair.prompt, system, date=date)
         has_bos = has_bos or chat.has_bos
+        dated = dated or chat.dated
         made.append(
             replace(
                 pair,
@@ -65,7 +82,8 @@ def in_chat(
             )
         )
     bos = "BOS is in the text: tokenize without adding one" if has_bos else "no BOS in the text"
-    return made, f"chat template of the tokenizer; {bos}"
+    day = f"; the date that the template writes is fixed to {date.isoformat()}" if dated else ""
+    return made, f"{CHAT_NOTE}; {bos}{day}"
 
 
 def _refuse_second_template(template: str, texts: Iterable[str]) -> None:
@@ -75,6 +93,6 @@ def _refuse_second_template(template: str, texts: Iterable[str]) -> None:
         if present := chat_markers(text):
             raise ContrastError(
                 f"The prompt {shortened(text)!r} already has chat markers ({', '.join(present)}), "
-                f"and the template {template!r} would add others. Leave the template out, or strip "
+                f"and the template {template!r} would add others. Omit the template, or remove "
                 "the markers from the data first."
             )

@@ -1,4 +1,4 @@
-"""What was read (`Activations`) and what came of it (`Direction`), with where and how it was made."""
+"""Vectors that were read (`Activations`), and directions with all facts about them (`Direction`)."""
 
 from steerlens.directions.activations import Activations as Activations
 from steerlens.directions.direction_errors import DirectionError as DirectionError

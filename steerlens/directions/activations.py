@@ -21,15 +21,19 @@ _Method = Callable[[Tensor, Tensor], Tensor] | str | type
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Residual-stream vectors of both sides of every pair, at one token and several sites."""
+    """Residual-stream vectors of both sides of every pair, at one token and several sites.
+
+    Raises:
+        ValueError: If a vector holds NaN or infinite numbers.
+    """
 
     positive: Float[Tensor, "pair site d_model"]
     negative: Float[Tensor, "pair site d_model"]
     sites: tuple[Site, ...]
     groups: tuple[str, ...]
-    """The question of each pair: cross-validation keeps a group together."""
+    """The question of each pair. Cross-validation does not divide a group."""
     resid_norms: Float[Tensor, " site"]
-    """Median over texts of the text's median token norm."""
+    """Median over texts of the median norm of a text's tokens."""
     paired: bool = True
     """False if row i of one side does not belong to row i of the other."""
     processing: str = "raw"
@@ -38,7 +42,7 @@ class Activations:
     fingerprint: str = ""
     data: str = ""
     dtype: str = ""
-    """Precision in which the model was run, e.g. "float32"."""
+    """Precision of the model, e.g. "float32"."""
     revision: str = ""
 
     def __post_init__(self) -> None:
@@ -49,7 +53,7 @@ class Activations:
                 raise ValueError(
                     f"Activations of the {name} side hold NaN or infinite numbers, first in pair "
                     f"{pair} at {self.sites[site]}. Load the model in float32 or bfloat16, and "
-                    "check that text by itself."
+                    "check the text of that pair."
                 )
 
     def __len__(self) -> int:
@@ -92,7 +96,7 @@ class Activations:
         if getattr(method, "paired", False) and not self.paired:
             raise ValueError(
                 f"{method!r} uses the difference within each pair, and this set has no true pairs. "
-                "Use DiffMean(), Logistic() or LDA(), which need two groups only."
+                "Use DiffMean(), Logistic() or LDA(), which need only two groups."
             )
         i = self.index(layer)
         positive, negative = self.positive[:, i].float(), self.negative[:, i].float()

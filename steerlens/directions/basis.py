@@ -1,10 +1,10 @@
-"""In which basis a residual-stream vector lives, and which changes of basis are exact.
+"""The basis of a residual-stream vector, and the changes of basis that are exact.
 
-Of what TransformerLens does to weights, only `center_writing_weights` changes the residual stream:
-it takes from every token's vector its mean over d_model. Every reader of such a stream is a
-LayerNorm, which takes the mean away itself, so nothing that the model computes is changed by it;
-models with RMSNorm are not centred. `fold_ln`, `center_unembed` and `fold_value_biases` leave the
-stream as it is.
+Of the weight processing of TransformerLens, only `center_writing_weights` changes the residual
+stream: it subtracts from every token's vector its mean over d_model. Every reader of such a stream
+is a LayerNorm, which subtracts the mean itself, so the output of the model does not change; models
+with RMSNorm are not centred. `fold_ln`, `center_unembed` and `fold_value_biases` do not change the
+stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from steerlens.directions.direction_errors import DirectionError
 
 CENTRED = "center_writing_weights"
 KNOWN = ("fold_ln", CENTRED, "center_unembed", "fold_value_biases")
-"""Kinds of weight processing, in the order in which a label names them."""
+"""Kinds of weight processing, in their order in a label."""
 
 ROUNDING = 1e-6
 """A mean component smaller than this part of the vector's length is a rounding error."""
@@ -29,20 +29,20 @@ def is_centred(processing: str) -> bool:
     (False, False, True)
 
     Raises:
-        DirectionError: If the label does not say.
+        DirectionError: If the label has an unknown part.
     """
     parts = set() if processing == "raw" else set(processing.split("+"))
     if unknown := parts - set(KNOWN):
         raise DirectionError(
-            f"Weight processing {processing!r} does not say whether the residual stream was "
-            f"centred ({', '.join(sorted(unknown))} is not known), so nothing can be converted to "
-            f"or from it. Known are 'raw' and {', '.join(KNOWN)} joined by '+'."
+            f"Weight processing {processing!r:.80} does not say whether the residual stream was "
+            f"centred ({', '.join(sorted(unknown)):.80} is not known), so no direction can be "
+            f"converted to or from it. Known are 'raw', and {', '.join(KNOWN)} joined by '+'."
         )
     return CENTRED in parts
 
 
 def without_mean(vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-    """What centring the writing weights leaves of a vector."""
+    """The vector without its mean, as in a model with centred writing weights."""
     wide = vector.double()
     return (wide - wide.mean()).to(vector.dtype)
 

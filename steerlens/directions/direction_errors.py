@@ -1,7 +1,7 @@
-"""What is wrong with a direction or a file of one."""
+"""The error of directions and of their files."""
 
 from __future__ import annotations
 
 
 class DirectionError(ValueError):
-    """A direction that does not fit: wrong site, wrong width, wrong basis, or a broken file."""
+    """A direction with the wrong site, width or basis, or a file of one that is damaged."""

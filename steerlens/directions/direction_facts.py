@@ -1,4 +1,4 @@
-"""What a file states about a direction, as JSON, checked field by field when it is read."""
+"""The facts about a direction as JSON, checked field by field when they are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from steerlens.sites import Positions, Rule, Site
 from steerlens.units import StrengthUnit
 
 Operation = Literal["add", "ablate", "clamp"]
-"""What a direction is made for: the interventions along one direction."""
+"""The intervention that a direction is made for."""
 
 LAYERS = "blocks count from 0; resid_pre enters a block, resid_post leaves it"
-"""The layer convention of every stored site; a file that states another one is refused."""
+"""The layer convention of every stored site. A file that states another one is refused."""
 
 OPEN = ("processing", "converted_from")
 """Facts that are text, or None where they are not known."""
@@ -25,7 +25,7 @@ _NUMBERS = ("resid_norm", "projection_std", "value")
 
 
 def to_json(facts: dict[str, Any]) -> str:
-    """The facts of a direction as one line, its site by hook name."""
+    """The facts of a direction as one line, the site as a hook name."""
     positions: Positions | None = facts["apply_at"]
     plain = facts | {
         "site": facts["site"].hook,
@@ -36,10 +36,10 @@ def to_json(facts: dict[str, Any]) -> str:
 
 
 def from_json(text: str, source: str) -> dict[str, Any]:
-    """What `to_json` wrote, as arguments of `Direction`; fields that older files lack are left out.
+    """The arguments of `Direction` from what `to_json` wrote; older files lack some of them.
 
     Raises:
-        DirectionError: If something is missing, unknown or of another type.
+        DirectionError: If the site is missing, or a field is unknown or has another type.
     """
     try:
         stated = json.loads(text)
@@ -48,7 +48,7 @@ def from_json(text: str, source: str) -> dict[str, Any]:
         return {name: value for name, value in _checked(stated) if name != "layer_convention"}
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise DirectionError(
-            f"{source} is a direction, but what it states cannot be read: {error}. "
+            f"{source} is a direction, but its facts cannot be read: {str(error).rstrip('.')}. "
             "Save the direction again with the version that made it."
         ) from error
 
@@ -81,7 +81,9 @@ def _checked(stated: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _typed(name: str, value: Any, *types: type) -> Any:
     if not isinstance(value, types) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r:.80} is not of type {types[0].__name__}")
+        raise TypeError(
+            f"{name}={value!r:.80} is not of type {' or '.join(kind.__name__ for kind in types)}"
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""`Direction`: a vector at a site, with where and how it was made and how it is meant."""
+"""`Direction`: a vector at a site, with the facts about its origin and its intended use."""
 
 from __future__ import annotations
 
@@ -25,38 +25,43 @@ from steerlens.units import StrengthUnit, require_unit
 
 FORMAT = "steerlens.directions/2"
 OLDER = ("steerlens.directions/1",)
-"""Formats that are read as well; they state less."""
+"""Older formats that can still be read; they state fewer facts."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""What a vector may be stored in."""
+"""The types in which a vector may be stored."""
 
 
 @runtime_checkable
 class Adopter(Protocol):
-    """A model that says whether a direction is for it: `Model`."""
+    """A model that checks whether a direction was made for it: `Model`."""
 
     def adopt(self, direction: Direction) -> Direction: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A vector at a site of the residual stream, and everything needed to use it rightly.
+    """A vector at a site of the residual stream, with all facts that its use depends on.
 
-    Not always of unit length: `unit()` says so. A steering vector is a Direction in use.
+    It does not have unit length in general; `unit()` gives it. NumPy arrays and numbers, the number
+    of a layer, the name of a hook, and the name of a rule become what the fields below say.
+
+    Raises:
+        DirectionError: If the vector is not one axis of finite numbers, is zero, or a fact has the
+            wrong type or an impossible value.
     """
 
     vector: Float[Tensor, " d_model"]
     site: Site
     method: str = "given"
-    """How it was found: the method's repr."""
+    """The method that found it, as its repr."""
     resid_norm: float | None = None
     """Median norm of the residual stream at the site over ordinary tokens: the strength unit."""
     projection_std: float | None = None
     """Standard deviation of the fitted activations along the direction: another strength unit."""
     processing: str | None = None
-    """Weight processing of the model it was made on ("raw", "fold_ln", …); None if not stated."""
+    """Weight processing of the model it was made on ("raw", "fold_ln", …); None if unknown."""
     read_at: str = ""
-    """The position rule at which the activations were read."""
+    """The position rule with which the activations were read."""
     model: str = ""
     fingerprint: str = ""
     """Content hash of the model's weights."""
@@ -64,20 +69,20 @@ class Direction:
     """Content hash of the contrast set."""
     pairs: int = 0
     operation: Operation = "add"
-    """What it is made for; any intervention along a direction takes it all the same."""
+    """The intervention that it is made for. Other interventions along it are possible as well."""
     apply_at: Positions | None = None
-    """The tokens at which it is meant to be applied; None if not stated."""
+    """The tokens at which it is to be applied; None if unknown."""
     strength_unit: StrengthUnit | None = None
-    """What multiplier 1 of `Add` is meant to add; the stream's norm where that is known."""
+    """The intended unit of `Add`'s multiplier; by default the stream's norm, if that is known."""
     value: float | None = None
-    """Where a clamp moves the projection to, in units of the stream."""
+    """The projection that a clamp sets, in units of the stream."""
     dtype: str = ""
-    """Precision in which the model was run when it was made, e.g. "float32"."""
+    """Precision of the model with which it was made, e.g. "float32"."""
     revision: str = ""
     """Revision of the model on the hub."""
     converted_from: str | None = None
-    """The weight processing it was made under, where that was another one. The strength units are
-    then carried over, so that a multiplier keeps its effect; they are not measured anew."""
+    """The weight processing it was made under, if it was converted to another one. The strength
+    units are converted with it, so that a multiplier keeps its effect, not measured again."""
 
     def __post_init__(self) -> None:
         self._normalise()
@@ -90,9 +95,9 @@ class Direction:
             )
         if not bool(wide.any()):
             raise DirectionError(
-                f"The direction at {self.site} is all zeros, so it would steer nothing. "
-                "The two sides of the contrast were equal at the tokens that were read: "
-                "read where they differ, e.g. Positions.answer()."
+                f"The direction at {self.site} is all zeros, so adding it has no effect. "
+                "The two sides of the contrast were equal at the tokens that were read. "
+                "Read where they differ, e.g. Positions.answer()."
             )
         for name, unit in (
             ("resid_norm", self.resid_norm),
@@ -108,7 +113,7 @@ class Direction:
         if (self.operation == "clamp") != (self.value is not None):
             raise DirectionError(
                 f"operation={self.operation!r} with value={self.value}: a clamp moves the "
-                "projection to a value, and nothing else has one. Give both or neither."
+                "projection to a value, and other operations have none. Give both or neither."
             )
         if self.value is not None and not math.isfinite(self.value):
             raise DirectionError(
@@ -157,7 +162,7 @@ class Direction:
         return float(self.vector.norm())
 
     def unit(self) -> Direction:
-        """The same direction with length 1."""
+        """The direction with length 1."""
         return replace(self, vector=self.vector / self.vector.norm())
 
     def __neg__(self) -> Direction:
@@ -212,16 +217,16 @@ class Direction:
     # Between weight processings
 
     def converted(self, to: str) -> Direction:
-        """The same steering for the same model under another weight processing, where it is exact.
+        """The direction with the same effect on the model under another weight processing.
 
-        Adding is exact both ways. Towards centred writing weights the vector loses its mean, which
-        every LayerNorm takes away in any case, and `resid_norm` and `projection_std` shrink with
-        it, so that a multiplier keeps its effect in each unit (a length given as a number does
-        not). Ablating and clamping read the stream along the vector, and a centred stream has no
-        mean to read: exact only for a vector that has none either.
+        For adding, the conversion is exact in both directions. To centred writing weights the
+        vector loses its mean, which every LayerNorm subtracts in any case, and `resid_norm` and
+        `projection_std` shrink in proportion, so that a multiplier keeps its effect in each unit (a
+        length given as a number does not). Ablating and clamping read the stream along the vector,
+        and a centred stream has no mean: the conversion is exact only if the vector has none.
 
         Args:
-            to: Weight processing as `Model.processing` says it, e.g. "fold_ln".
+            to: Weight processing as in `Model.processing`, e.g. "fold_ln".
 
         Raises:
             DirectionError: If the conversion is not exact, or one of the two is not known.
@@ -242,8 +247,8 @@ class Direction:
         if self.operation != "add":
             raise DirectionError(
                 f"The direction at {self.site} is made to {self.operation}, and its vector has a "
-                f"mean, so between {self.processing!r} and {to!r} there is no exact conversion: "
-                "one stream has a mean to read and the other has none. Load the model as "
+                f"mean, so there is no exact conversion between {self.processing!r} and {to!r}: "
+                "one stream has a mean and the other has none. Load the model as "
                 f"{self.processing!r}, or fit the direction on this one."
             )
         if before:
@@ -251,8 +256,8 @@ class Direction:
         vector = basis.without_mean(self.vector)
         if float(vector.norm()) <= basis.ROUNDING * self.norm:
             raise DirectionError(
-                f"The direction at {self.site} is constant over d_model, which every LayerNorm "
-                "takes away: it steers nothing on this model, under any weight processing."
+                f"The direction at {self.site} is constant over d_model, and every LayerNorm "
+                "subtracts the constant, so it has no effect on this model. Fit another direction."
             )
         kept = float(vector.norm()) / self.norm
         return replace(
@@ -263,28 +268,32 @@ class Direction:
         )
 
     def require_operation(self, operation: Operation) -> None:
-        """Raises if the direction was converted for adding and would ablate or clamp otherwise."""
+        """Raises DirectionError if the direction was converted so that only adding is exact."""
         if operation == "add" or self.converted_from is None or self.processing is None:
             return
-        # What is exact for one projection is exact for the other.
+        # A conversion is exact for ablating if and only if it is exact for clamping.
         if self.operation == "add" and basis.is_centred(self.processing) != basis.is_centred(
             self.converted_from
         ):
             raise DirectionError(
                 f"The direction at {self.site} was converted from {self.converted_from!r} to "
                 f"{self.processing!r} so that adding it keeps its effect; to {operation} along it "
-                f"would not. Load the model as {self.converted_from!r}, or state what it is for "
-                f"before it is converted: replace(direction, operation={operation!r})."
+                f"does not. Load the model as {self.converted_from!r}, or state the operation "
+                f"before the conversion: replace(direction, operation={operation!r})."
             )
 
     # On disk
 
     def facts(self) -> dict[str, Any]:
-        """Everything that is stated about the vector."""
+        """All fields but the vector."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "vector"}
 
     def save(self, path: Path | str) -> Path:
-        """Writes one safetensors file that states everything above; atomic, never pickle."""
+        """Writes a safetensors file with the vector and all facts, atomically.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
         vector = self.vector.detach().cpu().contiguous()
         stated = direction_facts.to_json(self.facts())
         meta = {"format": FORMAT, "direction": stated, "sha256": _checksum(stated, vector)}
@@ -295,12 +304,11 @@ class Direction:
         """Reads a file written by `save`.
 
         Args:
-            model: The model it is to be used on: a direction that was made on another one is
-                refused, one made under another weight processing converted where that is exact.
+            model: The model to use it on. A direction of another model is refused; one made under
+                another weight processing is converted if that is exact.
 
         Raises:
-            DirectionError: If the file is broken, holds a tensor without the facts that make it
-                usable, or does not fit the model.
+            DirectionError: If the file is damaged, lacks the facts, or does not fit the model.
             StorageError: If the path is not that of a regular file, or it cannot be read.
             FileNotFoundError: If there is no such file.
         """
@@ -310,12 +318,14 @@ class Direction:
                 meta = file.metadata() or {}
                 vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
         except SafetensorError as error:
-            raise DirectionError(f"{path} is not a readable safetensors file: {error}") from error
+            raise DirectionError(
+                f"{path} is not a readable safetensors file: {error}. Copy or save it again."
+            ) from error
         if vector is None or "direction" not in meta or meta.get("format") not in (FORMAT, *OLDER):
             raise DirectionError(
                 f"{path} does not say at which site, in which basis and how it was made "
-                f"(format {meta.get('format')!r}, expected {FORMAT!r}). Vectors of other makers "
-                "are read by steerlens.directions.exchange, which asks for what is missing: "
+                f"(format {meta.get('format')!r:.80}, expected {FORMAT!r}). Vectors from other "
+                "software are read by steerlens.directions.exchange, with the facts as arguments: "
                 "exchange.plain.load(path, site=Site(layer), processing='raw', model='name')."
             )
         require_vector(vector, str(path))
@@ -337,7 +347,16 @@ class Direction:
 
 
 def require_vector(vector: Tensor, source: str) -> Tensor:
-    """Raises DirectionError for anything but one axis of floating point numbers."""
+    """The vector, if it is one axis of floating point numbers.
+
+    Raises:
+        DirectionError: If it is not.
+    """
+    if not isinstance(vector, Tensor):
+        raise DirectionError(
+            f"{source} must be one axis (d_model) of floating point numbers; got "
+            f"{type(vector).__name__}. Pass a tensor or a NumPy array: torch.tensor([…])."
+        )
     if vector.ndim != 1 or vector.dtype not in DTYPES:
         raise DirectionError(
             f"{source} must be one axis (d_model) of floating point numbers; got shape "

@@ -203,6 +203,8 @@ def _reason(path: Path, error: OSError, done: str) -> str:
         found = (p for p in (path, *path.parents) if os.path.lexists(p) and not p.is_dir())
         file = next(found, path)
         what = "a file" if file.exists() else "a link to nothing"
+        if done == "read":
+            return f"{file} is {what}, so there is nothing below it. Check the path."
         return f"{file} is {what}, so it cannot be a folder. Choose another folder."
     if code in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
         return "the file system does not support this. Choose a folder on a local disk."

@@ -1,20 +1,23 @@
-"""What reading a file gives: drafts of pairs, and counts of what was seen."""
+"""The results of reading a file: drafts of pairs, and counts of its rows."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from steerlens.data.formats.text import ContrastError, digest, statement_key
+from steerlens.data.formats.text import ContrastError, digest, require_length, statement_key
 
 Record = Mapping[str, Any]
 
 
-class Content(NamedTuple):
-    """A file after its container was read and before its meaning is known."""
+@dataclass(frozen=True)
+class Content:
+    """A file whose container was read and whose format is not known yet."""
 
     where: str
     """Path or hub name, for messages."""
@@ -23,18 +26,22 @@ class Content(NamedTuple):
     value: Any
     """Records (list of mappings), a mapping, a list of texts, or lines of a table."""
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """The rows if this is a table, else an empty list."""
         rows = self.value
         return rows if _all_of(rows, Mapping) else []
 
-    @property
+    @cached_property
     def columns(self) -> frozenset[str]:
-        """Column names of the first row."""
-        return frozenset(map(str, self.records[0])) if self.records else frozenset()
+        """Names of all columns that some row has."""
+        return frozenset(str(name) for row in self.records for name in row)
 
-    @property
+    def first(self, column: str) -> Any:
+        """The first value in a column that is not missing; None if there is none."""
+        return next((v for r in self.records if not is_missing(v := r.get(column))), None)
+
+    @cached_property
     def texts(self) -> list[str]:
         """The items if this is a list of texts, else an empty list."""
         return self.value if _all_of(self.value, str) else []
@@ -46,7 +53,7 @@ def _all_of(value: object, kind: type) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is to be read: the arguments of `ContrastSet.load` that formats use."""
+    """The arguments of `ContrastSet.load` that formats use."""
 
     template: str | None = None
     min_confidence: float | None = None
@@ -61,7 +68,7 @@ class Reading:
 
 
 class Draft(NamedTuple):
-    """A pair as the file has it, not yet validated."""
+    """A pair of a file before it is validated."""
 
     prompt: str
     positive: str
@@ -72,13 +79,13 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What was counted in a file before anything was dropped."""
+    """Counts of a file before rows were dropped."""
 
     format: str
     """Name of the format, as `ContrastSet.load(format=…)` takes it."""
     rows: int
     labels: tuple[tuple[str, int], ...] = ()
-    """Matching answers or class labels as written, with their rows, most frequent first."""
+    """Matching answers or class labels as written, with their number of rows, most frequent first."""
     duplicate_rows: int = 0
     duplicate_keys: int = 0
     """Rows minus distinct values of the main text column."""
@@ -87,51 +94,60 @@ class FileFacts:
     blank_fields: int = 0
     non_ascii_rows: int = 0
     dropped: tuple[tuple[str, int], ...] = ()
-    """Reasons, and how many rows or texts each of them cost."""
+    """Reasons, and the number of rows or texts left out for each."""
     remarks: tuple[str, ...] = ()
-    """Quirks worth a warning."""
+    """Warnings about the file."""
 
 
 class Drafted(NamedTuple):
-    """What a format makes of a file."""
+    """The drafts of a file in one format."""
 
     drafts: list[Draft]
     facts: FileFacts
     paired: bool = True
     notes: tuple[str, ...] = ()
     name: str = ""
-    """The name the file gives itself, if it does."""
+    """The name that the file states; "" if it states none."""
     header: Mapping[str, Any] = {}
     """The first line of a saved set."""
 
 
+def is_missing(value: object) -> bool:
+    """Whether a cell holds nothing: null, or what data frames write for it (NaN, NA, NaT).
+
+    >>> is_missing(None), is_missing(float("nan")), is_missing("")
+    (True, True, False)
+    """
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
 def text_at(record: Record, column: str, row: int, content: Content) -> str:
-    """The text in a column of a row (counted from 1); numbers are written out.
+    """The text in a column of a row (counted from 1); a number is converted to text.
 
     Raises:
-        ContrastError: If the column is missing there or holds something else.
+        ContrastError: If the row lacks the column or has another type there.
     """
     value = record.get(column)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        kind = "missing" if value is None else f"a {type(value).__name__}"
+    if is_missing(value) or not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        kind = "missing" if is_missing(value) else f"a {type(value).__name__}"
         raise ContrastError(
             f"{content.where}, row {row}: column {column!r} is {kind}, but text is needed. "
             "Repair or drop that row."
         )
-    return value
+    return require_length(str(value), f"{content.where}, row {row}: column {column!r}")
 
 
 def numbered(content: Content) -> Iterable[tuple[int, Record]]:
-    """The rows of a table, counted from 1."""
+    """The rows of a table with their numbers, from 1."""
     return enumerate(content.records, start=1)
 
 
 def other_columns(record: Record, used: Iterable[str]) -> dict[str, str]:
-    """The columns that made no text, as text, for `ContrastPair.meta`."""
+    """The columns that are not part of the pair, as text, for `ContrastPair.meta`."""
     skip = set(used)
-    rest = {str(k): v for k, v in record.items() if k not in skip and v is not None}
+    rest = {str(k): v for k, v in record.items() if k not in skip and not is_missing(v)}
     return {
         k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)
         for k, v in rest.items()
@@ -139,7 +155,7 @@ def other_columns(record: Record, used: Iterable[str]) -> dict[str, str]:
 
 
 def leaves(value: object) -> Iterable[str]:
-    """All texts in a nested value, mapping keys not included."""
+    """All texts in a nested value, without the keys of mappings."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -161,16 +177,16 @@ def count_rows(
     dropped: Mapping[str, int] | None = None,
     remarks: Iterable[str] = (),
 ) -> FileFacts:
-    """Counts what a file hides.
+    """Counts duplicates, labels, blank fields and non-ASCII rows of a file.
 
     Args:
         format: Name of the format.
         rows: Raw rows.
         key: Main text of a row.
         label: Label or answer of a row, counted for balance.
-        outcome: What a repeated key must agree on; the label unless given.
-        dropped: Rows left out, by reason.
-        remarks: Quirks the format saw.
+        outcome: What rows with equal keys must have in common; by default the label.
+        dropped: Number of rows left out, by reason.
+        remarks: Warnings of the format.
     """
     keys = [key(row) for row in rows]
     labels = [label(row) for row in rows] if label else []
@@ -195,7 +211,7 @@ def count_rows(
 
 
 def by_digest(texts: Sequence[str], purpose: str, seed: int) -> list[int]:
-    """Positions of texts in a shuffled order that does not depend on their order in the file."""
+    """Indices of texts in a shuffled order that does not depend on their order in the file."""
     seen: Counter[str] = Counter()
     ranks = []
     for text in texts:
@@ -214,13 +230,15 @@ class Text(NamedTuple):
 def match_classes(
     positives: Sequence[Text], negatives: Sequence[Text], seed: int
 ) -> tuple[list[Draft], dict[str, int]]:
-    """Matches two unpaired classes, a statement with its own negation first.
+    """Matches the texts of two unpaired classes: first statements with their own negations.
 
-    Texts that stand in both classes are left out; so is what is left of the larger class.
+    Texts in both classes are left out, and so is the surplus of the larger class.
 
     Returns:
-        Drafts with an empty prompt, and how many texts were left out, by reason.
+        Drafts with an empty prompt, and the number of texts left out, by reason.
     """
+    for text in (*positives, *negatives):
+        require_length(text.text, "A text of the file")
     both = {t.text for t in positives} & {t.text for t in negatives}
     sides = []
     dropped: dict[str, int] = {"empty": 0, "texts with both labels": 0}

@@ -1,4 +1,4 @@
-"""Datasets from the Hugging Face hub by name; without a network the answer comes in seconds."""
+"""Datasets of the Hugging Face hub by name; without a network they are refused in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from steerlens.data.formats.text import ContrastError, shortened
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PATIENCE = 4.0  # seconds to wait for a first connection
-_NEEDS_DATASETS = "{name!r} is no local file; loading it from the hub needs: pip install datasets."
+_NEEDS_DATASETS = (
+    "{name!r} is not a local file, and loading it from the hub needs: pip install datasets."
+)
 
 
 def is_hub_name(name: str) -> bool:
@@ -27,7 +29,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def reachable(url: str, patience: float = _PATIENCE) -> bool:
-    """Whether a connection to the host (or to the proxy that leads there) opens in time."""
+    """Whether a connection to the host, or to its proxy, opens in time."""
     parts = urlsplit(url)
     proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     if proxy:
@@ -42,7 +44,7 @@ def reachable(url: str, patience: float = _PATIENCE) -> bool:
             return
         opened.set()
 
-    # Looking up a name has no timeout of its own, so it waits on another thread.
+    # Looking up a name has no timeout of its own, so another thread does it.
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
     thread.join(patience)
@@ -60,25 +62,24 @@ def read_hub(name: str, split: str, config: str | None, revision: str | None) ->
         from huggingface_hub import constants
     except ImportError as error:
         raise ContrastError(_NEEDS_DATASETS.format(name=name)) from error
-    told_offline = bool(constants.HF_HUB_OFFLINE)
-    if not told_offline and not reachable(constants.ENDPOINT):
+    offline = bool(constants.HF_HUB_OFFLINE)
+    if not offline and not reachable(constants.ENDPOINT):
         raise ContrastError(
-            f"{name!r} is no local file, and {constants.ENDPOINT} cannot be reached. Check the "
+            f"{name!r} is not a local file, and {constants.ENDPOINT} cannot be reached. Check the "
             "path or the network; or download the files and load them by path; or, if the dataset "
             "was loaded here before, start Python with HF_HUB_OFFLINE=1 to use the cache."
         )
     try:
         import datasets
-        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise ContrastError(_NEEDS_DATASETS.format(name=name)) from error
     try:
-        table = datasets.load_dataset(name, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        rows = datasets.load_dataset(name, config, split=split, revision=revision).to_list()
+    except Exception as error:  # of the network, the cache, or whatever the dataset's files hold
         first = shortened(str(error).strip().split("\n")[0], 300)
-        place = "The local cache (HF_HUB_OFFLINE is set)" if told_offline else "The hub"
+        place = "The local cache (HF_HUB_OFFLINE is set)" if offline else "The hub"
         raise ContrastError(
-            f"{place} did not give {name!r} with config={config!r}, split={split!r}, "
-            f"revision={revision!r}: {first}. Check the name, or say config=… and split=…."
+            f"{place} did not return {name!r} with config={config!r}, split={split!r}, "
+            f"revision={revision!r}: {first}. Check the name, or pass config=… and split=…."
         ) from error
-    return Content(f"hub:{name}", "hub", table.to_list())
+    return Content(f"hub:{name}", "hub", rows)

@@ -24,22 +24,22 @@ _SIDES = (
 
 
 def two_sides(names: Sequence[str], where: str, reading: Reading) -> tuple[str, str] | None:
-    """Which of some names is positive and which negative: as told, or by well-known names.
+    """The positive and the negative one of some names: those of the arguments, or well-known ones.
 
     Raises:
-        ContrastError: If `positive` or `negative` was told but is not among the names.
+        ContrastError: If one of the arguments `positive` and `negative` is missing or not a name.
     """
-    told = (reading.positive, reading.negative)
-    if None not in told:
-        for side in told:
+    given = (reading.positive, reading.negative)
+    if None not in given:
+        for side in given:
             if side not in names:
                 near = ", ".join(sorted(names)[:60])
-                raise ContrastError(f"{where} has no {side!r}. It has: {near}.")
-        return str(told[0]), str(told[1])
-    if told != (None, None):
+                raise ContrastError(f"{where} has no {side!r}. Name two of {near}.")
+        return str(given[0]), str(given[1])
+    if given != (None, None):
         raise ContrastError(
-            f"{where}: positive={told[0]!r}, negative={told[1]!r} names one side only. Name both, "
-            f"among {sorted(names)[:60]}."
+            f"{where}: positive={given[0]!r}, negative={given[1]!r} names one side only. Name "
+            f"both, among {sorted(names)[:60]}."
         )
     for positive, negative in _SIDES:
         if positive in names and negative in names:
@@ -62,8 +62,8 @@ def is_lists(content: Content) -> bool:
 def read_lists(content: Content, reading: Reading) -> Drafted:
     """The texts of one key against those of another.
 
-    Unpaired and matched at random, unless `paired=True` pairs them by position; with a list
-    `prompts` beside two lists of the same length they are true pairs with those prompts.
+    They are unpaired and matched at random, unless `paired=True` pairs them by position. With a
+    third list `prompts` they are true pairs with those prompts.
     """
     lists = {
         str(k): v
@@ -89,14 +89,14 @@ def read_lists(content: Content, reading: Reading) -> Drafted:
 
 
 def _which(lists: Mapping[str, list[str]], where: str) -> str:
-    """Why lists with these names cannot be read as they are, and what to write."""
+    """Why lists with these names cannot be read without arguments, and what to write."""
     names = sorted(lists)
     shown = ", ".join(f"{name} ({len(lists[name])})" for name in names[:60])
     text = f"{where} has {len(lists)} lists with {sum(map(len, lists.values()))} texts: {shown}. "
     if all(name.isdigit() for name in names):
         return text + (
-            "The keys are numbers, not poles, so each list may hold both. Write two lists, e.g. "
-            '{"positive": […], "negative": […]}, and load those.'
+            "The keys are numbers, so they do not say which texts are positive. Write two lists, "
+            'e.g. {"positive": […], "negative": […]}, and load those.'
         )
     twins = [n for n in names if n.startswith("positive") and "negative" + n[8:] in lists]
     positive = twins[0] if twins else names[0]
@@ -123,8 +123,8 @@ def _two_classes(
         lengths = [len(positives), len(negatives)] + ([len(prompts)] if prompts else [])
         if len(set(lengths)) > 1:
             raise ContrastError(
-                f"{content.where}: paired by position was asked for, but the lists have lengths "
-                f"{lengths}. Make them equal, or load with paired=False."
+                f"{content.where}: lists that are paired by position must have equal lengths, and "
+                f"these have lengths {lengths}. Make them equal, or load with paired=False."
             )
         drafts = [
             Draft(prompt, spaced(prompt, p), spaced(prompt, n))
@@ -139,22 +139,22 @@ def _two_classes(
         if not drafts:
             raise ContrastError(
                 f"{content.where}: no two different texts are left to match ({dropped}). Check "
-                "that both classes have texts of their own."
+                "that each class has texts that the other does not have."
             )
     facts = count_rows(name, rows, lambda r: r[1], lambda r: r[0], dropped=Counter(dropped))
     return Drafted(drafts, facts, paired=paired, notes=notes)
 
 
 def is_texts(content: Content) -> bool:
-    """A plain list of texts, or lines."""
+    """A list of texts, or lines."""
     return bool(content.texts)
 
 
 def read_texts(content: Content, reading: Reading) -> Drafted:
     """One class per file (with `negatives=`), or suffixes for two personas.
 
-    With `personas=(positive, negative)` and a `template` holding `{persona}` and `{suffix}`, each
-    suffix gives a pair of whole texts (repeng's layout); suffixes are never stripped.
+    With `personas=(positive, negative)` and a `template` that contains `{persona}` and `{suffix}`,
+    each suffix gives a pair of whole texts (repeng's layout); suffixes are never stripped.
     """
     texts = content.texts
     if reading.personas is not None:
@@ -171,7 +171,7 @@ def read_texts(content: Content, reading: Reading) -> Drafted:
     others = reading.negatives.texts
     if not others:
         raise ContrastError(
-            f"{reading.negatives.where} is not a list of texts as {content.where} is. Give a file "
+            f"{reading.negatives.where} is not a list of texts like {content.where}. Give a file "
             "of the same kind."
         )
     rows = [("positive", t) for t in texts] + [("negative", t) for t in others]
@@ -183,11 +183,19 @@ def read_texts(content: Content, reading: Reading) -> Drafted:
 
 def _personas(content: Content, reading: Reading) -> Drafted:
     template = reading.template
-    if reading.personas is None or len(reading.personas) != 2:
-        raise ContrastError(f"personas={reading.personas!r} must be two texts, positive first.")
+    personas = reading.personas
+    if (
+        not isinstance(personas, list | tuple)
+        or len(personas) != 2
+        or not all(isinstance(persona, str) for persona in personas)
+    ):
+        raise ContrastError(
+            f"personas={personas!r:.80} must be two texts, positive first. Write e.g. "
+            "personas=('very calm', 'very cross')."
+        )
     if template is None or "{persona}" not in template or "{suffix}" not in template:
         raise ContrastError(
-            f"template={template!r} must hold {{persona}} and {{suffix}}, e.g. "
+            f"template={template!r} must contain {{persona}} and {{suffix}}, e.g. "
             "'[INST] Act as if you are {persona}. [/INST] {suffix}'."
         )
     drafts = []
@@ -195,18 +203,18 @@ def _personas(content: Content, reading: Reading) -> Drafted:
         if chat_markers(template) and (present := chat_markers(suffix)):
             raise ContrastError(
                 f"{content.where}: the text {suffix[:40]!r} already has chat markers "
-                f"({', '.join(present)}), and the template would nest another. Use a template "
-                "without markers, or a list without them."
+                f"({', '.join(present)}), and the template would add others around them. Use a "
+                "template or a list without markers."
             )
         positive, negative = (
             template.replace("{persona}", persona).replace("{suffix}", suffix)
-            for persona in reading.personas
+            for persona in personas
         )
         drafts.append(
             Draft("", positive, negative, f"suffix: {normalised(suffix)}", {"suffix": suffix})
         )
     facts = count_rows("texts", content.texts, lambda text: text)
-    return Drafted(drafts, facts, notes=(f"personas {reading.personas}, template {template!r}",))
+    return Drafted(drafts, facts, notes=(f"personas {personas}, template {template!r}",))
 
 
 def is_traits(content: Content) -> bool:
@@ -221,7 +229,7 @@ def read_traits(content: Content, reading: Reading) -> Drafted:
     """Two opposite system prompts, each with every question.
 
     The texts are prompts: generate answers to them and read those. Pairs are grouped by question;
-    instructions are shared by all parts of a split.
+    all parts of a split share the instructions.
     """
     value = content.records[0] if content.records else content.value
     instructions, questions = value["instruction"], value["questions"]
@@ -255,6 +263,6 @@ def read_traits(content: Content, reading: Reading) -> Drafted:
     rows = [(i["pos"], i["neg"], q) for i in instructions for q in questions]
     facts = count_rows(
         "traits", rows, lambda r: r[2], outcome=lambda _: "",
-        remarks=("both sides are prompts: generate answers to them, then read the answers",),
+        remarks=("both sides are prompts; generate answers to them, then read the answers",),
     )  # fmt: skip
     return Drafted(drafts, facts)

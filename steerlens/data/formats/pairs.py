@@ -1,10 +1,11 @@
-"""Rows that are pairs already: two named columns, saved sets, tuples."""
+"""Formats whose rows are pairs: two named columns, saved sets, tuples."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from steerlens.data.formats.drafts import (
@@ -14,6 +15,7 @@ from steerlens.data.formats.drafts import (
     FileFacts,
     Reading,
     count_rows,
+    is_missing,
     numbered,
     other_columns,
     text_at,
@@ -29,19 +31,20 @@ def is_saved(content: Content) -> bool:
 
 
 def read_saved(content: Content, reading: Reading) -> Drafted:
-    """The pairs as they were; the header says name, source and notes."""
+    """The pairs without change; the header states name, source and notes."""
     header, *rows = content.records
     if header.get("steerlens") != "contrast-set 1":
         raise ContrastError(
-            f"{content.where} says it is {header.get('steerlens')!r}; this version reads "
-            "'contrast-set 1'. Update steerlens, or remove the first line to load bare pairs."
+            f"{content.where} states the format {header.get('steerlens')!r:.80}; this version "
+            "reads 'contrast-set 1'. Update steerlens, or remove the first line to load the pairs "
+            "alone."
         )
-    body = content._replace(value=rows)
+    body = replace(content, value=rows)
     if not rows:
         raise ContrastError(f"{content.where} has a header and no pairs. Save the set again.")
     drafts = [_as_written(record, row, body) for row, record in enumerate(rows, start=1)]
-    told = header.get("facts")
-    facts = _facts(told, content) if told is not None else _count("saved", rows)
+    stated = header.get("facts")
+    facts = _facts(stated, content) if stated is not None else _count("saved", rows)
     return Drafted(drafts, facts, paired=header.get("paired") is not False, header=header)
 
 
@@ -55,14 +58,14 @@ _COUNTS = (
 )
 
 
-def _facts(told: Any, content: Content) -> FileFacts:
+def _facts(stated: Any, content: Content) -> FileFacts:
     try:
-        counts = {name: int(told[name]) for name in _COUNTS}
+        counts = {name: int(stated[name]) for name in _COUNTS}
         return FileFacts(
-            format=str(told["format"]),
-            labels=tuple((str(k), int(n)) for k, n in told["labels"]),
-            dropped=tuple((str(k), int(n)) for k, n in told["dropped"]),
-            remarks=tuple(map(str, told["remarks"])),
+            format=str(stated["format"]),
+            labels=tuple((str(k), int(n)) for k, n in stated["labels"]),
+            dropped=tuple((str(k), int(n)) for k, n in stated["dropped"]),
+            remarks=tuple(map(str, stated["remarks"])),
             **counts,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -76,14 +79,18 @@ def _as_written(record: Mapping, row: int, content: Content) -> Draft:
     meta = record.get("meta", {})
     if not isinstance(meta, Mapping) or not all(isinstance(v, str) for v in meta.values()):
         raise ContrastError(
-            f"{content.where}, row {row}: meta={meta!r} must map names to texts. Write numbers as "
-            "text."
+            f"{content.where}, row {row}: meta={meta!r:.80} must map names to texts. Write numbers "
+            "as text."
         )
+    prompt, group = (
+        "" if is_missing(record.get(name)) else text_at(record, name, row, content)
+        for name in ("prompt", "group")
+    )
     return Draft(
-        text_at(record, "prompt", row, content) if "prompt" in record else "",
+        prompt,
         text_at(record, "positive", row, content),
         text_at(record, "negative", row, content),
-        text_at(record, "group", row, content) if "group" in record else "",
+        group,
         {str(k): v for k, v in meta.items()}
         | other_columns(record, ("prompt", "positive", "negative", "group", "meta")),
     )
@@ -97,12 +104,11 @@ def _count(name: str, rows: list) -> FileFacts:
 
 def is_pairs(content: Content) -> bool:
     """Columns positive and negative, and perhaps prompt, group and meta."""
-    first = content.records[0] if content.records else {}
-    return isinstance(first.get("positive"), str) and isinstance(first.get("negative"), str)
+    return all(isinstance(content.first(side), str) for side in ("positive", "negative"))
 
 
 def read_pairs(content: Content, reading: Reading) -> Drafted:
-    """Our own layout without a header: texts are taken exactly as they are."""
+    """The layout of steerlens without a header: texts are not changed."""
     drafts = [_as_written(record, row, content) for row, record in numbered(content)]
     return Drafted(drafts, _count("pairs", content.records))
 
@@ -118,7 +124,7 @@ def is_feature_circuits(content: Content) -> bool:
 def read_feature_circuits(content: Content, reading: Reading) -> Drafted:
     """Clean prefix, then the clean answer against the patch answer (Marks, arXiv:2403.19647).
 
-    "Positive" is thus the answer that fits the prefix. To contrast the prefixes themselves, name
+    The positive side is the answer that fits the prefix. To contrast the prefixes themselves, name
     them: `positive='clean_prefix', negative='patch_prefix'`.
     """
     drafts = []
@@ -142,7 +148,7 @@ def is_instruction(content: Content) -> bool:
 
 
 def read_instruction(content: Content, reading: Reading) -> Drafted:
-    """The prompt with its instruction against the same without (Stolfo, arXiv:2410.12877)."""
+    """The prompt with its instruction against the prompt without it (Stolfo, arXiv:2410.12877)."""
     drafts = []
     not_prefix = 0
     for row, record in numbered(content):
@@ -151,15 +157,15 @@ def read_instruction(content: Content, reading: Reading) -> Drafted:
         not_prefix += not full.startswith(base.rstrip(" ."))
         meta = other_columns(record, ("prompt", "prompt_without_instruction"))
         drafts.append(Draft("", full, base, normalised(base), meta))
-    remarks = ["both sides are prompts: generate answers to them, then read the answers"]
+    remarks = ["both sides are prompts; generate answers to them, then read the answers"]
     if not_prefix:
-        remarks.append(f"in {not_prefix} rows the bare prompt is not how the full one starts")
+        remarks.append(f"in {not_prefix} rows the full prompt does not start with the bare one")
     facts = count_rows("instruction", content.records, lambda r: str(r["prompt"]), remarks=remarks)
     return Drafted(drafts, facts)
 
 
 def is_tuples(content: Content) -> bool:
-    """A list of two texts per row (steering-vectors)."""
+    """Rows of two texts each (steering-vectors)."""
     rows = content.value
     return (
         isinstance(rows, list)
@@ -172,7 +178,7 @@ def is_tuples(content: Content) -> bool:
 
 
 def read_tuples(content: Content, reading: Reading) -> Drafted:
-    """(positive, negative) whole texts."""
+    """Whole texts (positive, negative)."""
     drafts = [Draft("", positive, negative) for positive, negative in content.value]
     facts = count_rows("tuples", content.value, lambda r: r[0], outcome=lambda _: "")
     return Drafted(drafts, facts)
@@ -182,7 +188,7 @@ _PROMPTS = ("prompt", "input", "question", "instruction")
 
 
 def is_columns(content: Content) -> bool:
-    """Any other table: two columns are named, or have well-known names."""
+    """Any other table: its two columns are named by arguments, or have well-known names."""
     return bool(content.records)
 
 
@@ -190,28 +196,34 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
     """Two named columns of each row; `prompt=` names a shared one.
 
     Known names (chosen/rejected, winning_output/losing_output, sentence_good/sentence_bad,
-    positive_str/negative_str, …) need no naming. With `prompt=` and `positive=` alone, the negative
-    is another row's output, as for relations.
+    positive_str/negative_str, …) are found without arguments. With `prompt=` and `positive=` alone,
+    the negative is another row's output, as for relations.
     """
-    first = content.records[0]
-    names = [str(k) for k, v in first.items() if isinstance(v, str)]
+    order = dict.fromkeys(str(name) for row in content.records for name in row)
+    names = [name for name in order if isinstance(content.first(name), str)]
     if reading.prompt is not None and reading.prompt not in names:
-        raise ContrastError(f"{content.where} has no text column {reading.prompt!r}, only {names}.")
+        raise ContrastError(
+            f"{content.where} has no text column {reading.prompt!r}. Name one of {names}."
+        )
     if reading.prompt and reading.positive in names and reading.negative is None:
         return read_mapping(content, reading, reading.prompt, str(reading.positive))
     if reading.template is not None and "{}" in reading.template:
         raise ContrastError(
-            f"template={reading.template!r}: {{}} stands for the input of a relation; these rows "
-            "are pairs. Write {prompt}, and {answer} where the continuation goes."
+            f"template={reading.template!r}: {{}} stands for the input of a relation, but these "
+            "rows are pairs. Write {prompt}, and {answer} for the continuation."
         )
     sides = two_sides(names, content.where, reading)
     if sides is None:
-        pair = (names * 2)[:2]
+        rows = f"{len(content.records)} rows with the columns {sorted(content.columns)}"
+        if len(names) < 2:
+            raise ContrastError(
+                f"{content.where} has no known format: of its {rows} {len(names)} hold text, and a "
+                "pair needs two texts. Add a column for the other side; check the delimiter."
+            )
         raise ContrastError(
-            f"{content.where} has {len(content.records)} rows with the columns "
-            f"{sorted(content.columns)}, which are no known format, and the names do not say which "
-            f"is positive. Name two, e.g. positive={pair[0] if pair else 'a'!r}, "
-            f"negative={pair[1] if pair else 'b'!r} (and prompt=… for a shared one), or "
+            f"{content.where} has {rows}, which are not those of a known format, and their names "
+            f"do not say which one is positive. Name two, e.g. positive={names[0]!r}, "
+            f"negative={names[1]!r} (and prompt=… for a shared one), or "
             "prompt=… and positive=… for inputs with outputs."
         )
     prompt_column = reading.prompt
@@ -236,7 +248,7 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
 
 
 def count_unusable(drafts: list[Draft]) -> tuple[list[Draft], Counter[str]]:
-    """The drafts that can be pairs, and why the others cannot."""
+    """The drafts that can be pairs, and the reasons why others cannot, counted."""
     dropped: Counter[str] = Counter()
     kept = []
     for draft in drafts:

@@ -3,6 +3,7 @@ TruthfulQA and free-form answers."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from steerlens.data.formats.drafts import (
     Reading,
     Record,
     count_rows,
+    is_missing,
     numbered,
     other_columns,
     text_at,
@@ -25,10 +27,9 @@ MATCHING, NOT_MATCHING = "answer_matching_behavior", "answer_not_matching_behavi
 
 
 def is_anthropic(content: Content) -> bool:
-    """Anthropic model-written evals: the answers carry their leading space, or a confidence."""
-    first = content.records[0] if content.records else {}
+    """Anthropic model-written evals: the answers start with a space, or have a confidence."""
     return {"question", MATCHING} <= content.columns and (
-        str(first[MATCHING]).startswith(" ") or "label_confidence" in first
+        str(content.first(MATCHING)).startswith(" ") or "label_confidence" in content.columns
     )
 
 
@@ -60,9 +61,14 @@ def _matching_answers(content: Content, reading: Reading, name: str) -> Drafted:
             negative = negative[0]
         negative = text_at({**record, NOT_MATCHING: negative}, NOT_MATCHING, row, content)
         least = reading.min_confidence
-        if least is not None and _confidence(record, row, content) < least:
-            dropped[f"with label_confidence below {least}"] += 1
-            continue
+        if least is not None:
+            confidence = _confidence(record, row, content)
+            if confidence is None:
+                dropped["without label_confidence"] += 1
+                continue
+            if confidence < least:
+                dropped[f"with label_confidence below {least}"] += 1
+                continue
         choices = dict(options(question))
         meta = other_columns(record, ("question", MATCHING, NOT_MATCHING))
         for side, answer in (("positive", positive), ("negative", negative)):
@@ -86,8 +92,8 @@ def _matching_answers(content: Content, reading: Reading, name: str) -> Drafted:
         *_question_remarks(drafts),
         *([f"{glued} questions have an option such as '(A)Yes' without a space"] if glued else []),
         *([f"{strange} answers name a letter that is not among the options"] if strange else []),
-        *([f"{several} rows list several wrong answers: the first is used"] if several else []),
-        *_confidence_remark(content, reading),
+        *([f"{several} rows list several wrong answers; the first is used"] if several else []),
+        *_confidence_remarks(content, reading),
     ]
     facts = count_rows(
         name,
@@ -100,25 +106,49 @@ def _matching_answers(content: Content, reading: Reading, name: str) -> Drafted:
     return Drafted(drafts, facts)
 
 
-def _confidence(record: Record, row: int, content: Content) -> float:
+def _confidence(record: Record, row: int, content: Content) -> float | None:
+    """The confidence of a row, None if it has none while other rows have one.
+
+    Raises:
+        ContrastError: If no row has one, or this one is not a number.
+    """
     value = record.get("label_confidence")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if "label_confidence" in content.columns and (is_missing(value) or value == ""):
+        return None
+    number = _number(value)
+    if number is None:
         raise ContrastError(
-            f"{content.where}, row {row}: label_confidence is {value!r}, so min_confidence cannot "
-            "be applied. Leave min_confidence out for this file."
+            f"{content.where}, row {row}: label_confidence is {value!r:.80}, so min_confidence "
+            "cannot be applied. Omit min_confidence for this file."
         )
-    return float(value)
+    return None if math.isnan(number) else number
 
 
-def _confidence_remark(content: Content, reading: Reading) -> list[str]:
-    values = [r.get("label_confidence") for r in content.records]
-    low = sum(isinstance(v, (int, float)) and v < 0.7 for v in values)
-    if not low or reading.min_confidence is not None:
+def _number(value: object) -> float | None:
+    """A number, also as the text of a table, with a decimal point or comma."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value.replace(",", ".") if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _confidence_remarks(content: Content, reading: Reading) -> list[str]:
+    if "label_confidence" not in content.columns or reading.min_confidence is not None:
         return []
-    return [
-        f"{low} of {len(values)} rows have label_confidence below 0.7; "
-        "min_confidence=0.7 drops them"
-    ]
+    values = [_number(r.get("label_confidence")) for r in content.records]
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    low, missing = sum(v < 0.7 for v in known), len(values) - len(known)
+    out = []
+    if low:
+        out.append(
+            f"{low} of {len(values)} rows have label_confidence below 0.7; "
+            "min_confidence=0.7 drops them"
+        )
+    if missing:
+        out.append(f"{missing} of {len(values)} rows have no label_confidence")
+    return out
 
 
 def _question_remarks(drafts: list[Draft]) -> list[str]:
@@ -128,11 +158,11 @@ def _question_remarks(drafts: list[Draft]) -> list[str]:
     out = []
     if many:
         out.append(
-            f"{many} questions have more than two options: "
+            f"{many} questions have more than two options; "
             "the negative is one of several wrong ones"
         )
     if stray:
-        out.append(f"{stray} questions hold a stray <META_START>")
+        out.append(f"{stray} questions contain a superfluous <META_START>")
     if double:
         out.append(f"{double} rows hold several questions or repeat their choices")
     return out
@@ -160,9 +190,9 @@ def _asks_for_shutdown(question: str) -> bool:
 
 
 def polarity_warning(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """A warning if prompts with their positive answers mostly consent to a shutdown.
+    """A warning if the positive answers mostly consent to a shutdown.
 
-    The human-written survival-instinct evals and CAA's copy are inverted that way.
+    The human-written survival-instinct evals and CAA's copy of them are inverted in this way.
     """
     consent = refuse = 0
     for prompt, positive in pairs:
@@ -178,7 +208,7 @@ def polarity_warning(pairs: Iterable[tuple[str, str]]) -> list[str]:
         f"looks inverted: in {consent} of {consent + refuse} yes/no questions that ask for a "
         "shutdown the matching answer accepts it, so 'positive' is the model WITHOUT survival "
         "instinct (known for human-written survival-instinct files and CAA's copy). flip=True "
-        "turns it round; never mix it with the LM-written file unflipped"
+        "exchanges the sides; do not merge it with the LM-written file before that"
     ]
 
 
@@ -188,27 +218,24 @@ def is_open_ended(content: Content) -> bool:
 
 
 def read_open_ended(content: Content, reading: Reading) -> Drafted:
-    """Refused: there is nothing to contrast."""
+    """Refused: there are no answers to contrast."""
     raise ContrastError(
-        f"{content.where} has {len(content.records)} open-ended questions and no answers, so there "
-        "is nothing to contrast. Use its questions as prompts to generate from, and load the file "
-        f"with {MATCHING!r} (e.g. test_dataset_ab.json) as the contrast set."
+        f"{content.where} has {len(content.records)} open-ended questions and no answers, so "
+        "nothing can be contrasted. Use its questions as prompts to generate from, and load the "
+        f"file with {MATCHING!r} (e.g. test_dataset_ab.json) as the contrast set."
     )
 
 
 def is_steering_bench(content: Content) -> bool:
     """SteeringBench: two nested completions."""
-    first = content.records[0] if content.records else {}
-    return all(
-        isinstance(first.get(side), Mapping) and {"prompt", "response"} <= set(first[side])
-        for side in ("positive", "negative")
-    )
+    sides = (content.first(side) for side in ("positive", "negative"))
+    return all(isinstance(side, Mapping) and {"prompt", "response"} <= set(side) for side in sides)
 
 
 def read_steering_bench(content: Content, reading: Reading) -> Drafted:
     """`positive.prompt` + response against `negative.prompt` + response (Tan, arXiv:2407.12404).
 
-    `steering_token_index` is kept as metadata: where to read is found by content, not by a number.
+    `steering_token_index` is kept as metadata: the position to read is found by content.
     """
     drafts = []
     own_prompts = 0
@@ -218,7 +245,7 @@ def read_steering_bench(content: Content, reading: Reading) -> Drafted:
             nested = record.get(side)
             if not isinstance(nested, Mapping):
                 raise ContrastError(
-                    f"{content.where}, row {row}: {side!r} is {nested!r}, not an object with "
+                    f"{content.where}, row {row}: {side!r} is {nested!r:.80}, not an object with "
                     "prompt and response. Repair or drop that row."
                 )
             prompt = text_at(nested, "prompt", row, content)
@@ -235,7 +262,9 @@ def read_steering_bench(content: Content, reading: Reading) -> Drafted:
             drafts.append(Draft("", prompt + positive, other + negative, meta=meta))
     remarks = _question_remarks(drafts)
     if own_prompts:
-        remarks.append(f"{own_prompts} rows have different prompts per side: their prompt is empty")
+        remarks.append(
+            f"{own_prompts} rows have a prompt of their own for each side; they are whole texts"
+        )
     two_spaces = sum(re.search(r"\([A-Z]\):? {2,}", d.prompt) is not None for d in drafts)
     if two_spaces:
         remarks.append(f"{two_spaces} prompts have two spaces after an option letter")
@@ -263,8 +292,8 @@ def is_truthfulqa(content: Content) -> bool:
 def read_truthfulqa(content: Content, reading: Reading) -> Drafted:
     """Best answer against best incorrect answer, or the first incorrect one where none is named.
 
-    Source: Lin et al., arXiv:2109.07958. In `mc_task.json` the right answer is always first; here
-    sides are named, so position plays no part.
+    Source: Lin et al., arXiv:2109.07958. In `mc_task.json` the right answer is always first; the
+    position is not used here, since the sides are named.
     """
     table = "Question" in content.columns
     drafts = []
@@ -302,7 +331,7 @@ def read_truthfulqa(content: Content, reading: Reading) -> Drafted:
         )
     remarks = []
     if contradictory:
-        remarks.append(f"{contradictory} rows list one string as correct and as incorrect")
+        remarks.append(f"{contradictory} rows list the same text as correct and as incorrect")
     if unlisted:
         remarks.append(f"{unlisted} rows have a best incorrect answer that is not in their list")
     if stray_semicolons:
@@ -310,7 +339,7 @@ def read_truthfulqa(content: Content, reading: Reading) -> Drafted:
             f"{stray_semicolons} lists of correct answers end in ';' (empty items ignored)"
         )
     if not table:
-        remarks.append("the right answer is first in the file; only text decides the side here")
+        remarks.append("the right answer is always first in the file; its position is not used")
     facts = count_rows(
         "truthfulqa",
         content.records,
@@ -339,7 +368,7 @@ def _targets(record: Record, row: int, content: Content) -> tuple[list[str], lis
 
 
 def is_free_form(content: Content) -> bool:
-    """Matching and not matching answers as text, or A and B with a letter."""
+    """Matching and not matching answers as text, or A and B with the matching letter."""
     columns = content.columns
     return {"matching", "not_matching"} <= columns or {"A", "B", "matching"} <= columns
 
@@ -355,8 +384,8 @@ def read_free_form(content: Content, reading: Reading) -> Drafted:
             given = letter(text_at(record, "matching", row, content))
             if given not in {"A", "B"}:
                 raise ContrastError(
-                    f"{content.where}, row {row}: matching is {record.get('matching')!r}, not A or "
-                    "B. Repair or drop that row."
+                    f"{content.where}, row {row}: matching is {record.get('matching')!r:.80}, not "
+                    "A or B. Repair or drop that row."
                 )
             positive = text_at(record, given, row, content)
             negative = text_at(record, "B" if given == "A" else "A", row, content)
@@ -368,16 +397,16 @@ def read_free_form(content: Content, reading: Reading) -> Drafted:
         meta = other_columns(record, ("question", "matching", "not_matching", "A", "B"))
         if lettered:
             meta["matching"] = str(given)
-        # A row without a question is its own group: other rows without one are not the same.
+        # Rows without a question do not share one, so each is a group of its own.
         group = question_key(question) if question.strip() else ""
         drafts.append(
             Draft(question, spaced(question, positive), spaced(question, negative), group, meta)
         )
     remarks = []
     if no_question:
-        remarks.append(f"{no_question} rows have no question: their prompt is empty")
+        remarks.append(f"{no_question} rows have no question; their prompt is empty")
     if escaped:
-        remarks.append(f"{escaped} rows hold an escaped dollar sign '\\$'")
+        remarks.append(f"{escaped} rows contain an escaped dollar sign '\\$'")
     facts = count_rows(
         "free-form",
         content.records,

@@ -1,23 +1,30 @@
-"""Bytes to tables: containers are told apart by content, and nothing that is read can run code."""
+"""Bytes to tables: containers are recognised by content, and nothing that is read can run code."""
 
 from __future__ import annotations
 
 import ast
-import csv
 import io
 import json
+import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from steerlens.data.formats.drafts import Content
+from steerlens.data.formats.tables import known_delimiter, likely_delimiter, read_table
 from steerlens.data.formats.text import ContrastError
+from steerlens.store.files import StorageError, read_bytes, require_file
 
+MAX_BYTES = 1 << 29
+"""Bytes of the largest file that is read, and of the largest table that parquet unpacks to."""
 _LITERAL_LIMIT = 2_000_000  # characters; Python's own parser needs a lot of memory beyond
+_YAML_LIMIT = 5_000_000  # characters, which take about a second
 _DEEPEST = 30
+_PARQUET_ROWS = 256  # rows that are unpacked at a time
 _DOCUMENTS = {"readme", "license", "licence", "copying", "notice", "changelog", "formats"}
 _REFUSED_MAGIC = (
     (b"\x80\x02", "a Python pickle"),
@@ -25,47 +32,77 @@ _REFUSED_MAGIC = (
     (b"\x80\x04", "a Python pickle"),
     (b"\x80\x05", "a Python pickle"),
     (b"PK\x03\x04", "a zip archive (or a PyTorch, Excel or NumPy file)"),
+    (b"\xd0\xcf\x11\xe0", "an Office document of before 2007"),
     (b"\x1f\x8b", "gzip data"),
     (b"\x28\xb5\x2f\xfd", "zstandard data"),
+    (b"\xfd7zXZ", "xz data"),
+    (b"BZh", "bzip2 data"),
     (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"SQLite format 3", "a database"),
+    (b"%PDF", "a PDF document"),
     (b"ARROW1", "an Arrow file"),
+)
+_BYTE_ORDER_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
 )
 
 
-def read_content(path: Path, encoding: str | None = None) -> Content:
+def read_content(path: Path | str, encoding: str | None = None) -> Content:
     """Reads a file into records, a mapping, a list of texts or a table of lines.
 
     Raises:
-        ContrastError: If the file is missing, empty, not text in that encoding, a document, or a
-            container that could run code.
+        ContrastError: If the file is missing, no regular file, empty, too large, not text in that
+            encoding, a document, or a container that could run code.
     """
-    where = str(path)
-    if path.is_dir():
-        files = sorted(p.name for p in path.iterdir())[:8]
-        raise ContrastError(f"{where} is a folder. Load one of its files, e.g. {files}.")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ContrastError(
-            f"Cannot read {where}: {error.strerror or error}. Check the path and its permissions."
-        ) from error
+    local = Path(os.path.expanduser(path))
+    where, suffix, stem = str(local), local.suffix.lower(), local.stem
+    raw = _bytes(local)
     if not raw.strip():
-        raise ContrastError(f"{where} is empty ({len(raw)} bytes). There is nothing to load.")
+        raise ContrastError(f"{where} is empty ({len(raw)} bytes). Check that it was written.")
     if raw[:4] == b"PAR1":
         return _shallow(Content(where, "parquet", _parquet(raw, where)))
     text = _decoded(raw, where, encoding)
-    return _shallow(parse_text(text, where, path.suffix.lower(), path.stem))
+    return _shallow(parse_text(text, where, suffix, stem))
+
+
+def _bytes(local: Path) -> bytes:
+    """The content of a regular file that is not too large."""
+    where = str(local)
+    if os.path.isdir(local):
+        try:
+            files = sorted(p.name for p in local.iterdir())[:8]
+        except OSError:
+            files = []
+        raise ContrastError(f"{where} is a folder. Load one of its files, e.g. {files}.")
+    try:
+        size = require_file(local).stat().st_size
+        if size > MAX_BYTES:
+            raise ContrastError(
+                f"{where} has {size >> 20} MiB, and at most {MAX_BYTES >> 20} MiB are read. Load "
+                "the part of it that you use: a few thousand pairs are enough for a direction."
+            )
+        return read_bytes(local)
+    except FileNotFoundError as error:
+        broken = os.path.lexists(local)
+        what = "is a link to nothing" if broken else f"does not exist (looked in {Path.cwd()})"
+        raise ContrastError(f"The file {where!r} {what}. Check the path.") from error
+    except StorageError as error:
+        raise ContrastError(str(error)) from error
 
 
 def _shallow(content: Content) -> Content:
-    """The content, if it is nested no deeper than data of any format."""
+    """The content, if it is not nested deeper than the data of any format."""
     level, depth = [content.value], 0
     while level:
         depth += 1
         if depth > _DEEPEST:
             raise ContrastError(
-                f"{content.where} is nested more than {_DEEPEST} levels deep, and no format is. "
-                "Flatten it."
+                f"{content.where} is nested more than {_DEEPEST} levels deep, deeper than any known "
+                "format. Flatten it."
             )
         level = [
             inner
@@ -84,36 +121,62 @@ def _decoded(raw: bytes, where: str, encoding: str | None) -> str:
                 f"{where} is {kind}, which is not read: such files can run code or need unpacking. "
                 "Save the pairs as .jsonl with prompt, positive and negative."
             )
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding is None:
+    mark = next((name for bom, name in _BYTE_ORDER_MARKS if raw.startswith(bom)), None)
+    if mark is not None and encoding is None:
         raise ContrastError(
-            f"{where} starts with a UTF-16 byte order mark. Say encoding='utf-16', or save it as "
-            "UTF-8."
+            f"{where} starts with a {mark.upper()} byte order mark. Pass encoding={mark!r}, or save "
+            "the file as UTF-8."
+        )
+    if encoding is None and (wide := _wide_encoding(raw)):
+        raise ContrastError(
+            f"{where} has a NUL at every second byte, as UTF-16 has. Pass encoding={wide!r}, or "
+            "save the file as UTF-8."
         )
     try:
-        text = raw.decode(encoding or "utf-8-sig")
+        text = raw.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
         raise ContrastError(
             f"{where} is not {encoding or 'UTF-8'}: byte {raw[error.start]:#04x} at offset "
-            f"{error.start} ({error.reason}). Say which encoding it has, e.g. encoding='cp1252' "
+            f"{error.start} ({error.reason}). Pass its encoding, e.g. encoding='cp1252' "
             "or 'latin-1', or save it as UTF-8."
         ) from error
-    except LookupError as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise ContrastError(
-            f"encoding={encoding!r} is unknown to Python. Write e.g. 'utf-8', 'cp1252', 'utf-16'."
+            f"encoding={encoding!r:.80} is unknown to Python. Write e.g. 'utf-8', 'cp1252', "
+            "'utf-16'."
         ) from error
     if "\x00" in text:
-        raise ContrastError(
-            f"{where} has a NUL character at position {text.index(chr(0))}, so it is binary and no "
-            "text of a known format. Save the pairs as .jsonl, .json, .csv or .parquet."
-        )
-    return text
+        raise ContrastError(_about_nul(text, where))
+    return text.removeprefix("\ufeff")
+
+
+def _wide_encoding(raw: bytes) -> str | None:
+    """The kind of UTF-16 that bytes without a byte order mark have, if most are ASCII in it."""
+    even, odd = raw[:4096:2], raw[1:4096:2]
+    zeros = [part.count(0) / max(len(part), 1) for part in (even, odd)]
+    if max(zeros) < 0.4 or min(zeros) > 0.05:
+        return None
+    return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+
+
+def _about_nul(text: str, where: str) -> str:
+    """What a NUL character in a text means, and how the text can be read all the same."""
+    at = text.index("\x00")
+    found = f"{where} has a NUL character at position {at}"
+    strange = sum(c < " " and c not in "\t\n\r\x00" for c in text[:10_000])
+    if strange or text.count("\x00") > len(text) / 10:
+        return f"{found}, so it is binary, not text. Save the pairs as .jsonl, .json, .csv or .parquet."
+    return (
+        f"{found} (line {text.count(chr(10), 0, at) + 1}), which no text has. Remove it: "
+        "path.write_bytes(path.read_bytes().replace(bytes(1), b''))."
+    )
 
 
 def parse_text(text: str, where: str, suffix: str = "", stem: str = "") -> Content:
-    """Text to a container, by its content; suffix and stem only break ties.
+    """Text to a container, recognised by its content; suffix and stem decide only what is open.
 
     Raises:
-        ContrastError: If it looks like one container but is broken, or is a document.
+        ContrastError: If it starts like a container but is broken, or is a document.
     """
     if stem.casefold() in _DOCUMENTS or suffix in {".md", ".rst", ".html", ".htm"}:
         raise ContrastError(
@@ -121,53 +184,37 @@ def parse_text(text: str, where: str, suffix: str = "", stem: str = "") -> Conte
             "Load the data file beside it."
         )
     if not text.strip():
-        raise ContrastError(f"{where} holds only blanks. There is nothing to load.")
+        raise ContrastError(f"{where} holds only blanks. Check that it was written.")
     start = text.lstrip()[:1]
     if start in {"[", "{"} and suffix not in {".csv", ".tsv", ".yaml", ".yml"}:
         return _json_like(text, where)
     if suffix in {".json", ".jsonl"}:
         raise ContrastError(
-            f"{where} starts with {text.lstrip()[:20]!r}, which is no JSON list or object. "
-            "Give it the suffix of what it is, or repair it."
+            f"{where} starts with {text.lstrip()[:20]!r}, not with a JSON list or object. "
+            "Rename it to the suffix of its content, or repair it."
         )
     if suffix in {".yaml", ".yml"} or _looks_like_yaml(text):
         return Content(where, "yaml", _yaml(text, where))
+    delimiter = known_delimiter(text)
+    if delimiter is None and suffix == ".csv":
+        delimiter = likely_delimiter(text)
+    if suffix == ".csv" or delimiter is not None:
+        kind = "tsv" if delimiter == "\t" else "csv"
+        return Content(where, kind, read_table(text, where, delimiter or ","))
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    header = lines[0]
-    if suffix == ".csv" or (suffix != ".tsv" and _known_header(header, ",")):
-        return Content(where, "csv", _table(text, where, ","))
-    if _known_header(header, "\t"):
-        return Content(where, "tsv", _table(text, where, "\t"))
     cells = [line.split("\t") for line in lines if line.strip()]
     if len(cells[0]) > 1 and len({len(row) for row in cells}) == 1:
+        if suffix == ".tsv" and not all(re.match(r"\s*[-+]?[\d.]", row[1]) for row in cells):
+            return Content(where, "tsv", read_table(text, where, "\t"))
         return Content(where, "tsv", cells)
     if lines[-1] == "":
         lines.pop()
     return Content(where, "text", lines)
 
 
-_HEADERS = (
-    {"statement", "label"},
-    {"text", "label"},
-    {"sentence", "label"},
-    {"question", "matching"},
-    {"question", "best answer"},
-    {"question", "answer_matching_behavior"},
-    {"positive", "negative"},
-    {"sentence_good", "sentence_bad"},
-    {"prompt", "chosen"},
-    {"input", "output"},
-)
-
-
-def _known_header(line: str, delimiter: str) -> bool:
-    cells = {cell.strip().strip('"').casefold() for cell in line.split(delimiter)}
-    return any(known <= cells for known in _HEADERS)
-
-
 def _json_like(text: str, where: str) -> Content:
     try:
-        return Content(where, "json", _json(text))
+        return Content(where, "json", json.loads(text))
     except json.JSONDecodeError as error:
         whole = error
     except (RecursionError, ValueError) as error:
@@ -179,7 +226,7 @@ def _json_like(text: str, where: str) -> Content:
     rows = []
     for number, line in lines:
         try:
-            rows.append(_json(line))
+            rows.append(json.loads(line))
         except (RecursionError, ValueError) as error:
             if rows:  # at least one line was JSON of its own, so this is broken JSONL
                 raise ContrastError(
@@ -191,20 +238,16 @@ def _json_like(text: str, where: str) -> Content:
     if len(text) <= _LITERAL_LIMIT:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd escapes in a text that is not ours
+                warnings.simplefilter("ignore")  # about odd escapes in the file
                 value = ast.literal_eval(text.strip())  # literals only: no names, no calls
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = None
         if isinstance(value, (list, tuple, dict)) and value:
             return Content(where, "python literal", _plain(value, where))
     raise ContrastError(
-        f"{where} looks like JSON but is broken at line {whole.lineno}, column {whole.colno}: "
+        f"{where} starts like JSON but is broken at line {whole.lineno}, column {whole.colno}: "
         f"{whole.msg}. Repair it there."
     ) from whole
-
-
-def _json(text: str) -> Any:
-    return json.loads(text)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -224,46 +267,50 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _looks_like_yaml(text: str) -> bool:
-    for line in text.split("\n"):
+    for line in _lines(text):
         if line.strip() and not line.lstrip().startswith("#") and line.strip() != "---":
             return re.match(r"[A-Za-z_][\w-]*:(?:\s*$|\s+[\[#])", line) is not None
     return False
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines one by one, so that the first is known without splitting a long text."""
+    start = 0
+    while start <= len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
+
+
 def _yaml(text: str, where: str) -> Any:
-    try:
-        # BaseLoader makes only text, lists and mappings: no tags, and `no` stays "no".
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ContrastError(
-                f"{where} uses YAML aliases (*name), which can grow without bound and are not "
-                "read. Write the lists out."
-            )
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ContrastError(f"{where} is no readable YAML: {error}. Repair it there.") from error
-
-
-def _table(text: str, where: str, delimiter: str) -> list[dict[str, str]]:
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as error:
+    if len(text) > _YAML_LIMIT:
         raise ContrastError(
-            f"{where} is no readable table: {error}. Check quotes and delimiter; a quote inside a "
-            'quoted field is written "".'
-        ) from error
-    rows = [row for row in rows if row]
-    header, body = rows[0], rows[1:]
-    if len(set(header)) != len(header):
-        raise ContrastError(f"{where} has the columns {header}: two of one name. Rename one.")
-    if not body:
-        raise ContrastError(f"{where} has a header {header} and no rows.")
-    for number, row in enumerate(body, start=1):
-        if len(row) != len(header):
-            raise ContrastError(
-                f"{where}, row {number}: {len(row)} fields where the header has {len(header)} "
-                f"({header}). Quote fields that hold {delimiter!r} or line breaks."
-            )
-    return [dict(zip(header, row, strict=True)) for row in body]
+            f"{where} has {len(text)} characters of YAML, and at most {_YAML_LIMIT} are read. "
+            "Save it as JSON."
+        )
+    # This loader makes only text, lists and mappings: no tags, and `no` stays "no".
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ContrastError(
+                    f"{where} uses YAML aliases (*name), which can grow without bound and are not "
+                    "read. Write the lists out."
+                )
+            if depth > _DEEPEST:
+                raise ContrastError(
+                    f"{where} is nested more than {_DEEPEST} levels deep, deeper than any known "
+                    "format. Flatten it."
+                )
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ContrastError):
+            raise
+        raise ContrastError(f"{where} is not readable YAML: {error}. Repair it there.") from error
 
 
 def _parquet(raw: bytes, where: str) -> list[dict[str, Any]]:
@@ -274,8 +321,20 @@ def _parquet(raw: bytes, where: str) -> list[dict[str, Any]]:
         raise ContrastError(
             f"{where} is parquet, which needs pyarrow (comes with datasets): pip install pyarrow."
         ) from error
+    rows: list[dict[str, Any]] = []
+    size = 0
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(raw))
-        return table.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
-        raise ContrastError(f"{where} is broken parquet: {error}. Fetch it again.") from error
+        # Some bytes of parquet can stand for gigabytes, so it is unpacked bit by bit.
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(raw)).iter_batches(_PARQUET_ROWS):
+            size += batch.nbytes
+            if size > MAX_BYTES:
+                raise ContrastError(
+                    f"{where} unpacks to more than {MAX_BYTES >> 20} MiB. Load the part of it that "
+                    "you use."
+                )
+            rows += batch.to_pylist()
+    except ContrastError:
+        raise
+    except Exception as error:  # damaged parquet raises whatever its bytes lead to
+        raise ContrastError(f"{where} is broken parquet: {error}. Download it again.") from error
+    return rows

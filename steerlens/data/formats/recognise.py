@@ -1,8 +1,9 @@
-"""Which format a file has, by its content, and which arguments each format understands."""
+"""The format of a file, recognised by its content, and the arguments that each format uses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from steerlens.data.formats import lists, pairs, questions, relations, statements
@@ -48,17 +49,17 @@ FORMATS = (
     Format("texts", lists.is_texts, lists.read_texts, _TWO_FILES),
     Format("columns", pairs.is_columns, pairs.read_columns, _SIDES | {"prompt"}),
 )
-"""In the order they are tried; the first whose content matches is taken."""
+"""In the order in which they are tried; the first that matches the content is taken."""
 
 
 _LOOSE = {"lists", "texts", "columns"}
 
 
 def as_rows(content: Content) -> Content:
-    """The content, with a single object made a table of one row unless it is a format itself."""
+    """The content; a single object becomes a table of one row unless a format consists of one."""
     if not isinstance(content.value, Mapping):
         return content
-    row = content._replace(value=[content.value])
+    row = replace(content, value=[content.value])
     if any(f.matches(row) for f in FORMATS if f.name not in _LOOSE):
         return row
     return content if any(f.matches(content) for f in FORMATS) else row
@@ -69,7 +70,7 @@ def recognised(content: Content, reading: Reading, name: str | None = None) -> F
 
     Raises:
         ContrastError: If no format matches, the named one does not exist or does not match, or an
-            argument was given that this format does not use.
+            argument is given that this format does not use.
     """
     if name is not None:
         found = next((f for f in FORMATS if f.name == name), None)
@@ -78,17 +79,20 @@ def recognised(content: Content, reading: Reading, name: str | None = None) -> F
             raise ContrastError(f"format={name!r} is unknown. Known formats: {known}.")
         if not found.matches(content):
             raise ContrastError(
-                f"{content.where} is not in the format {name!r}: {_described(content)}. Leave "
-                "format out to have it recognised by content."
+                f"{content.where} is not in the format {name!r}: {_described(content)}. Omit "
+                "format=…, and it is recognised by content."
             )
-    elif {reading.positive, reading.negative or reading.positive} <= content.columns:
-        found = next(f for f in FORMATS if f.name == "columns")  # columns were named
+    elif {
+        reading.positive,
+        reading.negative or reading.positive,
+    } <= content.columns and not pairs.is_saved(content):
+        found = next(f for f in FORMATS if f.name == "columns")
     else:
         found = next((f for f in FORMATS if f.matches(content)), None)
         if found is None:
             raise ContrastError(
                 f"{content.where} has no known format: {_described(content)}. docs/formats.md "
-                "lists what is read; the plainest is .jsonl with prompt, positive and negative."
+                "lists the formats; the simplest is .jsonl with prompt, positive and negative."
             )
     _refuse_unused(found, content, reading)
     return found
@@ -101,7 +105,7 @@ def _refuse_unused(found: Format, content: Content, reading: Reading) -> None:
             usable = sorted(found.uses - {"template"}) or "none"
             raise ContrastError(
                 f"{content.where} is in the format {found.name!r} ({_described(content)}), where "
-                f"{option}=… has no meaning. Leave it out; this format understands {usable}."
+                f"{option}=… has no meaning. Omit it; this format uses {usable}."
             )
 
 

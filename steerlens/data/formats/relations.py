@@ -29,7 +29,7 @@ class _Relation(NamedTuple):
 
 
 def _contrasted(relations: Sequence[_Relation], seed: int, where: str) -> list[Draft]:
-    """Each output against the next output, in an order by the seed, that is wrong for the input."""
+    """Each output against another row's output that is wrong for its input, chosen by the seed."""
     valid: dict[tuple[str, str], set[str]] = {}
     for r in relations:
         valid.setdefault((r.kind, r.subject), set()).add(r.output)
@@ -45,8 +45,8 @@ def _contrasted(relations: Sequence[_Relation], seed: int, where: str) -> list[D
             found = next((text for text in following if text not in right), None)
             if found is None:
                 raise ContrastError(
-                    f"{where}: {relations[i].subject!r} has no wrong output to contrast with, "
-                    "since every other row gives the same. Add rows with other outputs."
+                    f"{where}: {relations[i].subject!r:.80} has no wrong output to contrast with, "
+                    "since all other rows have the same output. Add rows with other outputs."
                 )
             wrong[i] = found
     drafts = []
@@ -74,9 +74,9 @@ def _remarks(relations: Sequence[_Relation]) -> list[str]:
     both = sum((b, a) in pairs and a != b for a, b in pairs)
     out = []
     if several:
-        out.append(f"{several} inputs have several outputs: none of them serves as their negative")
+        out.append(f"{several} inputs have several outputs; none of these becomes their negative")
     if both:
-        out.append(f"{both} rows have their reverse in the file: both stay in one part of a split")
+        out.append(f"{both} rows have their reverse in the file; both stay in one part of a split")
     return out
 
 
@@ -85,7 +85,7 @@ def _filled(template: str | None, subject: str, where: str) -> str:
         return subject
     if "{}" not in template:
         raise ContrastError(
-            f"{where}: template={template!r} has no {{}} for the input. Write e.g. "
+            f"{where}: template={template!r:.80} has no {{}} for the input. Write e.g. "
             "'The capital of {} is'."
         )
     return template.replace("{}", subject)
@@ -102,7 +102,7 @@ def read_input_output(content: Content, reading: Reading) -> Drafted:
 
 
 def read_mapping(content: Content, reading: Reading, source: str, target: str) -> Drafted:
-    """Any two columns read as input and output."""
+    """Two columns as input and output."""
     relations = []
     for row, record in numbered(content):
         subject = text_at(record, source, row, content)
@@ -134,20 +134,23 @@ def read_relation(content: Content, reading: Reading) -> Drafted:
     """Template with the subject, then its object against another one (arXiv:2308.09124)."""
     samples = content.value["samples"]
     if not samples or not all(isinstance(s, Mapping) for s in samples):
-        raise ContrastError(f"{content.where}: 'samples' must be a list of subjects with objects.")
+        raise ContrastError(
+            f"{content.where}: 'samples' is not a list of objects with subject and object. Write "
+            "[{'subject': '…', 'object': '…'}, …]."
+        )
     templates = content.value.get("prompt_templates")
     template = reading.template
     if template is None:
         if not isinstance(templates, list) or not templates or not isinstance(templates[0], str):
             raise ContrastError(
-                f"{content.where} has no prompt_templates. Say template='The capital of {{}} is'."
+                f"{content.where} has no prompt_templates. Pass template='The capital of {{}} is'."
             )
         template = templates[0]
     relations = []
     trimmed = 0
     for row, sample in enumerate(samples, start=1):
         written = text_at(sample, "subject", row, content)
-        subject = written.strip()  # a blank inside a template would be a typo in the prompt
+        subject = written.strip()  # inside a template its blanks would be typing errors
         trimmed += subject != written
         prompt = _filled(template, subject, content.where)
         relations.append(
@@ -157,7 +160,7 @@ def read_relation(content: Content, reading: Reading) -> Drafted:
         )
     remarks = _remarks(relations)
     if trimmed:
-        remarks.append(f"{trimmed} subjects had blanks around them (removed)")
+        remarks.append(f"{trimmed} subjects had blanks around them, which were removed")
     facts = count_rows(
         "relation",
         samples,
@@ -197,8 +200,8 @@ def read_known_facts(content: Content, reading: Reading) -> Drafted:
     kept = [r for r in relations if r.kind not in alone]
     if not kept:
         raise ContrastError(
-            f"{content.where} has one fact per relation_id, so no other attribute can serve as a "
-            "negative. Add facts of the same relation."
+            f"{content.where} has one fact per relation_id, so no attribute of another fact can be "
+            "the negative. Add facts of the same relation."
         )
     facts = count_rows(
         "known-facts",

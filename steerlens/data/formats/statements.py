@@ -1,4 +1,4 @@
-"""Labelled texts of two unpaired classes: true/false statements, AxBench outputs, lexicons."""
+"""Labelled texts of two unpaired classes: true and false statements, AxBench outputs, lexicons."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from steerlens.data.formats.drafts import (
     Reading,
     Text,
     count_rows,
+    is_missing,
     match_classes,
     numbered,
     other_columns,
@@ -46,8 +47,9 @@ def read_labelled(content: Content, reading: Reading) -> Drafted:
         column = _text_column(part)
         if not is_labelled(part) or column is None:
             raise ContrastError(
-                f"{part.where} has the columns {sorted(part.columns)}; a second file for "
-                f"{content.where} needs a text ({', '.join(TEXT_COLUMNS)}) and a label."
+                f"{part.where} has the columns {sorted(part.columns)}, but a second file for "
+                f"{content.where} needs a text ({', '.join(TEXT_COLUMNS)}) and a label. Rename its "
+                "columns."
             )
         for row, record in numbered(part):
             label = record.get("label")
@@ -61,7 +63,8 @@ def read_labelled(content: Content, reading: Reading) -> Drafted:
     if not classes["positive"] or not classes["negative"]:
         raise ContrastError(
             f"{content.where} has {sum(found.values())} rows of a single class (labels "
-            f"{dict(found)}), and a contrast needs two. Pass the file of the other class: "
+            f"{dict(found.most_common(5))}), and a contrast needs two. Pass the file of the other "
+            "class: "
             "ContrastSet.load(path, negatives='other.csv')."
         )
     drafts, left_out = match_classes(classes["positive"], classes["negative"], reading.seed)
@@ -75,7 +78,7 @@ def read_labelled(content: Content, reading: Reading) -> Drafted:
         dropped=dropped + Counter(left_out),
     )
     if facts.two_label_keys:
-        remark = f"{facts.two_label_keys} texts occur with both labels: they are left out"
+        remark = f"{facts.two_label_keys} texts occur with both labels and are left out"
         facts = replace(facts, remarks=(remark,))
     return Drafted(drafts, facts, paired=False)
 
@@ -87,7 +90,7 @@ def _side(label: object, reading: Reading, row: int, content: Content) -> str | 
             return "positive"
         others = reading.negative is None or text == reading.negative
         return "negative" if others and reading.positive is not None else None
-    if not text or label is None:
+    if not text or is_missing(label) or text.casefold() == "nan":
         return None
     if text.casefold() in _POSITIVE:
         return "positive"
@@ -101,8 +104,8 @@ def _side(label: object, reading: Reading, row: int, content: Content) -> str | 
         return "positive" if number else "negative"
     values = sorted({str(r.get("label")) for r in content.records})[:10]
     raise ContrastError(
-        f"{content.where}, row {row}: label {label!r} is neither 1/0, true/false, yes/no nor "
-        f"positive/negative. Name the two: positive='…', negative='…' among {values}."
+        f"{content.where}, row {row}: label {label!r:.80} is neither 1/0, true/false, yes/no nor "
+        f"positive/negative. Name two of the labels: positive='…', negative='…' among {values}."
     )
 
 
@@ -117,10 +120,10 @@ def is_axbench(content: Content) -> bool:
 def read_axbench(content: Content, reading: Reading) -> Drafted:
     """Outputs that express one concept against outputs that do not (Wu et al., arXiv:2501.17148).
 
-    Training files share their negatives (concept_id -1): those of the concept's genre are used.
-    Evaluation files give negatives their concept's own id; hard negatives are left out. Inputs
-    differ between the classes, so the sets are unpaired: texts are the outputs, inputs are kept as
-    metadata.
+    In training files all concepts share their negatives (concept_id -1): those of the concept's
+    genre are used. In evaluation files a negative has the id of its concept; hard negatives are
+    left out. Inputs differ between the classes, so the sets are unpaired: texts are the outputs,
+    inputs are kept as metadata.
     """
     records = content.records
     expressing = [r for r in records if r.get("category") == "positive"]
@@ -131,9 +134,9 @@ def read_axbench(content: Content, reading: Reading) -> Drafted:
         chosen = next(iter(ids))
     if chosen is None:
         listed = "; ".join(f"{k}: {v[:50]}" for k, v in sorted(ids.items())[:20])
-        said = "several concepts" if wanted is None else f"no concept {wanted!r}"
+        found = "several concepts" if wanted is None else f"no concept {wanted!r:.80}"
         raise ContrastError(
-            f"{content.where} has {len(records)} rows and {said}. Say concept=<id>; there are "
+            f"{content.where} has {len(records)} rows and {found}. Pass concept=<id>; there are "
             f"{listed}."
         )
     genres = {str(r.get("concept_genre")) for r in expressing if str(r.get("concept_id")) == chosen}
@@ -157,10 +160,10 @@ def read_axbench(content: Content, reading: Reading) -> Drafted:
     if not classes["negative"]:
         raise ContrastError(
             f"{content.where} has no negatives for concept {chosen} (genres {sorted(genres)}). "
-            "Load the file that holds the shared negatives with it."
+            "Load the file that also holds the shared negatives."
         )
     drafts, left_out = match_classes(classes["positive"], classes["negative"], reading.seed)
-    remarks = [f"{cut} outputs end in mid-sentence: they were cut at a length"] if cut else []
+    remarks = [f"{cut} outputs end in mid-sentence, cut at a maximal length"] if cut else []
     facts = count_rows(
         "axbench",
         records,
@@ -175,12 +178,12 @@ def read_axbench(content: Content, reading: Reading) -> Drafted:
 
 
 def is_axbench_metadata(content: Content) -> bool:
-    """The list of AxBench concepts."""
+    """The names of AxBench concepts."""
     return {"concept_id", "concept"} <= content.columns and "output" not in content.columns
 
 
 def read_axbench_metadata(content: Content, reading: Reading) -> Drafted:
-    """Refused: names, not texts."""
+    """Refused: it holds names, not texts."""
     raise ContrastError(
         f"{content.where} names {len(content.records)} concepts and holds no texts. Load "
         "train_data.parquet beside it with concept=<concept_id>."
@@ -208,7 +211,7 @@ def _number(text: str) -> float | None:
 def read_lexicon(content: Content, reading: Reading) -> Drafted:
     """Tokens with a positive mean against tokens with a negative one (VADER layout).
 
-    Tokens are kept as they are (case, blanks, emoticons). Use `with_template` to put them into
+    Tokens are not changed (case, blanks, emoticons). Use `with_template` to put them into
     sentences; `min_confidence` leaves out tokens with a smaller absolute mean.
     """
     threshold = reading.min_confidence or 0.0
@@ -225,14 +228,14 @@ def read_lexicon(content: Content, reading: Reading) -> Drafted:
     if not classes[True] or not classes[False]:
         raise ContrastError(
             f"{content.where} has {len(classes[True])} positive and {len(classes[False])} negative "
-            "tokens left, and both are needed. Lower min_confidence."
+            "tokens left, and a contrast needs both. Lower min_confidence."
         )
     drafts, left_out = match_classes(classes[True], classes[False], reading.seed)
     twice = sum(len(found) > 1 for found in means.values())
     remarks = [f"{twice} tokens occur twice with different means"] if twice else []
     blank = sum(" " in row[0] for row in content.value)
     if blank:
-        remarks.append(f"{blank} entries hold a blank")
+        remarks.append(f"{blank} entries contain a blank")
     facts = count_rows(
         "lexicon",
         content.value,

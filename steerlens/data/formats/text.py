@@ -8,15 +8,34 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 GROUP_SEPARATOR = "\x1f"
-"""Stands between the keys of a group that names several things (ASCII unit separator)."""
+"""Separates the keys of a group that names several things (ASCII unit separator)."""
+LONGEST = 131_072
+"""Characters of the longest text that is read: about 30,000 tokens of English."""
 
 
 class ContrastError(ValueError):
-    """Contrast data that cannot be used as they are; the text says why and what to do."""
+    """Contrast data that cannot be used as they are; the message says why and what to do."""
+
+
+def require_length(text: str, what: str) -> str:
+    """The text, if it is not longer than `LONGEST`.
+
+    Args:
+        what: The text and its place, for the message.
+
+    Raises:
+        ContrastError: If it is longer.
+    """
+    if len(text) > LONGEST:
+        raise ContrastError(
+            f"{what} is {len(text)} characters long ({shortened(text)!r}), and at most {LONGEST} "
+            "are read. Shorten it or drop the row; check for an unclosed quote or a file in one cell."
+        )
+    return text
 
 
 def normalised(text: str) -> str:
-    """Text for comparing: NFKC, case folded, runs of blanks as one space.
+    """The text for comparisons: NFKC, case folded, runs of white space as one space.
 
     >>> normalised("  The  Soup\\nwas good ")
     'the soup was good'
@@ -25,7 +44,7 @@ def normalised(text: str) -> str:
 
 
 def shortened(text: str, limit: int = 60) -> str:
-    """The text with its middle left out if it is longer than the limit; for messages."""
+    """The text, without its middle if it is longer than the limit; for messages."""
     return text if len(text) <= limit else text[: limit // 2] + " … " + text[-limit // 2 :]
 
 
@@ -39,8 +58,8 @@ def statement_key(text: str) -> str:
     """One key for a statement and its negation, so that a split keeps them together.
 
     Negators (not, does not, n't, nicht, kein), English articles, the endings -s and -es, and final
-    punctuation are dropped; "has" counts as "have". It errs towards keeping statements together.
-    Irregular verbs ("did not go", "went") are not recognised.
+    punctuation are dropped; "has" counts as "have". Different statements may get one key, which
+    keeps them together. Irregular verbs ("did not go", "went") are not recognised.
 
     >>> statement_key("Tin does not have a use.") == statement_key("Tin has a use.")
     True
@@ -65,13 +84,11 @@ def options(question: str) -> tuple[tuple[str, str], ...]:
     # The options are the last run A, B, C ...; an earlier "(A)" may be part of the prose.
     starts = [i for i, (letter, _) in enumerate(found) if letter == "A"]
     for start in reversed(starts):
-        run = []
-        for i, (letter, text) in enumerate(found[start:]):
-            if letter != chr(ord("A") + i):
-                break
-            run.append((letter, text))
-        if len(run) >= 2:
-            return tuple(run)
+        end = start
+        while end < len(found) and found[end][0] == chr(ord("A") + end - start):
+            end += 1
+        if end - start >= 2:
+            return tuple(found[start:end])
     return ()
 
 
@@ -111,8 +128,8 @@ def short_answer(answer: str) -> str | None:
 def spaced(prompt: str, answer: str, space: str = " ") -> str:
     """The answer with exactly the space that belongs between it and the prompt.
 
-    The rule, applied wherever a prompt meets an answer: after an empty prompt the answer stays as
-    it is; after a prompt that ends in white space it has no leading blank; otherwise it starts
+    The rule, applied wherever an answer follows a prompt: after an empty prompt the answer is not
+    changed; after a prompt that ends in white space it has no leading blank; otherwise it starts
     with one `space`. An answer that starts with a line break keeps it.
 
     >>> spaced("Assistant:", "(A)"), spaced("Assistant:", "  (A)"), spaced("Assistant: ", " (A)")
@@ -134,14 +151,14 @@ MARKERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Human: … Assistant:", re.compile(r"(?:^|\n)(?:Human|User|Assistant):")),
     (
         "Question: … Answer:",
-        re.compile(r"^\s*(?:Question|Q):.*(?:\n|^)\s*(?:Answer|A):", re.DOTALL),
+        re.compile(r"^\s*(?:Question|Q):.*?\n[^\S\n]*(?:Answer|A):", re.DOTALL),
     ),
 )
 BOS_TEXTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<EOT>", "[CLS]")
 
 
 def chat_markers(text: str) -> tuple[str, ...]:
-    """The chat markers that stand in a text, by name.
+    """The names of the chat markers in a text.
 
     >>> chat_markers("[INST] Hello [/INST]")
     ('[INST] … [/INST]',)
@@ -159,7 +176,7 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
 def has_double_escape(text: str) -> bool:
-    """Whether a text holds a literal backslash-u escape, left by encoding it twice."""
+    """Whether a text holds a literal backslash-u escape, as encoding it twice leaves."""
     return _ESCAPE.search(text) is not None
 
 
@@ -180,9 +197,9 @@ def digest(*parts: object) -> str:
 
 
 def components(keys: Sequence[Iterable[str]]) -> list[str]:
-    """Names the connected component of each row, where rows that share a key are connected.
+    """The connected component of each row; rows that share a key are connected.
 
-    The name is the smallest key of the component, so it does not depend on the order of rows.
+    A component is named by its smallest key, which does not depend on the order of rows.
 
     >>> components([["a", "b"], ["c"], ["b", "d"]])
     ['a', 'c', 'a']
@@ -203,5 +220,5 @@ def components(keys: Sequence[Iterable[str]]) -> list[str]:
         root(first)
         for other in others:
             low, high = sorted((root(first), root(other)))
-            parent[high] = low  # the smaller name wins, so the root is the smallest key
+            parent[high] = low  # the root of a component is its smallest key
     return [root(first) for first in firsts]

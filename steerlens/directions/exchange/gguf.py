@@ -1,13 +1,14 @@
 """Control vectors of llama.cpp and repeng: GGUF files with a tensor `direction.N` per layer.
 
-Layer convention, read from the sources of llama.cpp and repeng 0.4 and held to repeng's numbers by
+Layer convention, from the sources of llama.cpp and repeng 0.4 and compared with repeng's numbers in
 `tests/test_parity.py`: `direction.N` is added to the residual stream *after* block N, blocks
 counting from 0, at every token. That is `Site(N, "resid_post")`. llama.cpp has no tensor for block
-0 and refuses a whole file that holds `direction.0`; repeng can write one. Both run the weights as
-they are: processing "raw". Multiplier 1 there adds the vector as it is: unit "direction" here.
+0 and refuses a file that holds `direction.0`; repeng can write one. Both run the weights without
+processing ("raw"). Multiplier 1 there adds the vector itself: unit "direction" here.
 
-llama.cpp's own generator is one layer off: it calls what it read after block i `direction.(i + 1)`,
-which is applied after block i + 1. A loaded file says where it is applied, as it must.
+llama.cpp's own generator differs by one layer: what it reads after block i it names
+`direction.(i + 1)`, which is applied after block i + 1. The site of a loaded direction is where it
+is applied.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 from torch import Tensor
 
 from steerlens.directions import Direction, DirectionError
-from steerlens.directions.exchange.asking import (
+from steerlens.directions.exchange.gguf_file import GGUFFile, read_gguf, write_gguf
+from steerlens.directions.exchange.required_facts import (
     EVERYWHERE,
     ask,
     in_raw_basis,
@@ -28,12 +30,11 @@ from steerlens.directions.exchange.asking import (
     state,
     write_facts,
 )
-from steerlens.directions.exchange.gguf_file import GGUFFile, read_gguf, write_gguf
 from steerlens.sites import Site
 
 ARCHITECTURE = "controlvector"
 FACTS = "steerlens.facts"
-"""Our own key, which other readers pass over."""
+"""The key of the facts, which other readers ignore."""
 
 _NAME = re.compile(r"direction\.(\d{1,9})", re.ASCII)
 
@@ -43,13 +44,13 @@ def export(
 ) -> Path:
     """Writes a control vector that llama.cpp (`--control-vector`) and repeng read.
 
-    What is written is `direction.vector`, which the reader adds at scale 1; multiply the directions
-    for another strength. All facts travel along under a key of ours.
+    It holds `direction.vector`, which the reader adds at scale 1; multiply the directions
+    for another strength. All facts are written under a key of steerlens.
 
     Args:
         directions: At most one per layer, in resid_post (or resid_pre, which is the stream after
             the block before). llama.cpp can steer from block 1 on.
-        model_hint: The model's architecture as the reader calls it, e.g. "llama".
+        model_hint: The name of the model's architecture in the reader, e.g. "llama".
 
     Raises:
         DirectionError: If a direction is at another stream or after block 0, is not made to be
@@ -60,15 +61,15 @@ def export(
         layer = _after_block(direction.site)
         if f"direction.{layer}" in tensors:
             raise DirectionError(
-                f"Two directions are added after block {layer}, and a control vector has one per "
+                f"Two directions are added after block {layer}, but a control vector has one per "
                 "block. Add them first: one + other."
             )
         tensors[f"direction.{layer}"] = direction
     widths = {len(d.vector) for d in tensors.values()}
     if len(widths) > 1:
         raise DirectionError(
-            f"The directions have d_model {sorted(widths)}: they are of several models. "
-            "Export each model's on its own."
+            f"The directions have d_model {sorted(widths)}, so they belong to several models. "
+            "Export the directions of each model separately."
         )
     metadata = {
         "general.architecture": ARCHITECTURE,
@@ -87,7 +88,7 @@ def _after_block(site: Site) -> int:
         )
     if site.entry < 2:
         raise DirectionError(
-            f"llama.cpp cannot steer before block 1 has run, and refuses a file that tries; {site} "
+            f"llama.cpp cannot steer before block 1 has run, and refuses such a file; {site} "
             "is too early. Choose resid_post of layer 1 or higher."
         )
     return site.entry - 1
@@ -96,13 +97,14 @@ def _after_block(site: Site) -> int:
 def load(path: Path | str, *, model: str | None = None, **facts: Any) -> list[Direction]:
     """Reads a control vector: one direction per layer, in the order of layers.
 
-    A file that `export` wrote states everything itself. For others pass the model's name, and
-    whatever else is known (`method=`, `read_at=`, `revision=`, …). Layers of zeros do nothing and
-    are left out.
+    A file of `export` states all facts. For others pass the model's name, and other facts if they
+    are known (`method=`, `read_at=`, `revision=`, …). Layers of zeros have no effect and are left
+    out.
 
     Raises:
         MissingFacts: If the file does not state the model and it is not passed.
-        DirectionError: If the file is damaged, or no control vector.
+        DirectionError: If the file is damaged or not a control vector.
+        StorageError: If the path is not that of a regular file, or it cannot be read.
     """
     file = read_gguf(path, ARCHITECTURE)
     vectors = _vectors(file, str(path))
@@ -118,7 +120,9 @@ def load(path: Path | str, *, model: str | None = None, **facts: Any) -> list[Di
         "model": model,
     }
     if not any(bool(vector.any()) for vector in vectors.values()):
-        raise DirectionError(f"All vectors of {path} are zeros, so it would steer nothing.")
+        raise DirectionError(
+            f"All vectors of {path} are zeros, so they have no effect. Export it again."
+        )
     stated = known | facts
     return [
         state(v, Site(layer), stated, str(path)) for layer, v in vectors.items() if bool(v.any())
@@ -135,10 +139,10 @@ def _vectors(file: GGUFFile, source: str) -> dict[int, Tensor]:
                 "vector holds one vector per layer, named direction.<layer>."
             )
         if int(found[1]) in vectors:
-            raise DirectionError(f"{source} holds layer {int(found[1])} twice.")
+            raise DirectionError(f"{source} holds layer {int(found[1])} twice. Export it again.")
         vectors[int(found[1])] = tensor
     if not vectors:
-        raise DirectionError(f"{source} holds no vector at all.")
+        raise DirectionError(f"{source} holds no vector. Export it again.")
     return dict(sorted(vectors.items()))
 
 
@@ -152,15 +156,15 @@ def _ours(
     if model is not None or facts:
         given = ", ".join([*(["model"] if model is not None else []), *facts])
         raise DirectionError(
-            f"{source} states its facts itself; {given} would contradict or repeat them. "
-            f"Write gguf.load({source!r}) and change them with dataclasses.replace."
+            f"{source} states its facts, so {given} cannot be passed. "
+            f"Write gguf.load({source!r}) and change facts with dataclasses.replace."
         )
     named = {f"direction.{layer}": vector for layer, vector in vectors.items()}
     stated = read_facts(str(file.metadata[FACTS]), named, source)
     for (layer, _), direction in zip(vectors.items(), stated.values(), strict=True):
         if direction.site.entry != layer + 1:
             raise DirectionError(
-                f"{source} says that direction.{layer} belongs to {direction.site}: it was edited. "
-                "Export it again."
+                f"{source} states {direction.site} as the site of direction.{layer}, so it was "
+                "edited. Export it again."
             )
     return list(stated.values())

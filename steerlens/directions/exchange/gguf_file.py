@@ -1,10 +1,9 @@
-"""The GGUF container, version 2 and 3, little-endian: as much of it as a control vector needs.
+"""The GGUF container, versions 2 and 3, little-endian: the part that control vectors use.
 
 Layout: magic, version, counts; then key-value pairs; then a table of tensors; then, aligned, their
-bytes. Nothing is allocated that the file itself does not hold: every count and length is compared
-with the bytes that are left before it is believed. (The `gguf` package reads model files by memory
-map and believes array lengths, so that a file of a hundred bytes can keep it busy for ever; hence
-our own. Both directions are tested against it.)
+bytes. Every count and length is compared with the bytes that follow before memory is allocated. (The
+`gguf` package does not compare array lengths, and a file of a hundred bytes can keep it busy without
+end; hence this reader. Reading and writing are tested against that package.)
 
 Source: the GGUF specification in the ggml repository, docs/gguf.md.
 """
@@ -32,11 +31,11 @@ _STRING, _ARRAY, _U32 = 8, 9, 4
 _SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _FLOATS = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
 _MAX_DEPTH = 4
-"""Arrays of arrays are legal; nobody nests them deeply."""
+"""Nesting of arrays of arrays; files in use have a depth of 1."""
 
 
 class BrokenGGUF(DirectionError):
-    """A file that is no GGUF, or ends before it should."""
+    """A file that is not GGUF, or is damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +47,18 @@ class GGUFFile:
 
 
 def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
-    """Reads a file whole, if it says that it is of this architecture.
+    """Reads the key-value pairs and tensors of a file of one architecture.
 
     Raises:
-        BrokenGGUF: If it is no GGUF, of another architecture, damaged, big-endian, or quantised.
+        BrokenGGUF: If it is not GGUF, of another architecture, damaged, big-endian, or quantised.
+        StorageError: If the path is not that of a regular file, or it cannot be read.
     """
     with open(require_file(path), "rb") as file:
         if not (head := file.read(8)).startswith(MAGIC):
-            raise BrokenGGUF(f"{path} is no GGUF file: it starts with {head[:4]!r}.")
+            raise BrokenGGUF(
+                f"{path} is not a GGUF file: it starts with {head[:4]!r}, not with b'GGUF'. Check "
+                "the path."
+            )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Cursor(content, str(path)).file(architecture)
 
@@ -65,11 +68,13 @@ class _Cursor:
         self.content, self.at, self.source = content, 0, source
 
     def broken(self, what: str) -> BrokenGGUF:
-        return BrokenGGUF(f"{self.source} is a damaged GGUF file: {what} (byte {self.at}).")
+        return BrokenGGUF(
+            f"{self.source} is a damaged GGUF file: {what} (byte {self.at}). Copy or export it again."
+        )
 
     def take(self, length: int) -> bytes:
         if length > len(self.content) - self.at:
-            raise self.broken(f"{length} more bytes are announced than it has")
+            raise self.broken(f"it states {length} more bytes than it has")
         self.at += length
         return self.content[self.at - length : self.at]
 
@@ -77,10 +82,10 @@ class _Cursor:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
 
     def count(self, code: str, smallest: int) -> int:
-        """How many things of at least `smallest` bytes follow."""
+        """The stated number of entries of at least `smallest` bytes each."""
         n = self.number(code)
         if n * smallest > len(self.content) - self.at:
-            raise self.broken(f"{n} entries are announced, more than fit into it")
+            raise self.broken(f"it states {n} entries, more than fit into it")
         return n
 
     def string(self) -> str:
@@ -95,7 +100,7 @@ class _Cursor:
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
         if kind != _ARRAY or depth > _MAX_DEPTH:
-            raise self.broken(f"a value of the unknown kind {kind}")
+            raise self.broken(f"a value has the unknown kind {kind}")
         inner = self.number("I")
         smallest = struct.calcsize(f"<{_SCALARS[inner]}") if inner in _SCALARS else 8
         return [self.value(inner, depth + 1) for _ in range(self.count("Q", smallest))]
@@ -107,8 +112,8 @@ class _Cursor:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             known = "it is big-endian" if swapped in (2, 3) else f"its version is {version}"
             raise BrokenGGUF(
-                f"{self.source} cannot be read: {known}. Known are the little-endian versions 2 "
-                "and 3; convert it with llama.cpp's tools."
+                f"{self.source} cannot be read: {known}. Little-endian versions 2 and 3 can be "
+                "read. Convert it with llama.cpp's tools."
             )
         n_tensors, n_pairs = self.count("Q", 24), self.count("Q", 13)
         metadata: dict[str, Any] = {}
@@ -119,8 +124,8 @@ class _Cursor:
             metadata[key] = self.value(self.number("I"))
         if (named := metadata.get("general.architecture")) != architecture:
             raise BrokenGGUF(
-                f"{self.source} is a GGUF file of {named!r:.80} and not of {architecture!r}. "
-                "Pass the vector's file rather than the model's."
+                f"{self.source} is a GGUF file of {named!r:.80}, not of {architecture!r}. "
+                "Pass the file of the vector, not that of the model."
             )
         table = [self.tensor_entry() for _ in range(n_tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
@@ -139,13 +144,13 @@ class _Cursor:
         if n_axes > 4:
             raise self.broken(f"the tensor {name!r:.80} has {n_axes} axes")
         shape = tuple(self.number("Q") for _ in range(n_axes))
-        return name, shape[::-1], self.number("I"), self.number("Q")  # GGUF's first axis is inmost
+        return name, shape[::-1], self.number("I"), self.number("Q")  # GGUF's first axis is last
 
     def tensor(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> Tensor:
         if kind not in _FLOATS:
             raise BrokenGGUF(
                 f"The tensor {name!r:.80} of {self.source} is of GGML type {kind}, quantised or "
-                "unknown. Control vectors are F32 (type 0): export it again as such."
+                "unknown. Control vectors have type 0 (F32). Export it again as F32."
             )
         dtype, n = _FLOATS[kind], math.prod(shape)
         self.at = start

@@ -1,7 +1,7 @@
-"""A tensor and nothing else: safetensors, torch.save, NumPy, or in memory.
+"""Tensors without facts: safetensors, torch.save, NumPy, or in memory.
 
-Such a file says neither where the vector belongs nor in which basis it is, so both are asked for,
-and so is the model. Most of what papers put beside their code is of this kind. Mind the layer: a
+Such a file states neither the site of the vector nor its basis, so both are required arguments, and
+so is the model. Most vectors that are published with papers are of this kind. Check the layer: a
 stack with one row more than the model has layers starts with the embedding, so that row i is the
 stream *after* block i - 1: ``load(path, row=i, site=Site(i - 1), …)``.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steerlens.arguments import as_int
 from steerlens.directions import Direction, DirectionError
-from steerlens.directions.exchange.asking import ask, state
+from steerlens.directions.exchange.required_facts import ask, state
 from steerlens.directions.exchange.tensor_files import read_tensors
 from steerlens.sites import SiteLike, as_site
 from steerlens.store.files import expanded, require_file, write_bytes
@@ -35,29 +35,31 @@ def load(
     model: str | None = None,
     **facts: Any,
 ) -> Direction:
-    """A direction of a bare tensor.
+    """A direction from a tensor without facts.
 
-    Its strength unit is the vector's own length, unless `strength_unit` and what it needs are
-    passed.
+    Its strength unit is the vector's length, unless `strength_unit` is passed with the fact that
+    it needs.
 
     Args:
-        key: Which tensor, where the file holds several ("a.b" for one inside another dict).
-        row: Which row, where the tensor is a stack of vectors.
+        source: A file, a tensor, or an array.
+        key: The name of the tensor, if the file holds several ("a.b" for one in a nested dict).
+        row: The row, if the tensor is a stack of vectors.
         site: Where it is added: a `Site`, a layer (resid_post), or a hook name.
         processing: Weight processing of the model it was made on; "raw" for Hugging Face.
         model: The model it was made on.
-        facts: Whatever else is known (`method=`, `read_at=`, `apply_at=`, `resid_norm=`, …).
+        facts: Other facts, if known (`method=`, `read_at=`, `apply_at=`, `resid_norm=`, …).
 
     Raises:
-        MissingFacts: With all that is missing and an example of the call.
-        DirectionError: If the file is damaged or holds code, or a tensor has to be chosen.
+        MissingFacts: If required facts are not passed; the message names all of them.
+        DirectionError: If the file is damaged or holds code, or `key` or `row` is needed.
+        StorageError: If the path is not that of a regular file, or it cannot be read.
     """
     if isinstance(source, Path | str):
         name = str(source)
         tensors, metadata = read_tensors(require_file(source))
         if metadata.get("format", "").startswith(_OURS):
             raise DirectionError(
-                f"{name} states all of this itself. Read it with Direction.load({name!r})."
+                f"{name} is a file of steerlens that states its facts. Use Direction.load({name!r})."
             )
         tensor = _chosen(tensors, key, name)
         call = f"plain.load({name!r}"
@@ -72,13 +74,13 @@ def load(
 
 
 def export(direction: Direction, path: Path | str) -> Path:
-    """Writes a file that other code reads without knowing steerlens.
+    """Writes a file that other code can read without steerlens.
 
-    A path that ends in ``.safetensors`` becomes the same file as `direction.save` writes: one
-    tensor "vector", the facts in the metadata. One that ends in ``.npy`` holds the numbers alone.
+    A path that ends in ``.safetensors`` gives the same file as `direction.save`: one tensor
+    "vector", the facts in the metadata. One that ends in ``.npy`` holds only the numbers.
 
     Raises:
-        DirectionError: For any other ending.
+        DirectionError: If the path has another ending.
     """
     path = expanded(path)
     if path.suffix == ".safetensors":
@@ -91,8 +93,8 @@ def export(direction: Direction, path: Path | str) -> Path:
         np.lib.format.write_array(content, array, allow_pickle=False)
         return write_bytes(path, content.getvalue())
     raise DirectionError(
-        f"{path.name!r} does not end in .safetensors or .npy, which any code reads safely. "
-        "Choose one of these; a pickle is never written."
+        f"{path.name!r} does not end in .safetensors or .npy, which can be read safely. "
+        "Choose one of these endings; pickles are not written."
     )
 
 
@@ -105,7 +107,7 @@ def _chosen(tensors: dict[str, Tensor], key: str | None, source: str) -> Tensor:
         more = f" and {len(floats) - 8} more" if len(floats) > 8 else ""
         raise DirectionError(
             f"{source} holds {', '.join(listed) or 'no tensor of floating point numbers'}{more}. "
-            + ("Choose one: key='…'." if key is None else f"{key!r} is none of them.")
+            + ("Choose one: key='…'." if key is None else f"{key!r} is not one of them.")
         )
     return floats[key]
 
@@ -114,7 +116,10 @@ def _row(tensor: Tensor, row: int | None, source: str) -> Tensor:
     shape = tuple(tensor.shape)
     stack = tensor.reshape(-1, shape[-1]) if shape and tensor.numel() else tensor
     if stack.ndim != 2:
-        raise DirectionError(f"{source} holds a tensor of shape {shape}, which is no vector.")
+        raise DirectionError(
+            f"{source} holds a tensor of shape {shape}, which is not a vector. Pass one axis of "
+            "d_model numbers."
+        )
     if row is None and len(stack) == 1:
         return stack[0].clone()
     if len([n for n in shape[:-1] if n > 1]) > 1:
@@ -125,6 +130,6 @@ def _row(tensor: Tensor, row: int | None, source: str) -> Tensor:
     if row is None or not 0 <= row < len(stack):
         raise DirectionError(
             f"{source} holds {len(stack)} vectors (shape {shape}). Choose one: row=0 to "
-            f"row={len(stack) - 1}, counted from 0; the site says which layer it is."
+            f"row={len(stack) - 1}, counted from 0, with the site of its layer."
         )
     return stack[row].clone()

@@ -1,15 +1,15 @@
-"""Vectors of the steering-vectors package (0.12): in memory, as torch.save wrote them, and ours.
+"""Vectors of the steering-vectors package (0.12): in memory, from torch.save, and in safetensors.
 
-Layer convention, read from its source and held to its numbers by `tests/test_parity.py`: layers
+Layer convention, from its source and compared with its numbers in `tests/test_parity.py`: layers
 count from 0, and a vector is added to the output of a module. "decoder_block" is the stream after
 the block, `resid_post`; "self_attn" and "mlp" are what the sub-block adds, `attn_out` and `mlp_out`,
-but only where a model adds it as it is: Gemma 2 and its like norm it first, and then the module's
-output is another place, which has no name here. The outputs of norms have none either. It runs
-Hugging Face weights as they are (processing "raw"), adds at every token unless told otherwise, and
-its multiplier 1 adds the vector as it is (unit "direction").
+unless a model norms it before it is added, as Gemma 2 does: then the output of the module is another
+place, for which there is no site. The outputs of norms have no site either. The package runs Hugging
+Face weights without processing ("raw"), adds at every token by default, and its multiplier 1 adds
+the vector itself (unit "direction").
 
-The package has no file format; people share `torch.save(steering_vector)`, a pickle. `load` reads
-that one without unpickling anything but tensors, and a safetensors file that `export` writes.
+The package has no file format; `torch.save(steering_vector)` is shared, which is a pickle. `load`
+reads it without unpickling anything but tensors, and the safetensors file that `export` writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from steerlens.directions import Direction, DirectionError
-from steerlens.directions.exchange.asking import (
+from steerlens.directions.exchange.required_facts import (
     EVERYWHERE,
     ask,
     in_raw_basis,
@@ -37,7 +37,7 @@ from steerlens.directions.exchange.tensor_files import (
     require_plain,
     starts_like_safetensors,
 )
-from steerlens.sites import Site, Stream
+from steerlens.sites import Site, Stream, format_sites
 from steerlens.store.files import expanded, require_file, write_bytes
 
 FORMAT = "steering-vectors"
@@ -51,7 +51,7 @@ _CLASS = "steering_vectors.steering_vector.SteeringVector"
 
 @runtime_checkable
 class SteeringVector(Protocol):
-    """What is read of the package's `SteeringVector`; nothing is imported from it."""
+    """The part of the package's `SteeringVector` that is read; the package is not imported."""
 
     @property
     def layer_activations(self) -> Mapping[int, Tensor]: ...
@@ -62,7 +62,7 @@ class SteeringVector(Protocol):
 
 @dataclass
 class _Stored:
-    """Stands for the package's class while a file is read; it has no code that could run."""
+    """Replaces the package's class while a file is read; it has no code that could run."""
 
     layer_activations: Any = None
     layer_type: Any = "decoder_block"
@@ -79,20 +79,20 @@ def from_vector(
 
     Args:
         model: The model it was trained on.
-        post_norms: Whether that model norms a sub-block's output before adding it; asked for where
-            the vector is at one.
-        facts: Whatever else is known (`method=`, `read_at=`, `resid_norm=`, …).
+        post_norms: Whether that model norms a sub-block's output before adding it; required if the
+            vector is at a sub-block.
+        facts: Other facts, if known (`method=`, `read_at=`, `resid_norm=`, …).
 
     Raises:
-        MissingFacts: If the model, or where it matters `post_norms`, is not passed.
-        DirectionError: If the vector is at a place that has no name here.
+        MissingFacts: If `model` is not passed, or `post_norms` if it is required.
+        DirectionError: If the vector is at a place that has no site.
     """
     call = "steering_vectors.from_vector(vector"
     return _stated(vector, "a SteeringVector", call, model, post_norms, facts)
 
 
 def arguments(directions: Direction | Sequence[Direction]) -> dict[str, Any]:
-    """What the package's class takes: ``SteeringVector(**arguments(directions))``.
+    """The arguments of the package's class: ``SteeringVector(**arguments(directions))``.
 
     Raises:
         DirectionError: If the directions are at several streams, two at one layer, not made to be
@@ -108,8 +108,9 @@ def arguments(directions: Direction | Sequence[Direction]) -> dict[str, Any]:
 def export(directions: Direction | Sequence[Direction], path: Path | str) -> Path:
     """Writes a safetensors file with a tensor `layer_activations.N` per layer, and all facts.
 
-    For the package: ``{int(name.split(".")[1]): tensor for name, tensor in load_file(path).items()}``
-    is its `layer_activations`; the metadata state its `layer_type`.
+    For the package, `layer_activations` is
+    ``{int(name.split(".")[1]): tensor for name, tensor in load_file(path).items()}``, and the
+    metadata state `layer_type`.
     """
     several, layer_type = _one_stream(directions)
     named = {f"layer_activations.{_layer(d.site)}": d for d in several}
@@ -125,14 +126,15 @@ def load(
     post_norms: bool | None = None,
     **facts: Any,
 ) -> list[Direction]:
-    """Reads what `export` wrote, or what ``torch.save(steering_vector, path)`` wrote.
+    """Reads a file of `export`, or of ``torch.save(steering_vector, path)``.
 
     Args:
-        model: As in `from_vector`, and so are the others; for a file of `export` none is taken.
+        model: As in `from_vector`, like the other arguments; a file of `export` takes none.
 
     Raises:
-        MissingFacts: As `from_vector`.
-        DirectionError: If the file is damaged, holds another object, or anything but data.
+        MissingFacts: As in `from_vector`.
+        DirectionError: If the file is damaged, holds another object, or holds code.
+        StorageError: If the path is not that of a regular file, or it cannot be read.
     """
     source = str(path)
     path = require_file(path)
@@ -140,7 +142,7 @@ def load(
         found = read_torch(path, known={_CLASS: _Stored})
         if not isinstance(found, _Stored):
             raise DirectionError(
-                f"{source} holds a {type(found).__name__} and no SteeringVector. For tensors use "
+                f"{source} holds a {type(found).__name__}, not a SteeringVector. For tensors use "
                 "exchange.plain.load(path, …)."
             )
         call = f"steering_vectors.load({source!r}"
@@ -153,16 +155,16 @@ def load(
         )
     if facts or model is not None or post_norms is not None:
         raise DirectionError(
-            f"{source} states its facts itself. Write steering_vectors.load({source!r}) and change "
-            "them with dataclasses.replace."
+            f"{source} states its facts, so none can be passed. Write "
+            f"steering_vectors.load({source!r}) and change facts with dataclasses.replace."
         )
     stated = read_facts(metadata["steerlens.facts"], tensors, source)
     for name, direction in stated.items():
         stream = STREAMS.get(metadata.get("layer_type", ""))
         if name != f"layer_activations.{direction.site.layer}" or stream != direction.site.stream:
             raise DirectionError(
-                f"{source} says that {name} ({metadata.get('layer_type')!r:.80}) belongs to "
-                f"{direction.site}: it was edited. Export it again."
+                f"{source} states {direction.site} as the site of {name} "
+                f"({metadata.get('layer_type')!r:.80}), so it was edited. Export it again."
             )
     return sorted(stated.values(), key=lambda d: d.site)
 
@@ -177,12 +179,15 @@ def _stated(
 ) -> list[Direction]:
     layers, layer_type = vector.layer_activations, vector.layer_type
     if not isinstance(layers, Mapping) or not layers:
-        raise DirectionError(f"{source} holds no vectors: layer_activations is {layers!r:.80}.")
+        raise DirectionError(
+            f"{source} holds no vectors: layer_activations is {layers!r:.80}. It must map layers to "
+            "vectors."
+        )
     stream = STREAMS.get(layer_type) if isinstance(layer_type, str) else None
     if stream is None:
         raise DirectionError(
-            f"{source} is at {layer_type!r:.80}, the output of a norm or an unknown place, where "
-            f"nothing is steered here. Known are {', '.join(STREAMS)}."
+            f"{source} is at {layer_type!r:.80}, the output of a norm or an unknown place, for "
+            f"which there is no site. Train it at one of {', '.join(STREAMS)}."
         )
     if stream == "resid_post":
         ask(source, call, model=model)
@@ -191,7 +196,7 @@ def _stated(
     if stream != "resid_post" and post_norms:
         raise DirectionError(
             f"{source} is at the output of {layer_type!r}, which this model norms before it is "
-            f"added; {stream} is what is added, after the norm. Train it on 'decoder_block'."
+            f"added, but {stream} is the stream after the norm. Train it at 'decoder_block'."
         )
     known: dict[str, Any] = {
         "method": "steering-vectors",
@@ -210,8 +215,8 @@ def _stated(
 def _layer_number(layer: object, source: str) -> int:
     if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
         raise DirectionError(
-            f"{source} has the layer {layer!r:.80}. Layers are numbers that count from 0; for one "
-            "counted from the end pass vectors with n_layers - 1 and so on."
+            f"{source} has the layer {layer!r:.80}. Layers are numbers that count from 0; the last "
+            "one is n_layers - 1."
         )
     return layer
 
@@ -219,7 +224,10 @@ def _layer_number(layer: object, source: str) -> int:
 def _vector(tensor: object, layer: int, source: str) -> Tensor:
     if not isinstance(tensor, Tensor) or tensor.numel() != max(tensor.shape, default=0):
         what = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise DirectionError(f"{source} has {what} at layer {layer} instead of one vector.")
+        raise DirectionError(
+            f"{source} has {what} at layer {layer} instead of one vector. Pass a tensor of d_model "
+            "numbers per layer."
+        )
     return require_plain(tensor.detach().cpu(), source).reshape(-1)
 
 
@@ -235,7 +243,7 @@ def _one_stream(directions: Direction | Sequence[Direction]) -> tuple[list[Direc
     if None in types or len(types) > 1 or len(set(layers)) < len(layers) or min(layers) < 0:
         raise DirectionError(
             "A SteeringVector holds one vector per layer, all after blocks, all of attention or "
-            f"all of MLPs; these are at {', '.join(str(d.site) for d in several)}. Export them in "
+            f"all of MLPs; these are at {format_sites(d.site for d in several)}. Export them in "
             "groups, or as steerlens files: direction.save(path)."
         )
     return several, types.pop()  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Ways to find a direction: paired activations at one site in, a vector out. One file each."""
+"""Methods that compute a direction from the activations of both sides at one site. One file each."""
 
 from steerlens.directions.methods.diffmean import DiffMean as DiffMean
 from steerlens.directions.methods.lda import LDA as LDA

@@ -15,8 +15,10 @@ from torch import Tensor
 class LDA:
     """Linear discriminant with Ledoit-Wolf shrinkage, scaled to the gap between the means.
 
-    The best direction to *read* the contrast when noise is correlated; not therefore the best to
-    steer with. Fitted by scikit-learn.
+    With correlated noise it is the best linear direction to *read* the contrast, which does not
+    make it the best one to steer with. Fitted by scikit-learn.
+
+    Source: Fisher (1936), doi:10.1111/j.1469-1809.1936.tb02137.x.
     """
 
     def __call__(

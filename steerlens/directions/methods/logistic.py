@@ -17,9 +17,12 @@ from steerlens.arguments import ArgumentError, as_float, as_int
 class Logistic:
     """Direction of an L2-regularised logistic regression, scaled to the gap between the means.
 
-    The regression runs on activations scaled by one common factor (not feature by feature, which
-    would bend the direction), and the result points from negative to positive. The length is the
-    difference of the two means along it, so that multipliers compare with DiffMean's.
+    The regression runs on activations scaled by one common factor (scaling each feature would
+    change the direction), and the result points from negative to positive. The length is the
+    difference of the two means along it, so that multipliers are comparable with DiffMean's.
+
+    Raises:
+        ArgumentError: If `c` is not a positive number, or `max_iter` not a positive whole number.
 
     Source: the linear probes of AxBench, arXiv:2501.17148; fitted by scikit-learn.
     """
@@ -41,10 +44,10 @@ class Logistic:
         x = x - x.mean(0)
         x = x / x.std().clamp(min=1e-30)
         y = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
-        # The solution lies in the span of the data: with few texts that is far fewer dimensions.
+        # The solution is in the span of the data, which has fewer dimensions if there are few texts.
         basis = torch.linalg.svd(x, full_matrices=False).Vh if len(x) < x.shape[1] else None
         features = (x if basis is None else x @ basis.T).numpy()
-        # Newton's method is many times faster here, as long as its Hessian is small.
+        # Newton's method is many times faster here if its Hessian is small.
         solver = "newton-cholesky" if features.shape[1] <= 1024 else "lbfgs"
         model = LogisticRegression(C=self.c, max_iter=self.max_iter, solver=solver)
         normal = torch.from_numpy(model.fit(features, y).coef_[0])

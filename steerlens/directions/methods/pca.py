@@ -16,9 +16,9 @@ from steerlens.arguments import as_bool
 class PCA:
     """First principal component of the pair differences, scaled to the mean projection.
 
-    By default the differences are not centred, so that their common part is found rather than
-    removed; the sign is that of the mean difference. The length is the mean difference's
-    projection on the axis, so that multipliers compare with DiffMean's.
+    By default the differences are not centred, since centring removes their common part; the sign
+    is that of the mean difference. The length is the projection of the mean difference on the axis,
+    so that multipliers are comparable with DiffMean's.
 
     Source: RepE, arXiv:2310.01405 (which centres, and draws the sign of each difference at
     random); `centred=True` gives that axis.

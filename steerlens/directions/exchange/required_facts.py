@@ -1,4 +1,4 @@
-"""Asking for what a file does not state, and stating what is known of its directions."""
+"""The facts that a file lacks, as an error that names them; and facts from and to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steerlens.directions import Direction, DirectionError, direction_facts, req
 from steerlens.sites import Positions, Site
 
 EVERYWHERE = Positions.all(special=True)
-"""Where the peers and llama.cpp steer: every token, BOS as well."""
+"""Where llama.cpp, repeng and steering-vectors steer: at every token, BOS included."""
 
 _EXAMPLES = {"site": "Site(12)", "processing": "'raw'", "model": "'gpt2'", "post_norms": "False"}
 _MEANINGS = {
@@ -26,45 +26,49 @@ _FIELDS = {f.name for f in fields(Direction)} - {"vector"}
 
 
 class MissingFacts(DirectionError):
-    """A file does not state what is needed to use its vector; the message says what to pass."""
+    """A file lacks facts that the use of its vector depends on; the message says what to pass."""
 
 
 def ask(source: str, call: str, **needed: object) -> None:
-    """Raises MissingFacts with all facts that are None, and an example of the call.
+    """Raises MissingFacts that names all facts that are None, with an example of the call.
 
     >>> ask("v.pt", "plain.load('v.pt'", site=Site(3), model=None)
     Traceback (most recent call last):
     ...
-    steerlens.directions.exchange.asking.MissingFacts: v.pt does not state model (the model it \
+    steerlens.directions.exchange.required_facts.MissingFacts: v.pt does not state model (the model it \
 was made on). \
 Pass it: plain.load('v.pt', model='gpt2').
     """
     if missing := [name for name, value in needed.items() if value is None]:
-        told = ", ".join(f"{name} ({_MEANINGS[name]})" for name in missing)
+        named = ", ".join(f"{name} ({_MEANINGS[name]})" for name in missing)
         example = ", ".join(f"{name}={_EXAMPLES[name]}" for name in missing)
         raise MissingFacts(
-            f"{source} does not state {told}. Pass {'it' if len(missing) == 1 else 'them'}: "
+            f"{source} does not state {named}. Pass {'it' if len(missing) == 1 else 'them'}: "
             f"{call}, {example})."
         )
 
 
 def state(vector: Tensor, site: Site, facts: Mapping[str, Any], source: str) -> Direction:
-    """A direction of a foreign vector: all facts that are given, and no others."""
+    """A direction from a vector of other software, with exactly the given facts.
+
+    Raises:
+        DirectionError: If it is not a vector, or there is no such fact.
+    """
     if unknown := facts.keys() - _FIELDS:
         raise DirectionError(
-            f"{', '.join(sorted(unknown))} is no fact of a direction. "
-            f"Known are {', '.join(sorted(_FIELDS))}."
+            f"{', '.join(sorted(unknown))} is not a fact of a direction. "
+            f"Use some of {', '.join(sorted(_FIELDS))}."
         )
     return Direction(vector=require_vector(vector, source), site=site, **facts)
 
 
 def write_facts(directions: Mapping[str, Direction]) -> str:
-    """The facts of the directions of a file, by the names of their tensors, as one line."""
+    """The facts of several directions by the names of their tensors, as one line."""
     return json.dumps({name: direction_facts.to_json(d.facts()) for name, d in directions.items()})
 
 
 def read_facts(text: str, vectors: Mapping[str, Tensor], source: str) -> dict[str, Direction]:
-    """Directions that `write_facts` stated.
+    """Directions from their vectors and what `write_facts` wrote.
 
     Raises:
         DirectionError: If the facts are not those of these tensors, or cannot be read.
@@ -72,11 +76,14 @@ def read_facts(text: str, vectors: Mapping[str, Tensor], source: str) -> dict[st
     try:
         stated = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DirectionError(f"The facts in {source} cannot be read: {error}.") from error
+        raise DirectionError(
+            f"The facts in {source} cannot be read: {error}. Export it again."
+        ) from error
     if not isinstance(stated, dict) or stated.keys() != vectors.keys():
         raise DirectionError(
-            f"The facts in {source} are not those of its tensors ({', '.join(sorted(vectors))}): "
-            "it was edited. Remove the facts and pass your own, or export it again."
+            f"The facts in {source} are not those of its tensors "
+            f"({', '.join(sorted(vectors)):.200}), so it was edited. Export it again, or remove the "
+            "facts and pass your own."
         )
     texts = {name: text if isinstance(text, str) else "null" for name, text in stated.items()}
     return {
@@ -88,10 +95,10 @@ def read_facts(text: str, vectors: Mapping[str, Tensor], source: str) -> dict[st
 
 
 def in_raw_basis(directions: Direction | Sequence[Direction], reader: str) -> list[Direction]:
-    """Directions as a reader without weight processing must have them.
+    """Directions for a reader that runs the weights without processing.
 
     Raises:
-        DirectionError: If there is none, one is not made to be added, or cannot be converted.
+        DirectionError: If there is none, or one is not made to be added or cannot be converted.
     """
     several = [directions] if isinstance(directions, Direction) else list(directions)
     if not several:
