@@ -20,6 +20,7 @@ from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, SteeringError
 from steerlens.models.tokenizing import Texts
 from steerlens.sites import Positions, Site
+from steerlens.store.cells import Cells
 from steerlens.testing import tiny_model
 
 ANSWERED = ContrastSet(
@@ -219,12 +220,21 @@ def test_a_model_that_gives_nan_is_refused():
         activations(Model(hooked), ANSWERED, progress=False)
 
 
-def test_a_chunk_of_other_pairs_is_not_taken(gpt2):
-    whole = activations(gpt2, ANSWERED, progress=False, batch_size=2)
-    kept = {}
-    activations(gpt2, ANSWERED, progress=False, batch_size=2, done=kept.__setitem__)
-    turned = {k: kept[(k + 1) % 3] for k in kept}
-    again = activations(gpt2, ANSWERED, progress=False, batch_size=2, have=turned.get)
+def test_a_chunk_of_other_pairs_is_not_taken(gpt2, tmp_path):
+    cells = Cells(tmp_path, "activations")
+    whole = activations(gpt2, ANSWERED, progress=False, batch_size=2, cells=cells)
+    kept = [cells.load(k) for k in range(3)]
+    for k in range(3):
+        cells.save(k, kept[(k + 1) % 3])
+    again = activations(gpt2, ANSWERED, progress=False, batch_size=2, cells=cells)
+    assert torch.equal(again.positive, whole.positive)
+
+
+def test_chunks_that_were_read_are_not_read_again(gpt2, tmp_path, monkeypatch):
+    cells = Cells(tmp_path, "activations")
+    whole = activations(gpt2, ANSWERED, progress=False, batch_size=2, cells=cells)
+    monkeypatch.setattr(Kernel, "block", None)
+    again = activations(gpt2, ANSWERED, progress=False, batch_size=2, cells=cells)
     assert torch.equal(again.positive, whole.positive)
 
 

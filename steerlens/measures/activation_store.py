@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
-from steerlens.measures.reading import Chunk, activations, reading_positions
+from steerlens.measures.reading import activations, reading_positions
 from steerlens.models.model import Model, as_model
 from steerlens.sites import Positions, Site
 from steerlens.store.cells import Cells
@@ -18,7 +18,6 @@ from steerlens.store.documents import write_document
 from steerlens.store.files import DamagedFile
 
 FORMAT = "steerlens.activations/2"
-FIELDS = fields(Chunk)
 
 
 class StoreError(ValueError):
@@ -81,11 +80,12 @@ class ActivationStore:
         if not (folder / "entry.json").exists():  # for a reader; the chunks state the digest
             write_document(folder / "entry.json", {**facts, "data": pairs.hash, "entry": digest})
         cells = Cells(folder, "activations", {"entry": digest}, progress)
-        return activations(
-            model, pairs, sites, positions=positions, batch_size=batch_size, progress=progress,
-            have=lambda k: _load(cells, k),
-            done=lambda k, chunk: cells.save(k, {f.name: getattr(chunk, f.name) for f in FIELDS}),
-        )  # fmt: skip
+        try:
+            return activations(
+                model, pairs, sites, positions=positions, batch_size=batch_size, cells=cells
+            )
+        except DamagedFile as error:
+            raise DamagedEntry(str(error)) from error
 
 
 def _digest(facts: dict) -> str:
@@ -99,11 +99,3 @@ def _token_hash(model: Model, pairs: ContrastSet) -> str:
             ids = model.split(pair.prompt, side) if pair.prompt else model.ids(side)
             found.update(repr(ids).encode())
     return found.hexdigest()
-
-
-def _load(cells: Cells, number: int) -> Chunk | None:
-    try:
-        numbers = cells.load(number)
-    except DamagedFile as error:
-        raise DamagedEntry(str(error)) from error
-    return None if numbers is None else Chunk(**numbers)

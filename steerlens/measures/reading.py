@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Method
 from steerlens.sites import Positions, Site, TokenBatch
+from steerlens.store.cells import Cells, cells_or_none
 
 PAIRS = 8
 """Pairs computed at once on a CPU."""
@@ -49,15 +50,14 @@ def chunks(
     sites: Sequence[Site],
     positions: Positions,
     batch_size: int,
-    have: Callable[[int], Chunk | None] | None = None,
-    done: Callable[[int, Chunk], None] | None = None,
+    cells: Cells | None = None,
 ) -> Iterator[Chunk]:
     """Reads pairs a few at a time, both sides in one batch, texts of like length together.
 
     Args:
-        have: Gives the chunk of this number if it was read before.
-        done: Called with each chunk that was read now.
+        cells: Where chunks are kept and found; by default nowhere.
     """
+    kept = cells_or_none(cells, "activations", progress=False)
     for site in sites:
         model.require_site(site)
     lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
@@ -66,9 +66,9 @@ def chunks(
         model.kernel() if all(s.entry is not None for s in sites) and not model.attached else None
     )
     for k, index in enumerate(order.split(batch_size)):
-        ready = None if have is None else have(k)
-        if ready is not None and torch.equal(ready.index, index):
-            yield ready
+        ready = kept.load(k)
+        if ready is not None and torch.equal(ready["index"], index):
+            yield Chunk(**ready)
             continue
         # On a CPU more rows at once are no faster, only larger.
         parts = index.split(PAIRS if model.device.type == "cpu" else batch_size)
@@ -82,8 +82,7 @@ def chunks(
             negative=torch.cat([vectors[1] for vectors, _ in read]),
             norms=torch.cat([norms for _, norms in read], 1).flatten(0, 1),
         )
-        if done is not None:
-            done(k, chunk)
+        kept.save(k, {field.name: getattr(chunk, field.name) for field in fields(Chunk)})
         yield chunk
 
 
@@ -95,8 +94,7 @@ def activations(
     positions: Positions | None = None,
     batch_size: int = 32,
     progress: bool = True,
-    have: Callable[[int], Chunk | None] | None = None,
-    done: Callable[[int, Chunk], None] | None = None,
+    cells: Cells | None = None,
 ) -> Activations:
     """The residual stream of both sides of every pair, at one token and the asked sites.
 
@@ -106,6 +104,9 @@ def activations(
     Args:
         sites: By default resid_post of every layer.
         positions: Which token is read; by default `reading_positions(pairs)`.
+        batch_size: Pairs of one chunk.
+        cells: Where chunks are kept and found; by default nowhere. `ActivationStore` keeps them for
+            any later run.
 
     Raises:
         ValueError: For a site the model does not have, a text longer than the context, positions
@@ -117,8 +118,9 @@ def activations(
     shape = (len(pairs), len(sites), model.d_model)
     positive, negative = torch.empty(shape), torch.empty(shape)
     norms = torch.empty(2, len(pairs), len(sites))
-    with tqdm(total=len(pairs), desc="activations", unit="pair", disable=not progress) as bar:
-        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size, have, done):
+    kept = cells_or_none(cells, "activations", progress)
+    with kept.bar(len(pairs), "pair") as bar:
+        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size, kept):
             positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
             norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
             bar.update(len(chunk.index))
