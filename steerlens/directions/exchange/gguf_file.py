@@ -1,4 +1,4 @@
-"""The GGUF container, version 2 and 3, little-endian: as much of it as a control vector needs.
+"""The GGUF container, version 2 and 3, little-endian: control vectors, and headers of models.
 
 Layout: magic, version, counts; then key-value pairs; then a table of tensors; then, aligned, their
 bytes. Nothing is allocated that the file itself does not hold: every count and length is compared
@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ _MAX_DEPTH = 4
 """Arrays of arrays are legal; nobody nests them deeply."""
 
 
+_Entry = tuple[str, tuple[int, ...], int, int]
+"""Name, shape, GGML type and offset of a tensor."""
+
+
 class BrokenGGUF(DirectionError):
     """A file that is no GGUF, or ends before it should."""
 
@@ -47,17 +52,48 @@ class GGUFFile:
     tensors: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class GGUFHeader:
+    """What comes before the numbers: key-value pairs, and what tensors there are."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, tuple[tuple[int, ...], int]]
+    """Shape and GGML type of each tensor."""
+
+    @property
+    def architecture(self) -> str:
+        """What the file says that it is of."""
+        return str(self.metadata.get("general.architecture"))
+
+
+def read_gguf_header(path: Path | str) -> GGUFHeader:
+    """Reads everything but the numbers of a file of any architecture.
+
+    Raises:
+        BrokenGGUF: If it is no GGUF, damaged, or big-endian.
+    """
+    with _opened(path) as cursor:
+        metadata, table = cursor.head()
+        return GGUFHeader(metadata, {name: (shape, kind) for name, shape, kind, _ in table})
+
+
 def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
     """Reads a file whole, if it says that it is of this architecture.
 
     Raises:
         BrokenGGUF: If it is no GGUF, of another architecture, damaged, big-endian, or quantised.
     """
+    with _opened(path) as cursor:
+        return cursor.file(architecture)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[_Cursor]:
     with open(require_file(path), "rb") as file:
         if not (head := file.read(8)).startswith(MAGIC):
             raise BrokenGGUF(f"{path} is no GGUF file: it starts with {head[:4]!r}.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _Cursor(content, str(path)).file(architecture)
+            yield _Cursor(content, str(path))
 
 
 class _Cursor:
@@ -100,7 +136,8 @@ class _Cursor:
         smallest = struct.calcsize(f"<{_SCALARS[inner]}") if inner in _SCALARS else 8
         return [self.value(inner, depth + 1) for _ in range(self.count("Q", smallest))]
 
-    def file(self, architecture: str) -> GGUFFile:
+    def head(self, architecture: str | None = None) -> tuple[dict[str, Any], list[_Entry]]:
+        """The key-value pairs and the table of tensors, of the given architecture."""
         self.take(len(MAGIC))
         version = self.number("I")
         if version not in (2, 3):
@@ -117,12 +154,16 @@ class _Cursor:
             if key in metadata:
                 raise self.broken(f"the key {key!r:.80} is there twice")
             metadata[key] = self.value(self.number("I"))
-        if (named := metadata.get("general.architecture")) != architecture:
+        named = metadata.get("general.architecture")
+        if architecture is not None and named != architecture:
             raise BrokenGGUF(
                 f"{self.source} is a GGUF file of {named!r:.80} and not of {architecture!r}. "
                 "Pass the vector's file rather than the model's."
             )
-        table = [self.tensor_entry() for _ in range(n_tensors)]
+        return metadata, [self.tensor_entry() for _ in range(n_tensors)]
+
+    def file(self, architecture: str) -> GGUFFile:
+        metadata, table = self.head(architecture)
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self.broken(f"its alignment is {alignment!r:.80}")
@@ -134,7 +175,7 @@ class _Cursor:
             tensors[name] = self.tensor(name, shape, kind, start + offset)
         return GGUFFile(metadata, tensors)
 
-    def tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
+    def tensor_entry(self) -> _Entry:
         name, n_axes = self.string(), self.count("I", 8)
         if n_axes > 4:
             raise self.broken(f"the tensor {name!r:.80} has {n_axes} axes")
