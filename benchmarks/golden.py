@@ -142,6 +142,11 @@ def of_probe(found: Any) -> Numbers:
     return Numbers(arrays, {"sites": hooks(found.sites)})
 
 
+def stripped(texts: Any) -> Any:
+    """Texts without the blank that separates them from their prompts, as they were recorded."""
+    return texts.strip() if isinstance(texts, str) else tuple(map(stripped, texts))
+
+
 def of_writing(found: Any) -> Numbers:
     """Texts of every cell (WritingMap)."""
     arrays = {
@@ -153,7 +158,7 @@ def of_writing(found: Any) -> Numbers:
     for quantity in found.quantities:
         change = found.change(quantity)
         arrays[f"change.{quantity}"] = torch.stack([change.mean, change.low, change.high])
-    words = {"sites": hooks(found.sites), "prompts": found.prompts, "texts": found.texts}
+    words = {"sites": hooks(found.sites), "prompts": found.prompts, "texts": stripped(found.texts)}
     return Numbers(arrays, words)
 
 
@@ -203,7 +208,7 @@ def of_spillover(found: Any) -> Numbers:
 
 def of_samples(found: Any) -> Numbers:
     """Texts at several strengths (DoseResponse)."""
-    words = {"prompts": found.prompts, "texts": found.texts}
+    words = {"prompts": found.prompts, "texts": stripped(found.texts)}
     return Numbers({"multipliers": numbers(found.multipliers)}, words)
 
 

@@ -201,7 +201,8 @@ def test_a_tokenizer_without_bos_is_kept_as_it_is(tmp_path):
     word_tokenizer(["cat", "sat"], bos=False).save_pretrained(tmp_path)
     loaded = load_hf_directory(tmp_path)
     assert loaded.tokenizer("cat sat").input_ids == [4, 5]
-    assert loaded.to_tokens("cat sat").tolist() == [[2, 4, 5]]
+    assert loaded.to_tokens("cat sat").tolist() == [[4, 5]]
+    assert loaded.to_tokens("cat sat", prepend_bos=True).tolist() == [[2, 4, 5]]
     again = load_hooked(save_hooked(loaded, tmp_path / "ours"))
     assert again.tokenizer("cat sat").input_ids == [4, 5]
 
@@ -424,7 +425,7 @@ def test_incomplete_hugging_face_weights_are_refused(tmp_path):
     [
         ({"architectures": ["BloomForCausalLM"]}, "TransformerBridge"),
         ({"architectures": ["GPT2Model"]}, "GPT2LMHeadModel"),
-        ({"architectures": None, "model_type": "mamba"}, "mamba"),
+        ({"architectures": None, "model_type": "mamba"}, "MambaForCausalLM"),
         ({"architectures": None, "model_type": None}, "names no model"),
         ({"vision_config": {}}, "images"),
         ({"quantization_config": {"bits": 4}}, "quantised"),

@@ -223,9 +223,11 @@ def test_an_error_inside_the_with_is_not_hidden_by_ours(gpt2, add):
         raise KeyError
 
 
-def test_reading_below_the_steered_layer_is_no_steering(gpt2, add):
-    with pytest.raises(SteeringError, match="never fired"), add.attach(gpt2, 1.0):
-        gpt2.cache("the cat", [Site(0)])
+def test_layers_below_an_edit_can_be_looked_at(either, random_direction):
+    steering = Add(random_direction(Site(1), either.d_model), Positions.all())
+    unsteered = either.cache(TEXTS, [Site(0)])[Site(0)]
+    with steering.attach(either, 3.0):
+        assert torch.equal(either.cache(TEXTS, [Site(0)])[Site(0)], unsteered)
 
 
 def test_steering_no_token_is_refused(gpt2, random_direction):

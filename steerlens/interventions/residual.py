@@ -127,7 +127,9 @@ class Add(_AlongDirection):
 class Ablate(_AlongDirection):
     """Removes the direction from the stream: h' = h - multiplier · û ûᵀ h. At 1 nothing is left.
 
-    Source: arXiv:2406.11717, at one site (the paper ablates at every layer: attach one per site).
+    Source: arXiv:2406.11717, at one site. The paper ablates at every layer and every token: attach
+    one per site, with ``positions=Positions.all(special=True)``. Without `special=True` BOS and the
+    markers of a chat template keep the direction, and later tokens read it from there.
     """
 
     direction: Direction

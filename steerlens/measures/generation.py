@@ -38,10 +38,12 @@ def generate(
             depend on what else is in the batch.
         draws: The random stream of each row, by default its index. Rows with the same number
             have the same random draws, so that their texts differ by the steering alone.
+        stop_at_eos: Ends a text at any of the model's `end_ids`.
         use_cache: False recomputes everything at every token: slow, and the same.
 
     Returns:
-        One string for one prompt, else a list; without the prompt.
+        One string for one prompt, else a list; without the prompt, with the blank that separates
+        them: prompt and continuation join to the text of all tokens.
 
     Raises:
         ValueError: If the prompt and the new tokens do not fit the context.
@@ -53,8 +55,24 @@ def generate(
         model, texts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
         stop_at_eos=stop_at_eos, use_cache=use_cache, draws=draws, progress=progress,
     )  # fmt: skip
-    written = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    written = continuations(model, texts, tokens, stop_at_eos=stop_at_eos)
     return written[0] if isinstance(prompts, str) else written
+
+
+def continuations(
+    model: Model,
+    prompts: Sequence[str],
+    tokens: Int[Tensor, "batch new"],
+    *,
+    stop_at_eos: bool = True,
+) -> list[str]:
+    """Generated tokens as texts that follow their prompts, each up to its end."""
+    written = []
+    for prompt, row in zip(prompts, tokens, strict=True):
+        ends = model.is_end(row).nonzero() if stop_at_eos else []
+        new = row[: int(ends[0]) + 1] if len(ends) else row
+        written.append(model.texts.continuation(model.ids(prompt), new.tolist()))
+    return written
 
 
 @torch.no_grad()
@@ -83,12 +101,13 @@ def generated_tokens(
             f"more than the context of {model.name!r}, {model.n_ctx}. "
             f"Use max_new_tokens={max(0, model.n_ctx - batch.width)} or shorter prompts."
         )
+    model.forward.require_padding(batch)
     streams = range(len(batch)) if draws is None else draws
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
     step = _stepper(model, use_cache, batch.width + max_new_tokens)
-    pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id
+    pad = model.tokenizer.pad_token_id or 0
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
     start, first_new = 0, batch.width
     with model.attached.running(batch):
@@ -103,8 +122,8 @@ def generated_tokens(
             chosen = _sample(logits, temperature, generators)
             chosen = torch.where(going, chosen, pad)
             real = going[:, None].clone()
-            if stop_at_eos and eos is not None:
-                going = going & (chosen != eos)
+            if stop_at_eos:
+                going = going & ~model.is_end(chosen)
             start = batch.width
             special = model.is_special(chosen)[:, None] & real
             batch = batch.extended(chosen[:, None], special, real)
@@ -123,7 +142,7 @@ def _sample(logits: Tensor, temperature: float, generators: list[torch.Generator
 
 
 def _stepper(model: Model, use_cache: bool, width: int) -> Step:
-    if not use_cache:
+    if not use_cache or not model.forward.caches:
         return lambda batch, start: _full(model, batch)
     kernel = model.kernel()
     if kernel is not None and all(attached.site.entry is not None for attached in model.attached):

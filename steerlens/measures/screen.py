@@ -21,6 +21,7 @@ from steerlens.interventions.arms import require_fit
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.model import Model, as_model
+from steerlens.models.wrapped_state import differentiable
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.stats import Interval
 
@@ -44,6 +45,7 @@ class Screen:
         return stats.rank_correlation(self.slopes.mean(-1), exact.mean(-1))
 
 
+@torch.inference_mode(False)  # tensors made under it cannot be differentiated
 def screen(
     model: Model,
     pairs: Sequence[ContrastPair] | ContrastSet,
@@ -114,17 +116,10 @@ def _slopes(
 
         return hook_fn
 
-    parameters = [p for p in model.wrapped.parameters() if p.requires_grad]
     names = sorted({edit.site.hook for edit in edits})
-    try:
-        for p in parameters:  # their gradients are not wanted, and would double the memory
-            p.requires_grad_(False)
-        hooks = [(name, keep(name)) for name in names]
-        with torch.enable_grad(), model.wrapped.hooks(fwd_hooks=hooks):
-            _log_odds(model, asked).sum().backward()
-    finally:
-        for p in parameters:
-            p.requires_grad_(True)
+    hooks = [(name, keep(name)) for name in names]
+    with differentiable(model.wrapped), model.wrapped.hooks(fwd_hooks=hooks):
+        _log_odds(model, asked).sum().backward()
     slopes = []
     for edit in edits:
         resid = kept[edit.site.hook]

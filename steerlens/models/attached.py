@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.models.wrapped_state import evaluating
 from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, TokenBatch
 
@@ -31,6 +32,9 @@ class Attached:
     multiplier: Strength
     edited: int = 0
     ever_ran: bool = False
+    """Whether the model was run while it was attached, be it only up to a lower block."""
+    handle: Any = None
+    """TransformerLens's handle of the hook that applies it."""
 
     def apply(
         self, resid: Float[Tensor, "batch pos d_model"], chosen: Tensor
@@ -115,6 +119,7 @@ class AttachedEdits:
         self._edits.append(attached)
         try:
             with self._wrapped.hooks(fwd_hooks=[(site.hook, fire)]):
+                attached.handle = next(reversed(self._handles(attached)), None)
                 yield
         finally:
             self._edits.remove(attached)
@@ -128,25 +133,41 @@ class AttachedEdits:
     def running(self, batch: TokenBatch, stop_at: int | None = None) -> Iterator[None]:
         """One run over a batch, after which every edit must have edited some token.
 
+        The wrapped model is in evaluation mode for as long.
+
         Args:
             stop_at: The run ends before this block; edits above it need not have run.
 
         Raises:
-            SteeringError: If an edit that the run reached has edited no token.
+            SteeringError: If an edit that the run reached has edited no token, or its hook was
+                removed.
         """
         for attached in self._edits:
             attached.edited = 0
+            hooks = self._handles(attached)
+            if attached.handle and not any(handle is attached.handle for handle in hooks):
+                raise SteeringError(
+                    f"The hook that steers {self._name!r} at {attached.site} was removed inside "
+                    "the `with` (reset_hooks, perhaps), so the model would run without it. Leave "
+                    "the `with` to end steering, and do not reset hooks inside it."
+                )
         try:
-            yield
+            with evaluating(self._wrapped):
+                yield
         finally:
             self._window = None
         for attached in self._edits:
-            if attached.edited == 0 and (stop_at is None or attached.site.layer < stop_at):
+            if stop_at is not None and attached.site.layer >= stop_at:
+                attached.ever_ran = True
+            elif attached.edited == 0:
                 raise SteeringError(
                     f"{attached.positions} chose no token of these texts, so steering at "
                     f"{attached.site} did nothing. Positions.generated() needs tokens after the "
                     "prompt."
                 )
+
+    def _handles(self, attached: Attached) -> list[Any]:
+        return self._wrapped.hook_dict[attached.site.hook].fwd_hooks
 
     def computing(self, batch: TokenBatch, start: int = 0) -> None:
         """States which columns of the batch come next: those from `start` on."""

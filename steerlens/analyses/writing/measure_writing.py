@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.analyses.writing.judging import Texts, judge_name, judge_texts
-from steerlens.analyses.writing.text_batches import batch_rows, end_token, written_tokens
+from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.interventions.residual import Add
@@ -114,7 +114,7 @@ def writing(
                 return {"tokens": tokens, "surprisals": scores.contiguous()}
 
             found = kept.part("written", arm=name, **facts).compute(k, written)
-            texts, scores = _texts(model, found["tokens"]), None
+            texts, scores = _texts(model, prompts, found["tokens"]), None
             if judge is not None:
                 asked = kept.part("judged", arm=name, judge=judge_name(judge) or "", **facts)
 
@@ -165,20 +165,22 @@ def _assembled(
         prompts=tuple(prompts),
         texts=tuple(map(tuple, laid_out("texts"))),
         tokens=tokens,
-        ended=(tokens == end_token(model)).any(-1),
+        ended=model.is_end(tokens).any(-1),
         surprisals=stacked("surprisals"),
         judged=None if unsteered.judged is None else stacked("judged"),
         made_by=made_by,
     )
 
 
-def _texts(model: Model, tokens: Int[Tensor, "multiplier prompt new"]) -> Texts:
+def _texts(
+    model: Model, prompts: Sequence[str], tokens: Int[Tensor, "multiplier prompt new"]
+) -> Texts:
     """The tokens as text, as `generate` returns it."""
+    ids = [model.ids(prompt) for prompt in prompts]
     return tuple(
         tuple(
-            model.tokenizer.batch_decode(
-                [[t for t in row if t >= 0] for row in cell], skip_special_tokens=True
-            )
+            model.texts.continuation(prompt, [t for t in row if t >= 0])
+            for prompt, row in zip(ids, cell, strict=True)
         )
         for cell in tokens.tolist()
     )

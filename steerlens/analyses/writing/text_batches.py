@@ -106,14 +106,8 @@ def _continued(
 
 
 def _ended(model: Model, new: Int[Tensor, "row some"], width: int) -> Int[Tensor, "row new"]:
-    """Generated tokens with -1 after the first EOS, padded to the full width."""
+    """Generated tokens with -1 after the first token that ends a text, padded to the full width."""
     out = new.new_full((len(new), width), -1)
     out[:, : new.shape[1]] = new
-    eos = out == end_token(model)
-    return out.masked_fill(eos.cumsum(-1) - eos.long() > 0, -1)
-
-
-def end_token(model: Model) -> int:
-    """The id that ends a text; -2, which is no token, where there is none."""
-    eos = model.tokenizer.eos_token_id
-    return -2 if eos is None else eos
+    ends = model.is_end(out)
+    return out.masked_fill(ends.cumsum(-1) - ends.long() > 0, -1)

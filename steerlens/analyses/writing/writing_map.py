@@ -142,7 +142,7 @@ class WritingMap(Result):
     @cached_property
     def compression(self) -> Float[Tensor, "row multiplier prompt"]:
         """Bytes of a text for each byte left after compression; NaN for an empty text."""
-        return count_texts(self.texts, compression_ratio)
+        return count_texts(self.texts, lambda text: compression_ratio(text.strip()))
 
     @cached_property
     def variety(self) -> Float[Tensor, "row multiplier"]:

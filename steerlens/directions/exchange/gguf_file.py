@@ -1,4 +1,4 @@
-"""The GGUF container, versions 2 and 3, little-endian: the part that control vectors use.
+"""The GGUF container, versions 2 and 3, little-endian: control vectors, and headers of models.
 
 Layout: magic, version, counts; then key-value pairs; then a table of tensors; then, aligned, their
 bytes. Every count and length is compared with the bytes that follow before memory is allocated. (The
@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ _MAX_DEPTH = 4
 """Nesting of arrays of arrays; files in use have a depth of 1."""
 
 
+_Entry = tuple[str, tuple[int, ...], int, int]
+"""Name, shape, GGML type and offset of a tensor."""
+
+
 class BrokenGGUF(DirectionError):
     """A file that is not GGUF, or is damaged."""
 
@@ -46,6 +51,31 @@ class GGUFFile:
     tensors: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class GGUFHeader:
+    """What comes before the numbers: key-value pairs, and what tensors there are."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, tuple[tuple[int, ...], int]]
+    """Shape and GGML type of each tensor."""
+
+    @property
+    def architecture(self) -> str:
+        """What the file says that it is of."""
+        return str(self.metadata.get("general.architecture"))
+
+
+def read_gguf_header(path: Path | str) -> GGUFHeader:
+    """Reads everything but the numbers of a file of any architecture.
+
+    Raises:
+        BrokenGGUF: If it is no GGUF, damaged, or big-endian.
+    """
+    with _opened(path) as cursor:
+        metadata, table = cursor.head()
+        return GGUFHeader(metadata, {name: (shape, kind) for name, shape, kind, _ in table})
+
+
 def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
     """Reads the key-value pairs and tensors of a file of one architecture.
 
@@ -53,6 +83,12 @@ def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
         BrokenGGUF: If it is not GGUF, of another architecture, damaged, big-endian, or quantised.
         StorageError: If the path is not that of a regular file, or it cannot be read.
     """
+    with _opened(path) as cursor:
+        return cursor.file(architecture)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[_Cursor]:
     with open(require_file(path), "rb") as file:
         if not (head := file.read(8)).startswith(MAGIC):
             raise BrokenGGUF(
@@ -60,7 +96,7 @@ def read_gguf(path: Path | str, architecture: str) -> GGUFFile:
                 "the path."
             )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _Cursor(content, str(path)).file(architecture)
+            yield _Cursor(content, str(path))
 
 
 class _Cursor:
@@ -105,7 +141,8 @@ class _Cursor:
         smallest = struct.calcsize(f"<{_SCALARS[inner]}") if inner in _SCALARS else 8
         return [self.value(inner, depth + 1) for _ in range(self.count("Q", smallest))]
 
-    def file(self, architecture: str) -> GGUFFile:
+    def head(self, architecture: str | None = None) -> tuple[dict[str, Any], list[_Entry]]:
+        """The key-value pairs and the table of tensors, of the given architecture."""
         self.take(len(MAGIC))
         version = self.number("I")
         if version not in (2, 3):
@@ -122,12 +159,16 @@ class _Cursor:
             if key in metadata:
                 raise self.broken(f"the key {key!r:.80} is there twice")
             metadata[key] = self.value(self.number("I"))
-        if (named := metadata.get("general.architecture")) != architecture:
+        named = metadata.get("general.architecture")
+        if architecture is not None and named != architecture:
             raise BrokenGGUF(
                 f"{self.source} is a GGUF file of {named!r:.80}, not of {architecture!r}. "
                 "Pass the file of the vector, not that of the model."
             )
-        table = [self.tensor_entry() for _ in range(n_tensors)]
+        return metadata, [self.tensor_entry() for _ in range(n_tensors)]
+
+    def file(self, architecture: str) -> GGUFFile:
+        metadata, table = self.head(architecture)
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self.broken(f"its alignment is {alignment!r:.80}")
@@ -139,7 +180,7 @@ class _Cursor:
             tensors[name] = self.tensor(name, shape, kind, start + offset)
         return GGUFFile(metadata, tensors)
 
-    def tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
+    def tensor_entry(self) -> _Entry:
         name, n_axes = self.string(), self.count("I", 8)
         if n_axes > 4:
             raise self.broken(f"the tensor {name!r:.80} has {n_axes} axes")

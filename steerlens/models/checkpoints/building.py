@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from steerlens.models.checkpoints.errors import CheckpointError, some
 from steerlens.models.checkpoints.quiet import quiet, unchanged_rng
-from steerlens.models.checkpoints.tokenizers import keep_tokenizer
+from steerlens.models.checkpoints.tokenizers import keep_tokenizer, named_tokens_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ def build_hooked(
     Args:
         config: Fields of `HookedTransformerConfig`; `device` is "cpu" unless given.
         tokenizer: Used as it is (the very object), so that `model.tokenizer` is what was passed.
-            TransformerLens writes missing special tokens into it.
+            TransformerLens writes a missing padding token into it.
         parameters: Every parameter by its TransformerLens name; cast to the config's dtype.
             Without it the weights are TransformerLens's random initialisation under `seed`.
         seed: Seeds that initialisation only. The global random state is left as it was.
@@ -47,7 +47,7 @@ def build_hooked(
     }
     if tokenizer is not None:
         keep_tokenizer(tokenizer)
-    with unchanged_rng(), quiet():
+    with unchanged_rng(), quiet(), torch.inference_mode(False), named_tokens_kept(tokenizer):
         torch.manual_seed(seed)
         try:
             model = HookedTransformer(HookedTransformerConfig(**fields), tokenizer=tokenizer)

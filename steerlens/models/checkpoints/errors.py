@@ -11,6 +11,10 @@ class CheckpointError(ValueError):
     """A model cannot be loaded or built from what was given."""
 
 
+class NotConverted(CheckpointError):
+    """A Hugging Face model that has no HookedTransformer here; a TransformerBridge may do."""
+
+
 class MissingCheckpoint(CheckpointError, FileNotFoundError):
     """The folder or one of its files is not there."""
 

@@ -13,7 +13,7 @@ from transformer_lens.pretrained.weight_conversions.mistral import convert_mistr
 from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
 from transformer_lens.pretrained.weight_conversions.qwen2 import convert_qwen2_weights
 
-from steerlens.models.checkpoints.errors import CheckpointError
+from steerlens.models.checkpoints.errors import NotConverted
 
 
 def _rope(c: Any, **local: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _rope(c: Any, **local: Any) -> dict[str, Any]:
         # TransformerLens leaves local layers unscaled, Hugging Face scales them all.
         fields["rotary_scaling_factor"] = rope["factor"]
     elif kind != "default":
-        raise CheckpointError(
+        raise NotConverted(
             f"This checkpoint uses the rotary scaling {kind!r} ({rope}), which is not converted. "
             "Known are 'default', 'llama3' and, without sliding windows, 'linear'. "
             "Pass a TransformerBridge instead (TransformerBridge.boot_transformers)."
@@ -48,7 +48,7 @@ def _rope(c: Any, **local: Any) -> dict[str, Any]:
 def _refuse(c: Any, **unsupported: bool) -> None:
     for field, present in unsupported.items():
         if present:
-            raise CheckpointError(
+            raise NotConverted(
                 f"This {c.model_type} checkpoint has {field}={getattr(c, field, None)!r}, which "
                 "TransformerLens's weight converter leaves out. Pass a TransformerBridge instead "
                 "(TransformerBridge.boot_transformers)."

@@ -30,6 +30,7 @@ from steerlens.models.checkpoints.errors import (
     MissingCheckpoint,
     some,
 )
+from steerlens.models.checkpoints.text_conventions import end_ids, state_ends
 from steerlens.models.checkpoints.tokenizers import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -100,7 +101,10 @@ def _write(model: HookedTransformer, folder: Path, dtype: torch.dtype | None) ->
         code = re.search(r"os error (\d+)", str(error))
         raise OSError(int(code[1]) if code else 0, str(error)) from error
     config = {k: v for k, v in plain(model.cfg.to_dict()).items() if k not in NOT_STORED}
-    write_json(folder / CONFIG_FILE, {"kind": KIND, "version": 1, "config": config})
+    stored_facts: dict[str, Any] = {"kind": KIND, "version": 1, "config": config}
+    if model.tokenizer is not None:
+        stored_facts["end_ids"] = list(end_ids(model))
+    write_json(folder / CONFIG_FILE, stored_facts)
     if model.tokenizer is not None:
         save_tokenizer(model.tokenizer, folder)
     for path in folder.iterdir():
@@ -173,23 +177,43 @@ def load_hooked(
             f"{some(unknown)}. Install the TransformerLens version that steerlens pins."
         )
     fields = {k: v for k, v in config.items() if k not in NOT_STORED}
-    return build_hooked(
+    hooked = build_hooked(
         {**fields, "device": str(device), "dtype": dtype},
         load_tokenizer(folder),
         parameters=parameters,
     )
+    if isinstance(stored.get("end_ids"), list):
+        state_ends(hooked, tuple(stored["end_ids"]))
+    return hooked
 
 
 def _refuse_other_sizes(config: Mapping[str, Any], path: Path) -> None:
     """Compares the config with the file's header, before a model of a wrong size is built."""
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
-        embed = file.get_slice("embed.W_E").get_shape() if "embed.W_E" in names else None
-    blocks = len({n.split(".")[1] for n in names if n.startswith("blocks.")})
-    said = [config.get("n_layers"), config.get("d_vocab"), config.get("d_model")]
-    held = [blocks, *(embed or (None, None))]
-    if said != held:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    sizes: dict[str, Any] = {
+        "n_layers": len({n.split(".")[1] for n in names if n.startswith("blocks.")})
+    }
+    for name, sides in _SIDES.items():
+        if name in shapes:
+            sizes |= {side: size for side, size in zip(sides, shapes[name], strict=False)}
+    if wrong := {k: config.get(k) for k, size in sizes.items() if config.get(k) != size}:
         raise CheckpointError(
-            f"config.json says n_layers, d_vocab, d_model = {said}, but {str(path)!r} holds {held}:"
-            " they are of two models. Save or copy the model again."
+            f"config.json says {_listed(wrong)}, but {str(path)!r} holds "
+            f"{_listed({k: sizes[k] for k in wrong})}: they are of two models. Save or copy the "
+            "model again."
         )
+
+
+_SIDES = {
+    "embed.W_E": ("d_vocab", "d_model"),
+    "blocks.0.attn.W_Q": ("n_heads", "d_model", "d_head"),
+    "blocks.0.mlp.W_in": ("d_model", "d_mlp"),
+    "pos_embed.W_pos": ("n_ctx", "d_model"),
+}
+"""The config field of each side of some weights."""
+
+
+def _listed(sizes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {size!r}" for name, size in sizes.items())

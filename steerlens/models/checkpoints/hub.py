@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from pathlib import Path
 
@@ -11,11 +10,15 @@ import torch
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
-from steerlens.models.checkpoints.config import CONFIG_FILE, read_config
+from steerlens.models.checkpoints.config import CONFIG_FILE, read_config, read_json
 from steerlens.models.checkpoints.errors import CheckpointError, UnreachableHub
-from steerlens.models.checkpoints.families import FAMILIES
-from steerlens.models.checkpoints.huggingface import load_directory, named_architecture
-from steerlens.models.checkpoints.quiet import no_network, quiet, unchanged_rng
+from steerlens.models.checkpoints.hf_folders import (
+    INDEX_FILE,
+    named_architecture,
+    require_causal,
+)
+from steerlens.models.checkpoints.huggingface import load_hf_model
+from steerlens.models.checkpoints.quiet import no_network
 from steerlens.models.checkpoints.tokenizers import TOKENIZER_FILE
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -36,45 +39,34 @@ def load_hub(
         revision: A branch, tag or commit; the default branch if None.
 
     Returns:
-        A `HookedTransformer` where TransformerLens has the architecture, else a
-        `TransformerBridge`. The six families of `KNOWN_ARCHITECTURES` go through
-        `load_hf_directory` and are checked against Hugging Face.
+        A `HookedTransformer` of the six families of `KNOWN_ARCHITECTURES`, else a
+        `TransformerBridge`; either is compared with Hugging Face's logits.
 
     Raises:
         UnreachableHub: If the hub does not answer within seconds and the files are not cached.
         CheckpointError: If there is no such model, or it cannot be loaded.
     """
-    known_to_lens, repo = official_name(name)
+    repo = official_name(name)
     cached = _cached_snapshot(repo, revision)
     if cached is None:
         require_hub(name)
     # Whole in the cache, it is loaded without asking the hub, which may not be there to answer.
     with contextlib.nullcontext() if cached is None else no_network():
+        # The config alone first: weights of what cannot be loaded are not downloaded.
         config = read_config(cached or _download(repo, revision, [CONFIG_FILE], None))
-        architecture = named_architecture(config)
-        if architecture in FAMILIES:
-            folder = cached or _download(repo, revision, _HUB_FILES, _HUB_OTHERS)
-            return load_directory(folder, architecture, repo, device, dtype)
-        with unchanged_rng(), quiet():
-            if known_to_lens and revision is None:
-                return HookedTransformer.from_pretrained_no_processing(
-                    name, device=str(device), dtype=dtype
-                ).eval()
-            return TransformerBridge.boot_transformers(
-                str(cached or repo),
-                device=str(device),
-                dtype=dtype,
-                revision=None if cached else revision,
-            )
+        require_causal(named_architecture(config), config)
+        folder = cached or _download(repo, revision, _HUB_FILES, _HUB_OTHERS)
+        return load_hf_model(folder, name=repo, device=device, dtype=dtype)
 
 
-def official_name(name: str) -> tuple[bool, str]:
+def official_name(name: str) -> str:
+    """The repository of a TransformerLens alias; any other name as it is."""
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
     try:
-        return True, get_official_model_name(name)
+        return get_official_model_name(name)
     except ValueError:
-        return False, name
+        return name
 
 
 def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
@@ -93,10 +85,10 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
         return None
     if not (folder / CONFIG_FILE).exists():
         return None
-    index = folder / "model.safetensors.index.json"
     shards = {"model.safetensors"}
-    if index.exists():
-        shards = set(json.loads(index.read_text())["weight_map"].values())
+    if (folder / INDEX_FILE).exists():
+        listed = read_json(folder / INDEX_FILE).get("weight_map")
+        shards = set(map(str, listed.values())) if isinstance(listed, dict) else shards
     tokenizer = any(
         (folder / f).exists() for f in (TOKENIZER_FILE, "tokenizer.model", "vocab.json")
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,19 @@ def keep_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     tokenizer.init_kwargs.setdefault("name_or_path", tokenizer.name_or_path or "in-memory")
     tokenizer.init_kwargs["add_bos_token"] = True
     return tokenizer
+
+
+@contextmanager
+def named_tokens_kept(tokenizer: PreTrainedTokenizerBase | None) -> Iterator[None]:
+    """Keeps BOS and EOS as they are while TransformerLens takes over a tokenizer.
+
+    It lets EOS stand in for a BOS that the tokenizer does not have.
+    """
+    names = ("bos_token", "eos_token")
+    missing = [] if tokenizer is None else [n for n in names if getattr(tokenizer, n) is None]
+    yield
+    for name in missing:
+        setattr(tokenizer, name, None)
 
 
 def word_tokenizer(

@@ -1,0 +1,100 @@
+"""Facts of a checkpoint about texts: what one starts with, where one ends, which ids are special."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+Ids = tuple[int, ...]
+
+
+def _remembered(ask: Callable[[Any], Ids]) -> Callable[[Any], Ids]:
+    """Asks a tokenizer once, and again after tokens were added to it or named."""
+    known: WeakKeyDictionary[Any, tuple[tuple, Ids]] = WeakKeyDictionary()
+
+    @wraps(ask)
+    def asked(tokenizer: Any) -> Ids:
+        t = tokenizer
+        state = (len(t), t.bos_token_id, t.eos_token_id, t.pad_token_id, t.unk_token_id)
+        if t not in known or known[t][0] != state:
+            known[t] = (state, ask(t))
+        return known[t][1]
+
+    return asked
+
+
+_SEPARATOR = "<|endoftext|>"
+"""GPT-2 was trained on texts that this token separates, so TransformerLens starts texts with it."""
+
+
+@_remembered
+def leading_ids(tokenizer: Any) -> Ids:
+    """Ids that the tokenizer itself puts in front of a text; () for many."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    starts = range(len(whole) - len(plain) + 1)
+    return tuple(whole[: next((k for k in starts if whole[k : k + len(plain)] == plain), 0)])
+
+
+def prepends_bos(tokenizer: Any, architecture: str) -> bool:
+    """Whether plain texts of a checkpoint start with BOS.
+
+    What the tokenizer itself adds decides. The one exception is GPT-2's ``<|endoftext|>``, which
+    its tokenizer does not add: TransformerLens does, and so do we. No other token stands in for a
+    BOS that the tokenizer does not have or does not use, be it EOS or a chat template's marker.
+    """
+    if leading_ids(tokenizer):
+        return True
+    return architecture == "GPT2LMHeadModel" and str(tokenizer.bos_token) == _SEPARATOR
+
+
+@_remembered
+def special_ids(tokenizer: Any) -> Ids:
+    """Ids of a tokenizer's BOS, EOS, padding and a chat template's markers, in order.
+
+    The tokens' own flags decide, since many markers have no name in the tokenizer's config. An
+    unknown word is not special: it is still a word.
+    """
+    t = tokenizer
+    functional = {t.bos_token_id, t.eos_token_id, t.pad_token_id} - {None}
+    flagged = {i for i, token in t.added_tokens_decoder.items() if token.special}
+    words = {t.unk_token_id} - functional
+    return tuple(sorted((functional | flagged | set(t.all_special_ids)) - words))
+
+
+def generation_ends(hf_model: Any, tokenizer: Any) -> Ids:
+    """Ids that end a generated text, as Hugging Face's `generate` ends it.
+
+    All of `generation_config.eos_token_id` where the checkpoint has a generation config of its
+    own; else those of the model's config, and the tokenizer's EOS.
+    """
+    config = getattr(hf_model, "generation_config", None)
+    said: Any = getattr(config, "eos_token_id", None)
+    if isinstance(said, Tensor):
+        said = said.tolist()
+    ids = {i for i in (said if isinstance(said, (list, tuple)) else [said]) if i is not None}
+    ids = {i for i in ids if 0 <= i < hf_model.config.get_text_config().vocab_size}
+    if tokenizer is not None and (not ids or getattr(config, "_from_model_config", False)):
+        ids |= {tokenizer.eos_token_id} - {None}
+    return tuple(sorted(ids))
+
+
+def state_ends(wrapped: Any, ids: Ids) -> None:
+    """Writes on a wrapped model which ids end its texts, for `end_ids`."""
+    wrapped.end_ids = ids
+
+
+def end_ids(wrapped: Any) -> Ids:
+    """Ids that end a text of a wrapped model: what its checkpoint says, else its tokenizer's EOS."""
+    stated = getattr(wrapped, "end_ids", None)
+    if isinstance(stated, tuple):
+        return stated
+    original = getattr(wrapped, "original_model", None)
+    if original is not None:
+        return generation_ends(original, wrapped.tokenizer)
+    eos = wrapped.tokenizer.eos_token_id
+    return () if eos is None else (eos,)
