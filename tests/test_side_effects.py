@@ -177,10 +177,7 @@ def test_a_map_without_nulls_says_so(model, adds, sets):
     assert "no null maps because none were asked for, so there is no p-value" in found.summary()
     assert "p =" not in found.summary()
     (text, *_) = found.section({}).blocks
-    assert (
-        isinstance(text, Paragraph)
-        and "no null maps because none were asked for" in text.text
-    )
+    assert isinstance(text, Paragraph) and "no null maps because none were asked for" in text.text
     assert found.plot().data
 
 
@@ -228,7 +225,7 @@ def test_random_directions_cannot_take_the_place_of_another_intervention(model, 
         ({"sets": {}}, "not among the sets"),
         ({"target": {"somewhere": "nice"}}, "the interventions are"),
         ({"nulls": 5}, "at least 19"),
-        ({"nulls": -1}, "nulls=-1 is negative"),
+        ({"nulls": -1}, "-1 null maps cannot give"),
         ({"nulls": [[]] * 20}, "one intervention per row"),
         ({"nulls": [{"elsewhere": Direction(torch.ones(32), Site(1))}] * 20}, "per row"),
     ],

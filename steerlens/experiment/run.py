@@ -149,7 +149,7 @@ class Run:
     def _least_shifted(self, site: Site) -> str:
         """Where steering carries over least."""
         assert self.shift is not None
-        i = self.shift.row(site)
+        i = self.shift.find(site)
 
         def slope(name: str) -> Interval:
             assert self.shift is not None

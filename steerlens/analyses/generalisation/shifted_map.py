@@ -106,7 +106,7 @@ class ShiftedMap(Answers):
         return int(self.slopes(self.in_distribution).mean(-1).argmax())
 
     def _index(self, row: str | int | Site | None) -> int:
-        return self.steepest if row is None else self.row(row)
+        return self.steepest if row is None else self.find(row)
 
     # Words and pictures
 
@@ -161,7 +161,7 @@ class ShiftedMap(Answers):
         return plots.shift_scatter(
             as_lists(self.slope_interval(self.in_distribution)),
             {name: as_lists(self.slope_interval(name)) for name in self.shifted},
-            rows=self.labels,
+            rows=self.row_labels,
             unit=UNIT,
             title=self._finding(self.steepest),
             correlations={k: r for k, r in correlations.items() if r.value == r.value},
@@ -185,7 +185,7 @@ class ShiftedMap(Answers):
 
     def _finding(self, i: int) -> str:
         ratios = [interval_at(self.ratio(name), i) for name in self.shifted]
-        where = f"{self.rows[i]}:" if self.layers is None else f"At layer {self.layers[i]}"
+        where = f"{self.rows[i]}:" if self.layers is None else f"At {self.row_name(i)}"
         if any(ratio.value != ratio.value for ratio in ratios):
             return f"{where} the interval of the slope in distribution holds 0"
         least, most = (f"{bound([r.value for r in ratios]):.2f}" for bound in (min, max))

@@ -217,7 +217,7 @@ class SpilloverMap(Answers):
         dotted = f"; dotted: no more than {self.null_name}" if self.has_null else ""
         return plots.gain_heatmap(
             self.mean_gain[:, j].tolist(),
-            rows=self.labels,
+            rows=self.row_labels,
             sets=self.sets,
             targets=self.targets,
             unit="nats",
@@ -236,7 +236,7 @@ class SpilloverMap(Answers):
             row: Its name, site or layer.
         """
         most = int(self._target_gain()[:, int(self.multipliers.argmax())].argmax())
-        i = most if row is None else self.row(row)
+        i = most if row is None else self.find(row)
         target = self.targets[i]
         names = [target, *(name for name in self.sets if name != target)]
         value, low, high = self.gain_interval
