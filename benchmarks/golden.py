@@ -265,9 +265,8 @@ def of_run(run: Any) -> Numbers:
     """Every result that a run has."""
     made = Numbers({}, {})
     for name, reader in READERS.items():
-        found = getattr(run, name)
-        if found is not None:
-            made |= reader(found).under(name)
+        if name in run.results:
+            made |= reader(run.results[name]).under(name)
     return made
 
 

@@ -134,8 +134,7 @@ def losses(model: HookedTransformer, tokens: torch.Tensor) -> torch.Tensor:
         own_index=index,
     )
     resid = kernel.embed(inputs, columns.positions)
-    for layer in range(model.cfg.n_layers):
-        resid, _ = kernel.block(layer, resid, columns)
+    resid = kernel.climb(resid, columns)
     real = targets != model.tokenizer.pad_token_id
     logits = kernel.logits(kernel.states(resid[:, 0][real]))
     return F.cross_entropy(logits, targets[real], reduction="none")

@@ -34,9 +34,9 @@ _HOME = {
     "Together": "interventions",
     # Measures: what a model does under an intervention
     "generate": "measures.generation",
-    "dose_response": "measures.generation",
+    "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
-    "divergence": "measures.sweep",
+    "divergence": "measures.divergence",
     "screen": "measures.screen",
     "equal_kl": "measures.equal_cost",
     # Analyses: a question in, a result out

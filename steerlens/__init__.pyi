@@ -31,9 +31,9 @@ from steerlens.interventions import Together as Together
 
 # Measures: what a model does under an intervention
 from steerlens.measures.generation import generate as generate
-from steerlens.measures.generation import dose_response as dose_response
+from steerlens.measures.dose_response import dose_response as dose_response
 from steerlens.measures.sweep import sweep as sweep
-from steerlens.measures.sweep import divergence as divergence
+from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.screen import screen as screen
 from steerlens.measures.equal_cost import equal_kl as equal_kl
 

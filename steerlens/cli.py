@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    from steerlens.experiment import Experiment
 
 USAGE = """\
 usage: steerlens run FILE [--results FOLDER] [--FIELD VALUE …]
@@ -13,47 +20,54 @@ usage: steerlens run FILE [--results FOLDER] [--FIELD VALUE …]
 
 run    Runs the `experiment` that FILE defines, with any of its fields overridden.
        `steerlens run FILE --help` lists the fields with their types and defaults.
-       A run that was killed goes on where it was.
+       A run that was stopped goes on where it was.
 show   Prints what a finished run found.
 list   Lists the runs in a folder (default: results).
 """
+ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 128 + 2, 128 + 13, 128 + 15
+"""Exit statuses: a user's error, and what a shell reports for the signals INT, PIPE and TERM."""
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 for a user's error."""
+    """The command line. Returns the exit status: 0; 2 for a user's error; 128 + n for a signal n."""
     words = sys.argv[1:] if arguments is None else arguments
     commands = {"run": _run, "show": _show, "list": _list}
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0 if words else 2
-    if words[0] in ("show", "list") and set(words[1:]) & {"-h", "--help"}:
-        print(USAGE, end="")
-        return 0
-    if words[0] not in commands:
-        print(f"steerlens: there is no command {words[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
-        return 2
     try:
-        return commands[words[0]](words[1:])
+        with _terminable():
+            if not words or words[0] in ("-h", "--help"):
+                print(USAGE, end="", flush=True)
+                return 0 if words else ERROR
+            if words[0] in ("show", "list") and set(words[1:]) & {"-h", "--help"}:
+                print(USAGE, end="", flush=True)
+                return 0
+            if words[0] not in commands:
+                return _refused(f"there is no command {words[0]!r}\n\n{USAGE.rstrip()}")
+            status = commands[words[0]](words[1:])
+            sys.stdout.flush()  # here, where a broken pipe is expected
+            return status
+    except (KeyboardInterrupt, Terminated) as stop:
+        again = "; run the same command to go on" if words[:1] == ["run"] else ""
+        print(f"steerlens: stopped{again}", file=sys.stderr)
+        return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
+    except BrokenPipeError:
+        # The reader of the output has gone. Python would complain when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (ValueError, OSError) as error:
         # Everything that steerlens refuses is one of these; a fault of ours keeps its traceback.
-        print(f"steerlens: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(words: list[str]) -> int:
-    if not words or words[0].startswith("-"):
-        print("steerlens run: name the file of an experiment\n\n" + USAGE, end="", file=sys.stderr)
-        return 2
-    return run_file(Path(words[0]), words[1:])
+        return _refused(str(error))
 
 
 def run_file(path: Path, words: list[str]) -> int:
-    """Runs an experiment file with overrides; what `python FILE` calls, too."""
-    experiment = _experiment(path)
-    return run_experiment(experiment, path.stem, words)
+    """What `python FILE` does, for the last lines of an experiment's file."""
+    return main(["run", str(path), *words])
 
 
-def run_experiment(experiment, name: str, words: list[str]) -> int:
+def run_experiment(experiment: Experiment, name: str, words: list[str]) -> int:
     """Applies typed overrides to an experiment, runs it, and prints its summary."""
     from dataclasses import field, make_dataclass
 
@@ -80,21 +94,17 @@ def run_experiment(experiment, name: str, words: list[str]) -> int:
     return 0
 
 
-def _experiment(path: Path):
-    import runpy
+def _run(words: list[str]) -> int:
+    if not words or words[0].startswith("-"):
+        return _refused(f"run: name the file of an experiment\n\n{USAGE.rstrip()}")
+    from steerlens.experiment import load_experiment
 
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file. Give a script that defines `experiment = …`.")
-    found = runpy.run_path(str(path)).get("experiment")
-    if found is None or not hasattr(found, "run"):
-        raise ValueError(
-            f"{path} defines no `experiment`. Add e.g. experiment = SteerabilityExperiment()."
-        )
-    return found
+    path = Path(words[0])
+    return run_experiment(load_experiment(path), path.stem, words[1:])
 
 
 def _show(words: list[str]) -> int:
-    from steerlens.experiment import Run
+    from steerlens.experiment.run import Run
 
     if len(words) != 1:
         raise ValueError("show takes one folder; `steerlens list` names them.")
@@ -106,8 +116,9 @@ def _list(words: list[str]) -> int:
     root = Path(words[0] if words else "results")
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
-    from steerlens.experiment import is_finished, read_manifest
-    from steerlens.store.result_files import ResultError
+    from steerlens.experiment.manifest import read_manifest
+    from steerlens.results import ResultError
+    from steerlens.store.run_folder import is_finished
 
     found = sorted(path.parent for path in root.glob("*/manifest.json"))
     if not found:
@@ -115,11 +126,35 @@ def _list(words: list[str]) -> int:
         print(f"{root} holds no runs.{hint}", file=sys.stderr)
     for folder in found:
         try:
-            state = "finished" if is_finished(folder, read_manifest(folder)) else "unfinished"
+            read_manifest(folder)
+            state = "finished" if is_finished(folder) else "unfinished"
         except ResultError:
             state = "broken"  # and the other runs are listed all the same
         print(f"{state:<10}  {folder}")
     return 0
+
+
+def _refused(why: str) -> int:
+    print(f"steerlens: {why}", file=sys.stderr)
+    return ERROR
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is running as Ctrl-C does, by an exception."""
+
+    def ended(number: int, frame: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, ended)
+    except ValueError:  # not in the main thread, where no signal arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

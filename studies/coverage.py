@@ -37,8 +37,9 @@ from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import WORLD, Data, load_data
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
+from steerlens.measures.divergence import divergence
 from steerlens.measures.reading import activations
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.stats import Interval
 from steerlens.store.tensors import read_tensors, write_tensors

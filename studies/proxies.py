@@ -33,9 +33,10 @@ from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import WORLD, Data, load_data
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
+from steerlens.measures.divergence import divergence
 from steerlens.measures.generation import generated_tokens
 from steerlens.measures.reading import activations
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.store.files import write_text
 from steerlens.testbed import reviews

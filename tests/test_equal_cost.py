@@ -9,13 +9,14 @@ from steerlens.data import ContrastPair
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
+from steerlens.measures.divergence import divergence
 from steerlens.measures.equal_cost import (
     CalibrationError,
     equal_kl,
     lengths_of_equal_kl,
     lengths_of_equal_utility,
 )
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Site
 from tests.handmade import random_rows
@@ -52,7 +53,6 @@ def test_a_direction_that_cannot_cost_that_much_has_no_length(model, planted, pl
 
 
 def test_lengths_of_equal_utility_lose_what_was_asked(gpt2):
-
     pairs = [
         ContrastPair("the cat sat on the", " bed", " wine"),
         ContrastPair("I", " like", " ran"),

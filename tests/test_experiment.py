@@ -15,12 +15,16 @@ from steerlens.experiment import (
     SteerabilityExperiment,
     load_data,
     method_named,
+    read_manifest,
 )
 from steerlens.experiment.experiment_data import load_shifts
+from steerlens.experiment.fields import require_steered
 from steerlens.models.checkpoints import save_hooked
+from steerlens.results import ResultError
 from steerlens.store.cells import Cells
-from steerlens.store.result_files import ResultError
-from steerlens.store.tensors import DamagedFile
+from steerlens.store.documents import write_document
+from steerlens.store.files import DamagedFile
+from steerlens.store.run_folder import RunFolder
 from steerlens.testbed.grammar import CONCEPTS
 from tests.planted_files import write_planted
 
@@ -86,12 +90,12 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
 
     def counted(self, *what):
         save(self, *what)
-        if self.folder is not None:
+        if self.folder is not None and "cells" in self.folder.parts:  # not of the activations
             written.append(self.name)
             if len(written) == most:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("steerlens.measures.sweep.MAX_TOKENS", 512)  # several units per sweep
+    monkeypatch.setattr("steerlens.measures.engine.MAX_TOKENS", 512)  # several units per sweep
     monkeypatch.setattr(Cells, "save", counted)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(tmp_path, progress=False)
@@ -103,8 +107,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
     written.clear()
     most = 10**6
     resumed = experiment.run(tmp_path, progress=False)
-    parts = set(written) | {"gain"}
-    everything = [path for part in parts for path in (folder / "cells" / part).glob("*")]
+    parts = set(written) | {"map/gain"}
+    everything = [path for part in parts for path in (folder / "cells" / part).glob("*.*")]
     assert len(written) == len(everything) - 3, "finished cells are not computed again"
     torch.testing.assert_close(resumed.map.propensities, run.map.propensities, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(resumed.map.shuffled, run.map.shuffled, atol=1e-5, rtol=1e-5)
@@ -113,9 +117,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
 def test_a_run_that_goes_on_under_other_code_says_so(experiment, run, tmp_path):
     folder = tmp_path / run.folder.name
     shutil.copytree(run.folder, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     manifest["versions"]["torch"] = "0.4"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_document(folder / "manifest.json", manifest)
+    with RunFolder.open(folder) as opened:
+        opened.finish()
     assert experiment.run(tmp_path, progress=False).folder == folder, "finished: nothing to say"
     (folder / "map.json").unlink()
     with pytest.warns(UserWarning, match="versions.torch was '0.4'"):
@@ -172,7 +178,7 @@ def test_probing_alone_runs_and_reports(folder, tmp_path):
         n_fit=30,
         controls=2,
     ).run(tmp_path, progress=False)
-    assert run.map is None
+    assert set(run.results) == {"probe"}
     assert float(run.probe.auroc.min()) > 0.9
     assert run.page.exists()
 
@@ -209,7 +215,7 @@ def test_a_run_says_what_steering_costs_how_far_it_goes_and_where_it_carries_ove
     assert set(whole.spillover.sets) == {"sentiment in reviews", "register", "truth"}
     assert whole.spillover.rows == (str(cell.site),)
     words = whole.summary()
-    assert all(word in words for word in ("writing", "elsewhere", "other concepts"))
+    assert all(word in words for word in ("writing", "shifted", "how far", "other concepts"))
     page = whole.page.read_text()
     assert all(f'id="{part}"' in page for part in ("decay", "writing", "shift", "spillover"))
 
@@ -267,8 +273,11 @@ def test_texts_without_questions_are_refused_before_any_work(folder, tmp_path):
         ({"multipliers": (1.0, 2.0)}, "has no 0.0"),
         ({"n_choose": 1}, "at least two examples"),
         ({"layers": ()}, "at least one layer"),
+        ({"seed": -1}, "seed=-1 is too small. Use at least 0"),
+        ({"budget": -0.1}, "budget=-0.1 is too small"),
+        ({"new_tokens": 1}, "new_tokens=1 is too small. Use at least 2"),
+        ({"n_neutral": 3}, "at least 4 ordinary texts"),
         ({"nulls": 3}, "at least 19"),
-        ({"positions": "span"}, "cannot be steered by name"),
         ({"strengths": 12}, "odd number of at least 11"),
         ({"written": 1}, "at least two prompts"),
     ],
@@ -276,6 +285,12 @@ def test_texts_without_questions_are_refused_before_any_work(folder, tmp_path):
 def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, message):
     with pytest.raises(ValueError, match=message):
         SteerabilityExperiment(**fields)
+
+
+@pytest.mark.parametrize("rule", ["answer", "span", "everywhere"])
+def test_positions_that_cannot_be_steered_by_name_are_refused(rule):
+    with pytest.raises(ExperimentError, match="cannot be steered by name. Use one of all, last"):
+        require_steered(rule)
 
 
 def test_methods_are_found_by_name_and_by_import_path():

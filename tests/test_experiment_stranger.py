@@ -14,7 +14,7 @@ import torch
 
 from steerlens.experiment import ExperimentError, load_experiment
 from steerlens.experiment.experiment import Experiment
-from steerlens.experiment.finished_run import Run
+from steerlens.experiment.run import Run
 from steerlens.results import Result, ResultError
 from steerlens.store.cells import Cells
 from steerlens.store.documents import read_document, write_document

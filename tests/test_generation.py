@@ -7,7 +7,7 @@ import torch
 
 from steerlens.interventions import Ablate, Add, Together
 from steerlens.measures import generation
-from steerlens.measures.generation import DoseResponse, dose_response, generate, generated_tokens
+from steerlens.measures.generation import generate, generated_tokens
 from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_bridge, tiny_model
@@ -51,7 +51,7 @@ def written(monkeypatch):
     def write(model, **options):
         kept = []
 
-        def sample(logits, temperature, luck):
+        def sample(logits, temperature, generators):
             kept.append(logits.clone())
             return logits.argmax(-1)
 
@@ -139,9 +139,9 @@ def test_seeds_decide_samples_and_nothing_else_does(gpt2):
 
 def test_samples_follow_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(4000, -1)
-    luck = [torch.Generator().manual_seed(i) for i in range(4000)]
+    generators = [torch.Generator().manual_seed(i) for i in range(4000)]
     for temperature in (0.5, 2.0):
-        drawn = generation._sample(logits, temperature, luck).bincount(minlength=4) / 4000
+        drawn = generation._sample(logits, temperature, generators).bincount(minlength=4) / 4000
         expected = (logits[0] / temperature).softmax(-1)
         torch.testing.assert_close(drawn, expected, atol=0.03, rtol=0)
 
@@ -162,26 +162,6 @@ def test_a_text_that_ended_stays_ended_and_disturbs_no_other():
         if bool(ended[i]):
             after = int((row == eos).int().argmax()) + 1
             assert bool((row[after:] == hooked.tokenizer.pad_token_id).all())
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_dose_response_is_each_strength_by_itself(tiny, steering, temperature):
-    intervention, multipliers = steering(Positions.from_prompt_end()), (-2.0, 0.0, 2.0)
-    options = {"max_new_tokens": 5, "temperature": temperature}
-    table = dose_response(tiny, intervention, PROMPTS, multipliers, **options)
-    for j, m in enumerate(multipliers):
-        with intervention.attach(tiny, m):
-            alone = generate(tiny, PROMPTS, **options)
-        assert [row[j] for row in table.texts] == alone
-    assert [row[1] for row in table.texts] == generate(tiny, PROMPTS, **options)
-    assert any(row[0] != row[2] for row in table.texts)
-
-
-def test_a_dose_response_shows_text_and_never_runs_it():
-    table = DoseResponse(("<script>",), (1.0,), (("<b>x</b>",),))
-    assert "<script>" not in table._repr_html_()
-    assert "&lt;b&gt;x&lt;/b&gt;" in table._repr_html_()
-    assert "+1.00  <b>x</b>" in str(table)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_edits_at_one_site_act_in_the_order_they_were_attached(gpt2, direction):
 
 
 def test_together_of_nothing_and_of_too_few_weights_is_refused(direction):
-    with pytest.raises(ValueError, match="of nothing would steer nothing"):
+    with pytest.raises(ValueError, match="holds no intervention"):
         Together(())
     with pytest.raises(ValueError, match="1 weights for 2 interventions"):
         Together((Add(direction), Ablate(direction)), (1.0,))

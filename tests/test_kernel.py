@@ -7,13 +7,9 @@ from steerlens.models.kernel import Columns, Kept, Kernel, why_not
 from steerlens.models.model import Model
 from steerlens.sites import Site
 from steerlens.testing import FAMILIES, tiny_model
+from tests.strangers import low_rank
 
 TEXTS = ["the cat sat on the bed and a dog ran to the town", "you like", "I think it was good"]
-
-
-def columns_of(batch, start=0):
-    index = torch.arange(batch.width)
-    return Columns(batch.positions[:, None, start:], index[start:], batch.mask[:, None], index)
 
 
 @torch.no_grad()
@@ -23,7 +19,7 @@ def run(model, batch, **options):
     streams = [resid]
     for layer in range(model.n_layers):
         last = layer == model.n_layers - 1
-        resid, _ = kernel.block(layer, resid, columns_of(batch), **(options if last else {}))
+        resid, _ = kernel.block(layer, resid, Columns.of(batch), **(options if last else {}))
         streams.append(resid)
     return kernel, [stream[:, 0] for stream in streams]
 
@@ -114,6 +110,53 @@ def test_a_hook_sends_the_model_to_the_hooked_pass(gpt2):
             with pytest.raises(ValueError, match="cannot run without its hooks: there is a hook"):
                 Kernel(gpt2.wrapped)
     assert gpt2.kernel() is not None
+
+
+def test_a_module_that_computes_something_else_is_not_left_out(monkeypatch):
+    """Hooks of PyTorch, a forward of its own, and a wrapper around a module, as LoRA libraries do."""
+    model = Model(tiny_model("gpt2", n_layers=1))
+    mlp = model.wrapped.blocks[0].mlp
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = mlp
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+        def __getattr__(self, name):
+            return getattr(mlp, name) if name != "inner" else super().__getattr__(name)
+
+    handle = mlp.register_forward_hook(lambda module, given, out: 2 * out)
+    assert why_not(model.wrapped) == "there is a hook of PyTorch on blocks.0.mlp"
+    handle.remove()
+    with monkeypatch.context() as patched:
+        patched.setattr(mlp, "forward", lambda x: x)
+        assert why_not(model.wrapped) == "another forward is set on blocks.0.mlp"
+    model.wrapped.blocks[0]._modules["mlp"] = Wrapped()
+    assert "another library, Wrapped, is blocks.0.mlp" in why_not(model.wrapped)
+    model.wrapped.blocks[0]._modules["mlp"] = mlp
+    assert why_not(model.wrapped) is None
+
+
+def test_a_kernel_is_of_the_moment_when_it_was_built(gpt2):
+    batch, change = gpt2.tokens(TEXTS), low_rank(gpt2, 1)
+
+    def logits(kernel):
+        columns = Columns.of(batch)
+        resid = kernel.climb(kernel.embed(batch.tokens[:, None], columns.positions), columns)
+        return kernel.logits(kernel.states(resid[:, 0][batch.mask]))
+
+    with torch.no_grad():
+        before = Kernel(gpt2.wrapped)
+        plain = logits(before)
+        with change.attach(gpt2, 1.0):
+            assert torch.equal(logits(before), plain)
+            changed = logits(Kernel(gpt2.wrapped))
+            expected = gpt2.logits(batch)[batch.mask]
+        torch.testing.assert_close(changed, expected, atol=3e-5, rtol=1e-5)
+        assert float((changed - plain).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize(

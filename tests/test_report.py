@@ -12,8 +12,10 @@ import torch
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
-from steerlens.measures.generation import DoseResponse
-from steerlens.report import page as report
+from steerlens.measures.dose_response import DoseResponse
+from steerlens.report.page import page
+from steerlens.report.rerun import rerun_source
+from steerlens.results import Result
 from steerlens.sites import Site
 
 LAYERS, EXAMPLES = 4, 12
@@ -109,9 +111,14 @@ def a_probe(sites: tuple[Site, ...] = SITES) -> ProbeMap:
 SAMPLES = DoseResponse((HOSTILE,), (-0.5, 0.0, 0.5), ((" awful", " fine", ""),))
 
 
+def page_of(*results: Result | None, summary: str = "", **changed: Any) -> str:
+    """The page of those results that there are."""
+    return page(manifest(**changed), [one for one in results if one is not None], summary)
+
+
 @pytest.fixture(scope="module")
 def full() -> str:
-    return report.page(manifest(), a_map(), a_probe(), SAMPLES, "the printed summary")
+    return page_of(a_map(), a_probe(), SAMPLES, summary="the printed summary")
 
 
 class _Page(HTMLParser):
@@ -145,9 +152,11 @@ class _Page(HTMLParser):
 
 
 EVERY_SECTION = (
-    "answer", "map", "doses", "tradeoff", "slopes", "probe", "against", "losers", "layers",
+    "answer", "map", "map-dose-and-response", "map-gain-against-cost", "map-every-example",
+    "map-probe-against-steering", "map-why-not-other-layers", "map-layer-by-layer", "probe",
     "samples", "data", "rerun", "limits",
 )  # fmt: skip
+OF_THE_MAP = {name for name in EVERY_SECTION if name.startswith("map")}
 
 
 def test_a_full_run_has_every_section_and_the_contents_lead_there(full):
@@ -158,8 +167,8 @@ def test_a_full_run_has_every_section_and_the_contents_lead_there(full):
 
 
 def test_a_full_run_has_every_figure_and_plotly_once_before_them(full):
-    drawn = re.findall(r'Plotly\.newPlot\(\s*"figure-(\w+)"', full)
-    assert drawn == ["map", "doses", "tradeoff", "slopes", "probe", "against"]
+    drawn = re.findall(r'Plotly\.newPlot\(\s*"figure-([\w-]+)"', full)
+    assert drawn == [*EVERY_SECTION[1:6], "probe"]
     assert len(re.findall(r"plotly\.js v\d", full)) == 1
     assert full.index("plotly.js v") < full.index("Plotly.newPlot(")
     assert len(full) < 6_000_000
@@ -212,28 +221,32 @@ def test_the_rerun_file_makes_the_same_experiment():
 
     asked = SteerabilityExperiment(layers=(1, 3), multipliers=(-2.0, 0.0, 2.0), seed=5)
     found: dict[str, Any] = {}
-    exec(report.rerun_source(asked.fields()), found)
+    exec(rerun_source(asked.fields(), asked.defined()), found)
     assert found["experiment"] == asked
     assert found["experiment"].digest == asked.digest
 
 
 def test_a_foreign_method_is_not_imported_from_steerlens():
-    source = report.rerun_source({**FIELDS, "method": "MedianDifference()"})
+    fields = {**FIELDS, "method": "MedianDifference()"}
+    source = rerun_source(fields, {"method": "medians:MedianDifference"})
     assert "steerlens.directions.methods" not in source
     assert "# MedianDifference is not part of steerlens" in source
+    assert (
+        "from medians import MedianDifference" in source and "method=MedianDifference()" in source
+    )
 
 
 def test_text_from_prompts_and_names_is_escaped_everywhere():
     made = a_map(made_by={"question": HOSTILE, "data_name": HOSTILE, "unit": "resid_norm"})
-    named = manifest(
+    text = page_of(
+        made, a_probe(), SAMPLES, summary=HOSTILE,
         model={**manifest()["model"], "name": HOSTILE},
         fields={**FIELDS, "contrast": HOSTILE},
         data={"fit": {"name": HOSTILE, "source": HOSTILE, "hash": "h", "pairs": 3}},
-    )
-    page = report.page(named, made, a_probe(), SAMPLES, HOSTILE)
-    assert "<script>alert" not in page and "<img src=http" not in page
-    assert HOSTILE in _Page(page).text
-    assert not [t for t, a in _Page(page).tags if t == "img" or "src" in a]
+    )  # fmt: skip
+    assert "<script>alert" not in text and "<img src=http" not in text
+    assert HOSTILE in _Page(text).text
+    assert not [t for t, a in _Page(text).tags if t == "img" or "src" in a]
 
 
 def test_the_unsteered_text_is_highlighted_and_an_empty_one_is_named(full):
@@ -246,27 +259,25 @@ def test_the_unsteered_text_is_highlighted_and_an_empty_one_is_named(full):
 @pytest.mark.parametrize(
     ("made", "probe", "samples", "missing"),
     [
-        (a_map(), None, SAMPLES, {"probe", "against"}),
-        (a_map(), a_probe(SITES[:2]), None, {"against"}),
-        (
-            None, a_probe(), None,
-            {"map", "doses", "tradeoff", "slopes", "against", "losers", "samples"},
-        ),
+        (a_map(), None, SAMPLES, {"probe", "map-probe-against-steering"}),
+        (a_map(), a_probe(SITES[:2]), None, {"samples", "map-probe-against-steering"}),
+        (None, a_probe(), None, {*OF_THE_MAP, "samples"}),
     ],
     ids=["no probe", "no samples and a probe of other sites", "no map"],
-)  # fmt: skip
+)
 def test_a_page_without_a_part_has_the_other_sections(made, probe, samples, missing):
-    text = report.page(manifest(), made, probe, samples, "")
+    text = page_of(made, probe, samples)
     page = _Page(text)
-    assert {i for i in page.ids if i in EVERY_SECTION} == set(EVERY_SECTION) - missing
-    assert {str(a["href"])[1:] for t, a in page.tags if t == "a"} == set(EVERY_SECTION) - missing
+    there = set(EVERY_SECTION) - missing | ({"probe-layer-by-layer"} if made is None else set())
+    assert {str(a["id"]) for tag, a in page.tags if tag == "section"} == there
+    assert {str(a["href"])[1:] for t, a in page.tags if t == "a"} == there
     assert len(re.findall(r"plotly\.js v\d", text)) == 1
 
 
 def test_a_map_of_nothing_says_so():
     made = a_map(effect=0.0)
     assert made.recommend().cell is None
-    text = _Page(report.page(manifest(), made, None, None, "")).text
+    text = _Page(page_of(made)).text
     assert "Nothing is above the null." in text
     assert "Steer at" not in text
     assert "no cell was chosen to steer with" in text
@@ -274,7 +285,7 @@ def test_a_map_of_nothing_says_so():
 
 def test_an_effect_over_the_budget_is_not_called_nothing():
     made = a_map(budget=0.001)
-    text = _Page(report.page(manifest(), made, None, None, "")).text
+    text = _Page(page_of(made)).text
     assert "No layer responds within the cost budget of 0.001 nats" in text
     assert "Layer 2 responds by more than chance, at a higher cost" in text
 
@@ -290,8 +301,8 @@ def test_a_gain_that_was_not_held_out_is_called_optimistic():
             )
         }
     )  # fmt: skip
-    text = _Page(report.page(manifest(), alone, None, None, "")).text
-    assert "so the gain is optimistic" in text
+    text = _Page(page_of(alone)).text
+    assert "so its gain is too large on average" in text
     assert "held-out examples" not in text
 
 
@@ -301,7 +312,7 @@ def test_a_gain_that_is_not_confirmed_is_said_not_to_be():
     flat = torch.linspace(-1, 1, EXAMPLES)
     cell, kl = made.confirmation.cell, made.confirmation.kl
     made = made.with_confirmation(Confirmation(cell, flat, flat, kl))
-    text = _Page(report.page(manifest(), made, None, None, "")).text
+    text = _Page(page_of(made)).text
     assert (
         "The best cell is layer 2 with multiplier +0.5 , but held-out examples do not confirm it"
         in text
@@ -309,10 +320,9 @@ def test_a_gain_that_is_not_confirmed_is_said_not_to_be():
 
 
 def test_the_same_run_gives_the_same_page(full):
-    again = report.page(manifest(), a_map(), a_probe(), SAMPLES, "the printed summary")
-    assert again == full
+    assert page_of(a_map(), a_probe(), SAMPLES, summary="the printed summary") == full
 
 
 def test_a_run_without_results_is_refused():
-    with pytest.raises(ValueError, match="neither a map nor a probe"):
-        report.page(manifest(), None, None, None, "")
+    with pytest.raises(ValueError, match="no results, so there is nothing to report"):
+        page_of(None)

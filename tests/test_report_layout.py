@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import plotly.graph_objects as go
 import pytest
 
-from steerlens.report.layout import page, prose
+from steerlens.report.page import page, prose
 from steerlens.report.rerun import rerun_source
 from steerlens.report.section import (
     Fact,

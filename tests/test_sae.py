@@ -20,9 +20,9 @@ from steerlens.models.checkpoints import UnreachableHub
 from steerlens.models.loading import PRETRAINED
 from steerlens.models.model import Model
 from steerlens.saes import SAE, SAEError, sae_lens_library
-from steerlens.saes.folders import WEIGHTS
 from steerlens.saes.quality import quality
 from steerlens.saes.releases import releases
+from steerlens.saes.sae_folders import WEIGHTS
 from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.sites import Site
 from steerlens.store.tensors import DamagedFile

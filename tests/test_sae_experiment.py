@@ -11,9 +11,9 @@ from steerlens.directions.methods import PCA
 from steerlens.experiment import ExperimentError, Run, SAEExperiment
 from steerlens.models.checkpoints import save_hooked
 from steerlens.models.model import Model
+from steerlens.results import ResultError
 from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Site
-from steerlens.store.result_files import ResultError
 from tests.handmade import handmade, planted_rows, random_rows
 from tests.planted_files import write_planted
 
@@ -67,7 +67,7 @@ def test_a_run_finds_the_feature_that_was_planted(run):
 def test_a_run_says_what_it_found_and_leaves_a_page(run):
     assert "feature by contrast (L2 resid_pre, +0)" in run.summary()
     page = run.page.read_text()
-    assert 'id="features"' in page and "random direction by effect" in page
+    assert 'id="comparison"' in page and "random direction by effect" in page
     rows = pandas.read_csv(run.folder / "comparison.csv")
     numbers = run.comparison.at_equal_kl
     layers, costs = 2 + 1, 2  # the best layer of each arm has a row as well
@@ -144,7 +144,6 @@ def test_comparisons_of_other_questions_are_not_joined(run):
         ({"method": PCA()}, "compared with DiffMean"),
         ({"nulls": 5}, "at least 19"),
         ({"k": 0}, "at least one for each arm"),
-        ({"positions": "span"}, "cannot be steered by name"),
         ({"budget": 0.0}, "budget=0.0 is not a cost"),
         ({"utility_drop": -1.0}, "utility_drop=-1.0 is not a cost"),
         ({"targeted": 3}, "too few to learn effects from"),

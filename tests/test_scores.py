@@ -5,8 +5,9 @@ import torch
 
 from steerlens.data import ContrastPair
 from steerlens.interventions import Add
+from steerlens.measures.engine import Plan
 from steerlens.measures.scores import CEILING, preference, utility
-from steerlens.measures.sweep import Plan, Swept, sweep
+from steerlens.measures.sweep import Swept, sweep
 from steerlens.sites import Site
 
 PAIRS = [ContrastPair("the soup was", " good", " bad"), ContrastPair("you", " like", " hate")]
@@ -22,7 +23,7 @@ def swept(positive, negative, lengths=None):
     log_p = [
         torch.tensor(p, dtype=torch.float64).log().view(1, 1, -1) for p in (positive, negative)
     ]
-    plan = Plan("wavefront", len(positive), 1, 1, 1, 1, 1, 1)
+    plan = Plan(len(positive), (), 0)
     counts = torch.tensor(lengths or [[1, 1]] * len(positive))
     return Swept(*log_p, multipliers=(0.0,), log_odds_only=False, plan=plan, lengths=counts)
 

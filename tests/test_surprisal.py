@@ -7,7 +7,8 @@ import torch
 
 from steerlens.directions import Direction
 from steerlens.interventions import Add
-from steerlens.measures.surprisal import in_chunks, surprisal
+from steerlens.measures.surprisal import surprisal
+from steerlens.models.memory import in_chunks
 from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Site
 from steerlens.testing import tiny_model

@@ -16,7 +16,8 @@ from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add, Together
-from steerlens.measures.generation import dose_response, generate
+from steerlens.measures.dose_response import dose_response
+from steerlens.measures.generation import generate
 from steerlens.measures.reading import activations
 from steerlens.models import memory
 from steerlens.models.model import Model, SteeringError

@@ -134,4 +134,4 @@ def require_scorable(
                 f"{name!r} holds {len(asked)} question, and an interval needs at least two. Add "
                 "some."
             )
-        plan(model, asked, [*arms.values(), *controls], multipliers, log_odds_only=True)
+        plan(model, asked, [*arms.values(), *controls], multipliers)

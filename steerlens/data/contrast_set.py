@@ -22,7 +22,7 @@ from steerlens.data.audit import ContrastReport, audit
 from steerlens.data.formats.chat import ChatTokenizer
 from steerlens.data.formats.drafts import FileFacts
 from steerlens.data.formats.text import ContrastError, components, digest, shortened
-from steerlens.data.loading import LoadOptions, load_pairs
+from steerlens.data.load_pairs import LoadOptions, load_pairs
 from steerlens.data.pair import ContrastPair, as_pair
 from steerlens.data.templates import in_chat, in_template
 from steerlens.store.files import write_text
@@ -99,7 +99,7 @@ class ContrastSet:
             format: Name of a format, to insist on it.
             flip: Exchange positive and negative, for files whose labels are inverted.
             name: Name of the set; made from the file name if not given.
-            options: How to read the file, each explained in `steerlens.data.loading.LoadOptions`:
+            options: How to read the file, each explained in `steerlens.data.load_pairs.LoadOptions`:
                 columns (`positive`, `negative`, `prompt`), a `template`, a least
                 `min_confidence`, a second file (`negatives`), `encoding`, the hub's `split`, ….
                 An option that the format does not use is refused.

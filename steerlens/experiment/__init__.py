@@ -11,11 +11,10 @@ from steerlens.experiment.experiment_data import ExperimentError as ExperimentEr
 from steerlens.experiment.experiment_data import load_data as load_data
 from steerlens.experiment.experiment_file import load_experiment as load_experiment
 from steerlens.experiment.fields import method_named as method_named
+from steerlens.experiment.manifest import read_manifest as read_manifest
+from steerlens.experiment.manifest import versions as versions
 from steerlens.experiment.probing_experiment import ProbingExperiment as ProbingExperiment
 from steerlens.experiment.run import Run as Run
-from steerlens.experiment.run import is_finished as is_finished
-from steerlens.experiment.run import read_manifest as read_manifest
-from steerlens.experiment.run import versions as versions
 from steerlens.experiment.sae_experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment.steerability_experiment import (
     SteerabilityExperiment as SteerabilityExperiment,

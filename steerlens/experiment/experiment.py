@@ -29,10 +29,10 @@ from steerlens.experiment.fields import (
     require_examples,
     require_layers,
 )
-from steerlens.experiment.finished_run import PAGE, SUMMARY, Run, load_results, text_of
+from steerlens.experiment.run import PAGE, SUMMARY, Run, load_results, text_of
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.models.model import Model
-from steerlens.report.layout import RESERVED, page
+from steerlens.report.page import RESERVED, page
 from steerlens.results import Result
 from steerlens.sites import Site, Stream
 from steerlens.store.cells import Cells
@@ -219,7 +219,7 @@ class Experiment(ABC):
                 part: {"name": s.name, "source": s.source, "hash": s.hash, "pairs": len(s)}
                 for part, s in inputs.data.items()
             },
-            "stated": dict(inputs.stated),
+            **inputs.stated,
         }
 
     def _sources(self) -> dict[str, str]:

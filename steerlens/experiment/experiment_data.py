@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
+from steerlens.measures.tokenised import neutral_texts_of
+from steerlens.results import Result
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import CONCEPTS
 from steerlens.testbed.review_grammar import TOPICS
 
+R = TypeVar("R", bound=Result)
 WORLD = "reviews/"
 """Contrasts of the reference world are named "reviews/sentiment", "reviews/register", …"""
 
@@ -62,8 +66,28 @@ def load_data(
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
     )
     # Not of the reporting questions, which must have no part in any length or choice.
-    neutral = [pair.prompt + pair.positive for pair in choose]
+    neutral = neutral_texts_of(choose)
     return Data(fit, choose, held, neutral[:n_neutral])
+
+
+def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, ContrastSet]:
+    """The parts of the data by name, for the manifest.
+
+    Raises:
+        ExperimentError: If one of the others has the name of a part.
+    """
+    parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
+    if taken := sorted(parts.keys() & more.keys()):
+        raise ExperimentError(
+            f"{taken[0]!r} is the name of a part of the data, so a file of questions cannot have "
+            "it. Write its path another way, e.g. ./" + taken[0]
+        )
+    return {**parts, **more}
+
+
+def with_data_name(found: R, pairs: ContrastSet) -> R:
+    """A result that states by name from which pairs it was made."""
+    return dataclasses.replace(found, made_by={**found.made_by, "data_name": pairs.name})  # type: ignore[type-var]
 
 
 def neutral_stated(neutral: list[str]) -> dict[str, Any]:

@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 
+from steerlens.experiment.experiment_data import ExperimentError
 from steerlens.results import ResultError
 from steerlens.store.documents import read_document, write_document
 from steerlens.store.run_folder import is_empty
 from steerlens.store.tensors import DamagedFile
 
 FILE = "manifest.json"
-INPUTS = ("fields", "model", "data", "stated")
-"""The entries that decide the numbers."""
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
@@ -83,14 +82,18 @@ def write_manifest(
         more: What a reader needs besides.
         sources: The SHA-256 of files outside steerlens whose code runs.
     """
-    content = {
-        **inputs,
+    own = {
         **more,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **_code(sources),
         "platform": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }
-    write_document(folder / FILE, content)
+    if taken := sorted(own.keys() & inputs.keys()):
+        raise ExperimentError(
+            f"The inputs of the experiment state {taken[0]!r}, which is an entry of every manifest. "
+            "Give it another name in Inputs.stated."
+        )
+    write_document(folder / FILE, {**inputs, **own})
 
 
 def warn_of_other_code(folder: Path, sources: dict[str, str]) -> None:

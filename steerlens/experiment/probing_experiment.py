@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from steerlens.analyses.probe.measure_probe import probe
+from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.directions.methods import Logistic
-from steerlens.experiment.experiment_data import load_pairs
-from steerlens.experiment.fields import MethodField
-from steerlens.experiment.former_experiment import Experiment
-from steerlens.experiment.run import Run, begin, finish
-from steerlens.measures.activation_store import ActivationStore
+from steerlens.experiment.experiment import Experiment
+from steerlens.experiment.experiment_data import with_data_name
+from steerlens.experiment.fields import MethodField, require_at_least
+from steerlens.experiment.workplace import Inputs, Workplace
+from steerlens.results import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +27,24 @@ class ProbingExperiment(Experiment):
     """How the probe's direction is fitted."""
 
     kind: ClassVar[str] = "probing"
+    results: ClassVar[tuple[type[Result], ...]] = (ProbeMap,)
 
-    def run(
-        self, results: Path | str = "results", *, name: str | None = None, progress: bool = True
-    ) -> Run:
-        """Reads, probes, and writes a folder with results and a report page."""
-        model = self.load_model()
-        pairs = load_pairs(self.contrast, self.n_fit, self.seed)
-        folder = begin(self, model, {"fit": pairs}, results, name)
-        store = ActivationStore(folder / "activations")
-        read = store.activations(model, pairs, self.sites(model), progress=progress)
-        found = probe(
-            read, self.method, folds=self.folds, controls=self.controls, seed=self.seed,
-            progress=progress,
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(2, folds=self.folds)
+        require_at_least(1, controls=self.controls)
+
+    def measure(self, run: Workplace[Inputs]) -> None:
+        """Reads the pairs at every site and fits a probe there."""
+        pairs = run.inputs.data["fit"]
+        read = run.activations(pairs, self.sites(run.model))
+        run.compute(
+            ProbeMap,
+            lambda: with_data_name(
+                probe(
+                    read, self.method, folds=self.folds, controls=self.controls, seed=self.seed,
+                    progress=run.progress,
+                ),
+                pairs,
+            ),
         )  # fmt: skip
-        named = {**found.made_by, "data_name": pairs.name}
-        dataclasses.replace(found, made_by=named).save(folder)
-        return finish(folder)

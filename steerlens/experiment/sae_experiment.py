@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,18 +14,44 @@ from steerlens.analyses.features.compare_features import (
     compare_features,
     require_settings,
 )
+from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.probe.measure_probe import probe
+from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.data import ContrastSet
 from steerlens.directions.methods import DiffMean
-from steerlens.experiment.experiment_data import ExperimentError, load_data
-from steerlens.experiment.former_experiment import Experiment
-from steerlens.experiment.run import Run, begin, finish, is_finished, read_manifest
-from steerlens.measures.activation_store import ActivationStore
-from steerlens.measures.sweep import questions as scorable
+from steerlens.experiment.experiment import Experiment
+from steerlens.experiment.experiment_data import (
+    ExperimentError,
+    load_data,
+    named_parts,
+    neutral_stated,
+    with_data_name,
+)
+from steerlens.experiment.fields import (
+    SteeredRule,
+    require_examples,
+    require_neutral,
+    require_steered,
+)
+from steerlens.experiment.workplace import Inputs, Workplace
+from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
+from steerlens.results import Result
 from steerlens.saes.sae import SAE
-from steerlens.sites import Positions, Rule
-from steerlens.store.cells import Cells
+from steerlens.sites import Positions
 from steerlens.units import BUDGET
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEInputs(Inputs):
+    """What an SAE experiment works on."""
+
+    saes: tuple[SAE, ...]
+    fit: ContrastSet
+    choose: ContrastSet
+    report: ContrastSet
+    neutral: list[str]
+    """Ordinary texts for the cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +64,7 @@ class SAEExperiment(Experiment):
     """Which SAEs of a release; none for the other two."""
     questions: str | None = None
     """A file of prompts with two answers to score; None takes them from `contrast`."""
-    positions: Rule = "from_prompt_end"
+    positions: SteeredRule = "from_prompt_end"
     """Which tokens are steered."""
     budget: float = BUDGET
     """KL that every arm costs, in nats per token of ordinary text."""
@@ -58,14 +84,18 @@ class SAEExperiment(Experiment):
     """Most ordinary texts for the cost; half set the lengths and half report."""
 
     kind: ClassVar[str] = "sae"
+    results: ClassVar[tuple[type[Result], ...]] = (FeatureComparison, ProbeMap)
+    parts: ClassVar[Mapping[str, str]] = {
+        "fit": "makes the directions and finds the features",
+        "choose": "chooses among the candidates",
+        "report": "measures what was chosen; had no part in the choice",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions not in get_args(Rule) or self.positions in ("answer", "span"):
-            raise ExperimentError(
-                f"positions={self.positions!r} cannot be steered by name. "
-                "Use all, last, from_prompt_end or generated."
-            )
+        require_steered(self.positions)
+        require_examples(n_choose=self.n_choose, n_report=self.n_report)
+        require_neutral(self.n_neutral)
         if repr(self.method) != repr(DiffMean()):
             raise ExperimentError(
                 f"method={self.method!r}: features are compared with DiffMean. Compare other methods "
@@ -78,6 +108,41 @@ class SAEExperiment(Experiment):
             )  # fmt: skip
         except ValueError as error:
             raise ExperimentError(str(error)) from error
+
+    def load(self, model: Model) -> SAEInputs:
+        """The SAEs, and three parts of the data that share no question."""
+        saes = self.load_saes(model)
+        data = load_data(
+            self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
+            self.n_neutral, self.seed,
+        )  # fmt: skip
+        for asked in (data.choose, data.report):
+            scorable(model, asked)
+        used = {sae.site.hook: {"name": sae.name, "hash": sae.hash} for sae in saes}
+        return SAEInputs(
+            data=named_parts(data, {}),
+            stated={"saes": used, "neutral": neutral_stated(data.neutral)},
+            saes=saes, fit=data.fit, choose=data.choose, report=data.report, neutral=data.neutral,
+        )  # fmt: skip
+
+    def measure(self, run: Workplace[SAEInputs]) -> None:
+        """Probes the sites of the SAEs, and compares features with directions there."""
+        asked = run.inputs
+        read = run.activations(asked.fit, [sae.site for sae in asked.saes])
+        run.compute(
+            ProbeMap,
+            lambda: with_data_name(probe(read, seed=self.seed, progress=run.progress), asked.fit),
+        )
+        run.compute(
+            FeatureComparison,
+            lambda: compare_features(
+                run.model, asked.saes, read, asked.choose, asked.report, k=self.k,
+                neutral=asked.neutral, budget=self.budget, utility_drop=self.utility_drop,
+                positions=getattr(Positions, self.positions)(), nulls=self.nulls,
+                targeted=self.targeted, seed=self.seed, progress=run.progress,
+                cells=run.cells.part("comparison"),
+            ),
+        )  # fmt: skip
 
     def load_saes(self, model: Model) -> tuple[SAE, ...]:
         """The SAEs, where and in the precision in which the model computes; each checked to fit.
@@ -108,35 +173,3 @@ class SAEExperiment(Experiment):
         for one in found:
             one.require_fits(model)
         return tuple(sorted(found, key=lambda one: one.site.layer))
-
-    def run(
-        self, results: Path | str = "results", *, name: str | None = None, progress: bool = True
-    ) -> Run:
-        """Finds, calibrates, chooses, reports, and writes a folder with a report page."""
-        model = self.load_model()
-        saes = self.load_saes(model)
-        data = load_data(
-            self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
-            self.n_neutral, self.seed,
-        )  # fmt: skip
-        for asked in (data.choose, data.report):
-            scorable(model, asked)
-        parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
-        used = {d.site.hook: {"name": d.name, "hash": d.hash} for d in saes}
-        folder = begin(self, model, parts, results, name, saes=used)
-        if is_finished(folder, read_manifest(folder)):
-            return finish(folder)
-        store = ActivationStore(folder / "activations")
-        sites = [one.site for one in saes]
-        read = store.activations(model, data.fit, sites, progress=progress)
-        found = probe(read, seed=self.seed, progress=progress)
-        named = {**found.made_by, "data_name": data.fit.name}
-        dataclasses.replace(found, made_by=named).save(folder)
-        compare_features(
-            model, saes, read, data.choose, data.report, k=self.k, neutral=data.neutral,
-            budget=self.budget, utility_drop=self.utility_drop,
-            positions=getattr(Positions, self.positions)(), nulls=self.nulls,
-            targeted=self.targeted, seed=self.seed, progress=progress,
-            cells=Cells(folder / "cells", "comparison"),
-        ).save(folder)  # fmt: skip
-        return finish(folder)

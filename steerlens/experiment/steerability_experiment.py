@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from steerlens.analyses.generalisation.measure_shift import shifted
+from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.probe.measure_probe import probe
+from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.measure_spillover import spillover
+from steerlens.analyses.side_effects.spillover_map import SpilloverMap
 from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.analyses.validity.measure_validity import decay, strengths
+from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.measure_writing import writing
+from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.data import ContrastSet
+from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import (
-    Data,
     ExperimentError,
     Shifts,
     load_data,
     load_others,
     load_shifts,
+    named_parts,
+    neutral_stated,
+    with_data_name,
 )
-from steerlens.experiment.former_experiment import Experiment
-from steerlens.experiment.run import (
-    Run,
-    begin,
-    finish,
-    is_finished,
-    read_manifest,
-    save_samples,
+from steerlens.experiment.fields import (
+    SteeredRule,
+    require_at_least,
+    require_examples,
+    require_neutral,
+    require_nulls,
+    require_steered,
 )
-from steerlens.interventions.residual import Add
-from steerlens.measures.activation_store import ActivationStore
-from steerlens.measures.generation import dose_response
-from steerlens.measures.sweep import questions as scorable
+from steerlens.experiment.workplace import Inputs, Workplace
+from steerlens.interventions.arms import layer_family
+from steerlens.measures.dose_response import DoseResponse, dose_response
+from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
-from steerlens.sites import Positions, Rule
-from steerlens.store.cells import Cells
+from steerlens.protocols import Intervention
+from steerlens.results import Cell, Result
+from steerlens.sites import Positions
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(Inputs):
+    """What a steerability experiment works on."""
+
+    fit: ContrastSet
+    choose: ContrastSet
+    report: ContrastSet
+    neutral: list[str]
+    """Ordinary texts for the cost."""
+    shifts: Shifts
+    others: Mapping[str, ContrastSet]
+    """Questions about other concepts, by name."""
+    prompts: list[str]
+    """What is continued in every cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +78,13 @@ class SteerabilityExperiment(Experiment):
     """What multiplier 1 adds: the median residual norm at the layer ("resid_norm"), the direction
     as fitted ("direction"), a standard deviation along it ("projection_std"), or as much as costs
     the budget ("equal_kl")."""
-    positions: Rule = "from_prompt_end"
+    positions: SteeredRule = "from_prompt_end"
     """Which tokens are steered."""
     budget: float = BUDGET
     """KL to the unsteered model that steering may cost, in nats per token of ordinary text."""
     nulls: int = 20
-    """Maps of nothing, of either kind; at least 19 for a threshold at 5%."""
+    """Null maps of each kind (shuffled labels, random directions): at least 19, which allow
+    p = 0.05; or 0 for none, and no p-values."""
     n_choose: int = 64
     """Most questions to choose the cell on."""
     n_report: int = 64
@@ -73,8 +98,8 @@ class SteerabilityExperiment(Experiment):
     """Strengths at the chosen layer, to twice the largest multiplier, through which the
     validity-decay curves are fitted; odd, and 0 for none."""
     shifts: tuple[str, ...] | None = None
-    """Files of questions in other surroundings, or templates with {prompt}, to see whether steering
-    carries over; None takes the topics, registers and negations of the reference world."""
+    """Files of shifted questions, or templates with {prompt}, to see whether steering generalises;
+    None takes the topics, registers and negations of the reference world."""
     others: tuple[str, ...] | None = None
     """Files of questions about other concepts, to see what else is moved; None takes the other
     concepts of the reference world."""
@@ -84,144 +109,140 @@ class SteerabilityExperiment(Experiment):
     """Tokens written for each sample and each text."""
 
     kind: ClassVar[str] = "steerability"
+    results: ClassVar[tuple[type[Result], ...]] = (
+        SteerabilityMap, ProbeMap, ValidityFit, WritingMap, SpilloverMap, ShiftedMap, DoseResponse,
+    )  # fmt: skip
+    parts: ClassVar[Mapping[str, str]] = {
+        "fit": "makes the directions and the probes",
+        "choose": "fills the map and chooses the cell",
+        "report": "measures the chosen cell once; had no part in the choice",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_multipliers(self.multipliers)
-        if self.positions not in get_args(Rule) or self.positions in ("answer", "span"):
-            raise ExperimentError(
-                f"positions={self.positions!r} cannot be steered by name. "
-                "Use all, last, from_prompt_end or generated."
-            )
-        if self.nulls < 19:
-            raise ExperimentError(f"nulls={self.nulls}: a threshold at 5% needs at least 19.")
+        require_steered(self.positions)
+        require_nulls(self.nulls)
+        require_at_least(0, budget=self.budget, samples=self.samples, written=self.written)
+        require_at_least(2, new_tokens=self.new_tokens)
+        require_examples(n_choose=self.n_choose, n_report=self.n_report)
+        require_neutral(self.n_neutral)
         if self.strengths and (self.strengths < 11 or self.strengths % 2 == 0):
             raise ExperimentError(
                 f"strengths={self.strengths}: the curves need an odd number of at least 11, or 0 "
                 "for no curves."
             )
-        if self.written == 1 or self.written < 0:
+        if self.written == 1:
             raise ExperimentError(
-                f"written={self.written}: an interval needs at least two prompts. Use 0 for none."
+                "written=1: an interval needs at least two prompts. Use 0 for none."
             )
 
-    def run(
-        self, results: Path | str = "results", *, name: str | None = None, progress: bool = True
-    ) -> Run:
-        """Reads, fits, sweeps, chooses, reports, and writes a folder with a report page."""
-        model = self.load_model()
+    def load(self, model: Model) -> Questions:
+        """Three parts of the data that share no question, and questions of other kinds."""
         data = load_data(
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
             self.n_neutral, self.seed,
         )  # fmt: skip
-        parts = {"fit": data.fit, "choose": data.choose, "report": data.report}
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
-        for name_, asked in {**shifts.shifted, **others}.items():
-            scorable(model, asked)
-            parts[name_] = asked
-        folder = begin(self, model, parts, results, name)
-        if not is_finished(folder, read_manifest(folder)):
-            self._measure(model, data, shifts, others, folder, progress)
-        return finish(folder)
-
-    def _measure(
-        self,
-        model: Model,
-        data: Data,
-        shifts: Shifts,
-        others: dict[str, ContrastSet],
-        folder: Path,
-        progress: bool,
-    ) -> None:
-        sites, rule = self.sites(model), getattr(Positions, self.positions)()
-        store = ActivationStore(folder / "activations")
-        read = store.activations(model, data.fit, sites, progress=progress)
-        found = probe(read, seed=self.seed, progress=progress)
-        named = {**found.made_by, "data_name": data.fit.name}
-        dataclasses.replace(found, made_by=named).save(folder)
-        made = steerability(
-            model, read, data.choose, data.report, method=self.method, sites=sites,
-            multipliers=self.multipliers, positions=rule, unit=self.unit, neutral=data.neutral,
-            budget=self.budget, nulls=self.nulls, seed=self.seed, progress=progress,
-            cells=Cells(folder / "cells"),
-        )  # fmt: skip
-        edits = [
-            Add(read.direction(site, self.method), rule, length)
-            for site, length in zip(sites, made.lengths or (), strict=True)
-        ]
-        if shifts.shifted:
-            shifted(
-                model, edits, shifts.in_distribution, shifts.shifted, self.multipliers,
-                progress=progress, cells=Cells(folder / "cells" / "shifts", "shifts"),
-            ).save(folder)  # fmt: skip
-        self._write(model, edits, data.report, folder, progress)
-        cell = made.recommend().cell
-        if cell is not None:
-            edit = edits[made.index(cell)[0]]
-            self._follow(model, edit, data.report, others, folder, progress)
-            self._write_samples(model, edit, cell.multiplier, data.report, folder)
-        made.save(folder)  # last: a run with a map is finished
-
-    def _follow(
-        self,
-        model: Model,
-        edit: Add,
-        report: ContrastSet,
-        others: dict[str, ContrastSet],
-        folder: Path,
-        progress: bool,
-    ) -> None:
-        """How far the chosen layer can be pushed, and what else it moves."""
-        if self.strengths:
-            far = 2 * max(abs(m) for m in self.multipliers)
-            decay(
-                model, edit, report, strengths(far, self.strengths),
-                progress=progress, cells=Cells(folder / "cells" / "decay", "decay"),
-            ).save(folder)  # fmt: skip
-        if others:
-            home = report.name
-            spillover(
-                model, [edit], {home: report, **others}, self.multipliers, target=home,
-                nulls=self.nulls, seed=self.seed, progress=progress,
-                cells=Cells(folder / "cells" / "others", "others"),
-            ).save(folder)  # fmt: skip
-
-    def _prompts(self, model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
-        """The first few different prompts that leave room for new tokens."""
-        fitting = (p.prompt for p in asked if len(model.ids(p.prompt)) + room <= model.n_ctx)
-        return list(itertools.islice(dict.fromkeys(fitting), count))
-
-    def _write(
-        self, model: Model, edits: list[Add], asked: ContrastSet, folder: Path, progress: bool
-    ) -> None:
-        """Continues prompts in every cell."""
-        prompts = self._prompts(model, asked, self.written, self.new_tokens)
+        asked = {**shifts.shifted, **others}
+        for one in (data.choose, data.report, *asked.values()):
+            scorable(model, one)
+        prompts = _prompts(model, data.report, self.written, self.new_tokens)
         if self.written and len(prompts) < 2:
             raise ExperimentError(
                 f"Fewer than two of the reporting prompts leave room for new_tokens="
                 f"{self.new_tokens} in a context of {model.n_ctx}. Use fewer new tokens, shorter "
                 "prompts, or written=0."
             )
-        if prompts:
-            writing(
-                model, edits, prompts, self.multipliers, max_new_tokens=self.new_tokens,
-                seed=self.seed, progress=progress,
-                cells=Cells(folder / "cells" / "writing", "writing"),
-            ).save(folder)  # fmt: skip
+        return Questions(
+            data=named_parts(data, asked),
+            stated={"neutral": neutral_stated(data.neutral)},
+            fit=data.fit, choose=data.choose, report=data.report, neutral=data.neutral,
+            shifts=shifts, others=others, prompts=prompts,
+        )  # fmt: skip
 
-    def _write_samples(
-        self, model: Model, edit: Add, multiplier: float, asked: ContrastSet, folder: Path
-    ) -> None:
-        """Continues the first few prompts at several strengths."""
-        prompts = self._prompts(model, asked, self.samples, 2)
-        if not prompts:
-            return
+    def measure(self, run: Workplace[Questions]) -> None:
+        """Probes every layer, maps every layer at every strength, and follows the chosen cell."""
+        asked, sites = run.inputs, self.sites(run.model)
+        rule = getattr(Positions, self.positions)()
+        read = run.activations(asked.fit, sites)
+        run.compute(
+            ProbeMap,
+            lambda: with_data_name(probe(read, seed=self.seed, progress=run.progress), asked.fit),
+        )
+        made = run.compute(
+            SteerabilityMap,
+            lambda: steerability(
+                run.model, read, asked.choose, asked.report, method=self.method, sites=sites,
+                multipliers=self.multipliers, positions=rule, unit=self.unit,
+                neutral=asked.neutral, budget=self.budget, nulls=self.nulls, seed=self.seed,
+                progress=run.progress, cells=run.cells.part("map"),
+            ),
+        )  # fmt: skip
+        directions = [read.direction(site, self.method) for site in sites]
+        assert made.lengths is not None  # of fitted directions
+        arms = layer_family(directions, rule, made.lengths)
+        if asked.prompts:
+            run.compute(
+                WritingMap,
+                lambda: writing(
+                    run.model, arms, asked.prompts, self.multipliers, seed=self.seed,
+                    max_new_tokens=self.new_tokens, progress=run.progress,
+                    cells=run.cells.part("writing"),
+                ),
+            )  # fmt: skip
+        if asked.shifts.shifted:
+            run.compute(
+                ShiftedMap,
+                lambda: shifted(
+                    run.model, arms, asked.shifts.in_distribution, asked.shifts.shifted,
+                    self.multipliers, progress=run.progress, cells=run.cells.part("shift"),
+                ),
+            )  # fmt: skip
+        if made.chosen is not None:
+            self._follow(run, made.chosen, arms[made.chosen.row])
+
+    def _follow(self, run: Workplace[Questions], cell: Cell, arm: Intervention) -> None:
+        """How far the chosen row can be pushed, what else it moves, and what it writes."""
+        asked = run.inputs
+        if self.strengths:
+            far = strengths(2 * max(abs(m) for m in self.multipliers), self.strengths)
+            run.compute(
+                ValidityFit,
+                lambda: decay(
+                    run.model, arm, asked.report, far,
+                    progress=run.progress, cells=run.cells.part("decay"),
+                ),
+            )  # fmt: skip
+        if asked.others:
+            target = asked.report.name
+            run.compute(
+                SpilloverMap,
+                lambda: spillover(
+                    run.model, {cell.row: arm}, {target: asked.report, **asked.others},
+                    self.multipliers, target=target, nulls=self.nulls, seed=self.seed,
+                    progress=run.progress, cells=run.cells.part("spillover"),
+                ),
+            )  # fmt: skip
+        prompts = _prompts(run.model, asked.report, self.samples, room=2)
+        if prompts:
+            run.compute(DoseResponse, lambda: self._samples(run.model, arm, cell, prompts))
+
+    def _samples(
+        self, model: Model, arm: Intervention, cell: Cell, prompts: list[str]
+    ) -> DoseResponse:
+        """The first few prompts, continued at several strengths."""
         room = model.n_ctx - model.tokens(prompts).width
-        doses = sorted({0.0, multiplier, -multiplier, 2 * multiplier})
-        written = dose_response(
-            model, edit, prompts, doses, max_new_tokens=max(2, min(self.new_tokens, room)),
+        doses = sorted({0.0, cell.multiplier, -cell.multiplier, 2 * cell.multiplier})
+        return dose_response(
+            model, arm, prompts, doses, max_new_tokens=max(2, min(self.new_tokens, room)),
             # A text that ends at once has no generated token to steer.
             stop_at_eos=self.positions != "generated",
         )  # fmt: skip
-        save_samples(folder, written)
+
+
+def _prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
+    """The first few different prompts that leave room for new tokens."""
+    fitting = (p.prompt for p in asked if len(model.ids(p.prompt)) + room <= model.n_ctx)
+    return list(itertools.islice(dict.fromkeys(fitting), count))

@@ -27,7 +27,7 @@ class Inputs:
     data: Mapping[str, ContrastSet]
     """The parts of the data by name. Their content hashes are in the manifest."""
     stated: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else decides the numbers, for the manifest: named values as JSON can hold them."""
+    """Whatever else decides the numbers: entries of the manifest, as JSON can hold them."""
 
 
 I = TypeVar("I", bound=Inputs)  # noqa: E741 (the inputs of an experiment)

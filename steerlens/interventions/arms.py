@@ -8,7 +8,7 @@ from typing import Any
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.models.model import Model
-from steerlens.protocols import Fitted, Intervention, ResidualEdit
+from steerlens.protocols import Directed, Fitted, Intervention, ResidualEdit
 from steerlens.sites import Positions, Site
 from steerlens.units import StrengthUnit
 
@@ -27,11 +27,20 @@ def layer_family(
 
     Args:
         unit: What multiplier 1 means: a unit for all, or a length for each.
+
+    Raises:
+        ValueError: If two directions have the same site, or there are not as many lengths as
+            directions.
+        DirectionError: If a direction does not state what the unit needs.
     """
     positions = positions or Positions.from_prompt_end()
     each: list[Any] = [unit] * len(directions) if isinstance(unit, str) else list(unit)
+    if len(each) != len(directions):
+        raise ValueError(
+            f"There are {len(each)} lengths for {len(directions)} directions. Give one for each."
+        )
     edits = [Add(d, positions, one) for d, one in zip(directions, each, strict=True)]
-    return {str(edit.site): edit for edit in edits}
+    return _by_site(edits)  # type: ignore[return-value]
 
 
 def named_arms(arms: Arms) -> dict[str, Intervention]:
@@ -45,7 +54,7 @@ def named_arms(arms: Arms) -> dict[str, Intervention]:
     for one in given:
         if not isinstance(one, Intervention | Direction):
             raise TypeError(
-                f"{one!r:.80} is no intervention: it has no attach(model, multiplier). Give "
+                f"{one!r:.80} is not an intervention: it has no attach(model, multiplier). Give "
                 "interventions such as Add(direction), or directions."
             )
     edits = [Add(one) if isinstance(one, Direction) else one for one in given]
@@ -53,6 +62,10 @@ def named_arms(arms: Arms) -> dict[str, Intervention]:
         raise ValueError("There are no interventions to measure. Give at least one.")
     if isinstance(arms, Mapping):
         return dict(zip(map(str, arms), edits, strict=True))
+    return _by_site(edits)
+
+
+def _by_site(edits: Sequence[Intervention]) -> dict[str, Intervention]:
     names = [str(site) if (site := site_of(edit)) else type(edit).__name__ for edit in edits]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -69,8 +82,19 @@ def site_of(intervention: Intervention) -> Site | None:
 
 def require_fits(model: Model, arms: Mapping[str, Intervention]) -> None:
     """Raises ValueError, naming the arm, if an intervention does not fit the model."""
-    for intervention in arms.values():
-        if isinstance(intervention, ResidualEdit):
-            model.require_site(intervention.site)
-        if isinstance(intervention, Fitted):
-            intervention.require_fits(model)
+    for name, intervention in arms.items():
+        try:
+            require_fit(model, intervention)
+        except ValueError as error:
+            error.args = (f"{name}: {error}",)
+            raise
+
+
+def require_fit(model: Model, intervention: Intervention) -> None:
+    """Raises ValueError if an intervention does not fit the model, as far as it says."""
+    if isinstance(intervention, ResidualEdit):
+        model.require_site(intervention.site)
+    if isinstance(intervention, Directed):
+        model.require(intervention.direction)
+    if isinstance(intervention, Fitted):
+        intervention.require_fits(model)

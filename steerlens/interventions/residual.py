@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_float
 from steerlens.directions import Direction, DirectionError
 from steerlens.protocols import Hookable, Strength
 from steerlens.sites import Positions, Site
-from steerlens.units import StrengthUnit
+from steerlens.units import StrengthUnit, require_unit
 
 E = TypeVar("E", bound="_AlongDirection")
 
@@ -77,27 +77,45 @@ class Add(_AlongDirection):
     a number, the length that is added (e.g. of `equal_kl`)."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.unit, int | float):
-            if not (self.unit > 0 and math.isfinite(self.unit)):
+        if not isinstance(self.unit, str):
+            length = as_float("unit", self.unit)
+            if length <= 0:
                 raise DirectionError(
-                    f"unit={self.unit} is no length that multiplier 1 could add. Give a positive "
-                    "number, and turn the direction round with -direction."
+                    f"unit={length} is not a length that multiplier 1 could add. Give a positive "
+                    "number; for the opposite direction write -direction."
                 )
-        elif self.unit != "direction" and getattr(self.direction, self.unit) is None:
+            object.__setattr__(self, "unit", length)
+            return
+        require_unit(self.unit)
+        if self._stated is None:
             raise DirectionError(
                 f"unit={self.unit!r} needs {self.unit}, which this direction does not state. "
                 "Fit it with steerlens.activations(model, …), or use unit='direction'."
             )
 
     @property
+    def _stated(self) -> float | None:
+        """The length that the unit names, if the direction states it."""
+        stated: dict[Any, float | None] = {
+            "resid_norm": self.direction.resid_norm,
+            "projection_std": self.direction.projection_std,
+            "direction": self.direction.norm,
+        }
+        return stated[self.unit]
+
+    @property
+    def length(self) -> float:
+        """The length of what multiplier 1 adds, in the units of the stream."""
+        length = self._stated if isinstance(self.unit, str) else self.unit
+        assert length is not None  # refused when it was made
+        return length
+
+    @property
     def step(self) -> Float[Tensor, " d_model"]:
         """What multiplier 1 adds."""
         if self.unit == "direction":
             return self.direction.vector
-        length = (
-            self.unit if isinstance(self.unit, int | float) else getattr(self.direction, self.unit)
-        )
-        return self.direction.unit().vector * length
+        return self.direction.unit().vector * self.length
 
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
-from steerlens.protocols import Hookable, Intervention, Strength
+from steerlens.interventions.arms import require_fit
+from steerlens.models.model import Model
+from steerlens.protocols import Hookable, Intervention, Strength, first_block, takes_rows
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,27 @@ class Together:
 
     def __post_init__(self) -> None:
         if not self.interventions:
-            raise ValueError("Together() of nothing would steer nothing. Pass interventions.")
+            raise ValueError("Together(()) holds no intervention. Pass at least one.")
         if self.weights is not None and len(self.weights) != len(self.interventions):
             raise ValueError(
                 f"{len(self.weights)} weights for {len(self.interventions)} interventions. "
                 "Give one per intervention, or none."
             )
+
+    @property
+    def first_block(self) -> int:
+        """The first block that any of them changes."""
+        return min(map(first_block, self.interventions))
+
+    @property
+    def per_row(self) -> bool:
+        """Whether all of them take one multiplier per row of a batch."""
+        return all(map(takes_rows, self.interventions))
+
+    def require_fits(self, model: Model) -> None:
+        """Raises ValueError if one of them does not fit the model."""
+        for intervention in self.interventions:
+            require_fit(model, intervention)
 
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
         return self._attached(model, multiplier)

@@ -1,14 +1,14 @@
-"""The length of a vector that costs a given KL or utility, so that directions compare at equal cost.
+"""The strength that costs a given KL or utility, so that interventions compare at equal cost.
 
-`equal_kl` finds exact lengths for a few directions and refuses those that have none.
-`lengths_of_equal_kl` and `lengths_of_equal_utility` find them for many directions with far fewer
-forward passes; a direction without such a length is NaN.
+`equal_kl` finds it exactly for a few interventions of any kind and refuses those that have none.
+`lengths_of_equal_kl` and `lengths_of_equal_utility` find the lengths of many directions with far
+fewer forward passes; a direction without such a length is NaN.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,15 +16,20 @@ from torch import Tensor
 
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
+from steerlens.interventions.arms import Arms
 from steerlens.interventions.residual import Add
+from steerlens.interventions.scaled import scaled
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
+from steerlens.protocols import Intervention
 from steerlens.sites import Positions
+from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET
 
 GRID = tuple(2.0**k for k in range(-8, 5))
-"""First look: multiples of the median residual norm, from far below to far above what is used."""
+"""First look: multiples of where the search starts, from far below to far above what is used."""
 ROUNDS, STEPS = 2, 9
 TOLERANCE = 0.01
 """How far below the asked KL the found length may stay; it is never above."""
@@ -37,57 +42,72 @@ FIRST, LEAST, MOST = 0.25, 2.0**-8, 16.0
 
 
 class CalibrationError(ValueError):
-    """A direction that cannot be made to cost what was asked."""
+    """An intervention that cannot be made to cost what was asked."""
 
 
 def equal_kl(
     model: Model,
-    directions: Sequence[Direction],
+    arms: Arms,
     texts: Sequence[str],
     *,
     kl: float = BUDGET,
     positions: Positions | None = None,
     progress: bool = True,
+    cells: Cells | None = None,
 ) -> tuple[float, ...]:
-    """The length of each direction at which adding it costs the same KL on ordinary text.
+    """The multiplier at which each intervention costs the same KL on ordinary text.
 
-    With ``Add(direction, positions, unit=length)`` multiplier 1 costs `kl` nats per token at
-    every layer, so that layers, directions and methods are compared at equal cost. The length is
-    where KL first reaches `kl` on the way up, in the direction's own sense (multiplier above 0);
-    against it the cost may differ.
+    A direction stands for adding it with length 1, so that its multiplier is a length: with
+    ``Add(direction, positions, unit=length)`` multiplier 1 costs `kl` nats per token at every
+    layer, and layers, directions and methods are compared at equal cost. Any other intervention is
+    compared by ``scaled(intervention, multiplier)``. The multiplier is the first at which KL
+    reaches `kl` on the way up from 0; below 0 the cost may differ.
 
     Args:
+        arms: Interventions of any kind, or directions.
         texts: Ordinary texts. Measure the cost that you report on others.
         kl: Nats per token of `divergence`.
-        positions: Which tokens are steered; by default from the prompt's end on.
+        positions: Which tokens directions are added to; by default from the prompt's end on.
+        cells: Where finished units of texts are kept and found; by default nowhere.
 
     Returns:
-        Lengths in the units of the residual stream, at most 1% of `kl` below what was asked.
+        One multiplier for each arm, which costs at most 1% of `kl` less than what was asked.
 
     Raises:
-        CalibrationError: If a direction states no resid_norm, or costs less than `kl` even at 16
-            times the stream's median norm, or more than it at a 256th.
+        CalibrationError: If an arm costs less than `kl` even at 16 times the strength where the
+            search starts, or more than it at a 256th. It starts at the stream's median norm for a
+            direction and an `Add`, which must state it, and at multiplier 1 for other arms.
+        ValueError: If an intervention does not fit the model.
     """
     model = as_model(model)
     _require_kl(kl)
-    units = [_norm(direction) for direction in directions]
-    positions = positions or Positions.from_prompt_end()
+    given = list(arms.values()) if isinstance(arms, Mapping) else list(arms)
+    where = positions or Positions.from_prompt_end()
+    units = [Add(arm, where, 1.0) if isinstance(arm, Direction) else arm for arm in given]
+    starts = [_start(arm) for arm in units]
+    kept = cells_or_none(cells, "cost", progress)
+    looks = 0
 
-    def costs(lengths: list[float], steps: Sequence[float]) -> Tensor:
-        edits = [Add(d, positions, n) for d, n in zip(directions, lengths, strict=True)]
-        return divergence(model, texts, edits, steps, progress=progress).mean(-1).double()
+    def costs(factors: list[float], steps: Sequence[float]) -> Tensor:
+        nonlocal looks
+        looks += 1
+        edits = [scaled(arm, n) for arm, n in zip(units, factors, strict=True)]
+        look = kept.part(f"look-{looks}", factors=repr(factors))
+        found = divergence(model, texts, edits, steps, progress=progress, cells=look)
+        return found.mean(-1).double()
 
-    found = costs(units, (0.0, *GRID))[:, 1:]
+    found = costs(starts, (0.0, *GRID))[:, 1:]
     low, ratio = [], GRID[1] / GRID[0]
-    for direction, unit, row in zip(directions, units, found, strict=True):
+    for arm, start, row in zip(given, starts, found, strict=True):
         over = int((row > kl).float().argmax()) if bool((row > kl).any()) else -1
         if over < 1:
+            what = "length" if isinstance(arm, Direction) else "multiplier"
             raise CalibrationError(
-                f"Adding {direction} costs {float(row[0]):.3g} to {float(row.max()):.3g} nats of KL "
-                f"per token between {GRID[0] * unit:.3g} and {GRID[-1] * unit:.3g} long, so no "
-                f"length of it costs {kl:g}. Leave that layer out, or use unit='resid_norm'."
+                f"{arm} costs {float(row[0]):.3g} to {float(row.max()):.3g} nats of KL per token "
+                f"between {what} {GRID[0] * start:.3g} and {GRID[-1] * start:.3g}, so no {what} of "
+                f"it costs {kl:g}. Leave it out, or choose another kl."
             )
-        low.append(GRID[over - 1] * unit)
+        low.append(GRID[over - 1] * start)
     for _ in range(ROUNDS):
         steps = [ratio ** (k / (STEPS - 1)) for k in range(STEPS)]
         rows = costs(low, (0.0, *steps))[:, 1:]
@@ -105,10 +125,15 @@ def equal_kl(
     )
 
 
+def _start(arm: Intervention) -> float:
+    """The multiplier where the search for a cost starts."""
+    return _norm(arm.direction) / arm.length if isinstance(arm, Add) else 1.0
+
+
 def _between(low: float, ratio: float, at_low: float, at_high: float, kl: float) -> float:
     """A length between two close ones, on the log-log line through both, a little below."""
     aim = kl * (1 - TOLERANCE / 4)
-    if not at_low < aim < at_high:
+    if not 0 < at_low < aim < at_high:
         return low
     share = math.log(aim / at_low) / math.log(at_high / at_low)
     return low * ratio**share
@@ -233,7 +258,8 @@ def lengths_of_equal_utility(
     positions = positions or Positions.from_prompt_end()
     edits = [Add(d, positions, _norm(d)) for d in directions]
     multipliers = (0.0, *(largest * 2 ** ((k - steps + 1) / 2) for k in range(steps)))
-    swept = sweep(model, pairs, edits, multipliers, label="utility", progress=progress)
+    kept = cells_or_none(None, "utility", progress)
+    swept = sweep(model, pairs, edits, multipliers, cells=kept)
     utility = scores.utility(swept).value.double().mean(-1)
     lost = utility[:, :1] - utility  # [direction, multiplier]
     found = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +11,6 @@ from tqdm.auto import tqdm
 
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import Intervention
 from steerlens.sites import TokenBatch
 
 Step = Callable[[TokenBatch, int], Float[Tensor, "batch d_vocab"]]
@@ -40,7 +37,7 @@ def generate(
         seed: Seeds the sampling; each row has a stream of its own, so that a row's text does not
             depend on what else is in the batch.
         draws: The random stream of each row, by default its index. Rows with the same number
-            share their luck, which makes strengths comparable.
+            have the same random draws, so that their texts differ by the steering alone.
         use_cache: False recomputes everything at every token: slow, and the same.
 
     Returns:
@@ -89,7 +86,7 @@ def generated_tokens(
     streams = range(len(batch)) if draws is None else draws
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
-    luck = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
     step = _stepper(model, use_cache, batch.width + max_new_tokens)
     pad, eos = model.tokenizer.pad_token_id or 0, model.tokenizer.eos_token_id
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
@@ -100,10 +97,10 @@ def generated_tokens(
             logits = step(batch, start).float()
             if not bool(torch.isfinite(logits.sum(-1)).all()):  # any NaN or infinity is in the sum
                 raise ValueError(
-                    "The logits of the next token are NaN or infinite, so any text would be made "
-                    "up. Use float32 or bfloat16, and smaller multipliers."
+                    "The logits of the next token are NaN or infinite, so no token can be chosen "
+                    "from them. Use float32 or bfloat16, and smaller multipliers."
                 )
-            chosen = _sample(logits, temperature, luck)
+            chosen = _sample(logits, temperature, generators)
             chosen = torch.where(going, chosen, pad)
             real = going[:, None].clone()
             if stop_at_eos and eos is not None:
@@ -116,11 +113,11 @@ def generated_tokens(
     return batch.tokens[:, first_new:]
 
 
-def _sample(logits: Tensor, temperature: float, luck: list[torch.Generator]) -> Tensor:
+def _sample(logits: Tensor, temperature: float, generators: list[torch.Generator]) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     # Gumbel's trick: the argmax of logits plus this noise is a draw from the softmax.
-    uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in luck])
+    uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators])
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
     return (logits / temperature + gumbel.to(logits)).argmax(-1)
 
@@ -184,84 +181,25 @@ class _KernelSteps:
         self.kept = [Kept(width) for _ in range(model.n_layers)]
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
-        index = torch.arange(batch.width, device=batch.tokens.device)
-        columns = Columns(
-            positions=batch.positions[:, None, start:],
-            index=index[start:],
-            own_keys=batch.mask[:, None],
-            own_index=index,
-        )
-        resid = self.kernel.embed(batch.tokens[:, None, start:], columns.positions)
+        columns = Columns.of(batch, start)
         edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.attached]
-        for entry in range(self.model.n_layers + 1):
+
+        def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
             # resid_post of a block comes before resid_pre of the next: the order hooks fire in.
             for stream in ("resid_post", "resid_pre"):
                 for attached, chosen in edits:
                     if attached.site.entry == entry and attached.site.stream == stream:
-                        resid = attached.apply(resid[:, 0], chosen[:, -resid.shape[2] :])[:, None]
-            if entry < self.model.n_layers:
-                tail = self._tail(entry, edits)
-                resid, _ = self.kernel.block(
-                    entry, resid, columns, kept=self.kept[entry], tail=tail
-                )
+                        width = resid.shape[2]
+                        resid = attached.apply(resid[:, 0], chosen[:, -width:])[:, None]
+            return resid
+
+        # In the last block only the last column matters, unless an edit after it must count.
+        after = any(attached.site.entry == self.model.n_layers for attached, _ in edits)
+        resid = self.kernel.climb(
+            self.kernel.embed(batch.tokens[:, None, start:], columns.positions),
+            columns,
+            enter=enter,
+            kept=self.kept,
+            tail=None if after else 1,
+        )
         return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
-
-    def _tail(self, entry: int, edits: list) -> int | None:
-        """In the last block only the last column matters, unless an edit after it must count."""
-        last = self.model.n_layers - 1
-        after = any(attached.site.entry == last + 1 for attached, _ in edits)
-        return 1 if entry == last and not after else None
-
-
-@dataclass(frozen=True)
-class DoseResponse:
-    """What the model writes at each strength: prompts down, multipliers across."""
-
-    prompts: tuple[str, ...]
-    multipliers: tuple[float, ...]
-    texts: tuple[tuple[str, ...], ...]
-    """[prompt][multiplier]"""
-
-    def _repr_html_(self) -> str:
-        cells = []
-        for prompt, row in zip(self.prompts, self.texts, strict=True):
-            cells.append(
-                f"<tr><th colspan=2 style='text-align:left'>{html.escape(prompt)}</th></tr>"
-            )
-            for m, text in zip(self.multipliers, row, strict=True):
-                cells.append(
-                    f"<tr><td style='text-align:right'>{m:+g}</td>"
-                    f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-                )
-        return f"<table>{''.join(cells)}</table>"
-
-    def __str__(self) -> str:
-        lines = []
-        for prompt, row in zip(self.prompts, self.texts, strict=True):
-            lines.append(prompt)
-            lines += [f"  {m:+6.2f}  {t}" for m, t in zip(self.multipliers, row, strict=True)]
-        return "\n".join(lines)
-
-
-def dose_response(
-    model: Model,
-    intervention: Intervention,
-    prompts: str | Sequence[str],
-    multipliers: Sequence[float],
-    **options,
-) -> DoseResponse:
-    """Continuations at several strengths, all in one batch with one strength per row.
-
-    With a temperature, the strengths of one prompt share their random draws, so that texts differ
-    by the steering alone. `options` are those of `generate`.
-    """
-    model = as_model(model)
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    rows = [text for text in texts for _ in multipliers]
-    draws = [i for i in range(len(texts)) for _ in multipliers]
-    strengths = torch.tensor([float(m) for m in multipliers]).repeat(len(texts)).to(model.device)
-    with intervention.attach(model, strengths):
-        written = generate(model, rows, draws=draws, **options)
-    width = len(multipliers)
-    table = tuple(tuple(written[i * width : (i + 1) * width]) for i in range(len(texts)))
-    return DoseResponse(tuple(texts), tuple(map(float, multipliers)), table)

@@ -251,16 +251,16 @@ def _read(
 
 
 def _climb(kernel: Kernel, batch: TokenBatch, sites: Sequence[Site], keep) -> None:
-    index = torch.arange(batch.width, device=batch.tokens.device)
-    columns = Columns(batch.positions[:, None], index, batch.mask[:, None], index)
-    resid = kernel.embed(batch.tokens[:, None], columns.positions)
-    top = max(site.entry or 0 for site in sites)
-    for entry in range(top + 1):
+    columns = Columns.of(batch)
+
+    def enter(entry: int, resid: Float[Tensor, "text 1 pos d_model"]) -> Tensor:
         for site in sites:
             if site.entry == entry:
                 keep(site, resid[:, 0])
-        if entry < top:
-            resid, _ = kernel.block(entry, resid, columns)
+        return resid
+
+    resid = kernel.embed(batch.tokens[:, None], columns.positions)
+    kernel.climb(resid, columns, enter=enter, top=max(site.entry or 0 for site in sites))
 
 
 def _median(norms: Float[Tensor, "text pos"], counted: Tensor) -> Float[Tensor, " text"]:

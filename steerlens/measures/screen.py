@@ -1,8 +1,8 @@
-"""A first look at every layer and position for the price of one backward pass.
+"""First-order slopes of the log-odds: which of many interventions deserve an exact sweep.
 
-To first order, what an edit does to the log-odds is its push times the gradient there. That is
-exact for small strengths and says which cells deserve the exact sweep on models too large for the
-whole grid; it is not a map.
+To first order, what a residual edit does to the log-odds is its push times the gradient there, and
+one backward pass gives the gradient at every layer and position. Any other intervention is asked
+for its slope by a central difference in its multiplier, two forward passes each.
 """
 
 from __future__ import annotations
@@ -17,63 +17,86 @@ from tqdm.auto import tqdm
 
 from steerlens import stats
 from steerlens.data import ContrastPair, ContrastSet
-from steerlens.measures.sweep import Questions, questions
+from steerlens.interventions.arms import require_fit
+from steerlens.measures.sweep import sweep
+from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import ResidualEdit
+from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.stats import Interval
 
 
 @dataclass(frozen=True, eq=False)
 class Screen:
-    """First-order slopes of propensity at strength 0."""
+    """First-order slopes of propensity at multiplier 0."""
 
-    by_position: Float[Tensor, "edit example pos"]
+    slopes: Float[Tensor, "arm example"]
+    """Nats per unit multiplier, of an edit at the tokens that its own position rule chooses."""
+    by_position: Float[Tensor, "arm example pos"]
     """Nats per unit multiplier that the edit of each single token would give; prompts are
-    left-padded, so the last column is the prompt's last token (or the last answer token)."""
-    chosen: Bool[Tensor, "edit example pos"]
-    """The tokens that the edit's own position rule chooses."""
+    left-padded, so the last column is the prompt's last token (or the last answer token). NaN for
+    an intervention that is no edit of a stream."""
+    chosen: Bool[Tensor, "arm example pos"]
+    """The tokens that the edit's own position rule chooses; none for an intervention that is no
+    edit of a stream."""
 
-    @property
-    def slopes(self) -> Float[Tensor, "edit example"]:
-        """Nats per unit multiplier of each edit at its own positions."""
-        return (self.by_position * self.chosen).sum(-1)
-
-    def rank_correlation(self, exact: Float[Tensor, "edit example"]) -> Interval:
-        """Spearman's correlation with exact slopes, over edits (mean over examples)."""
+    def rank_correlation(self, exact: Float[Tensor, "arm example"]) -> Interval:
+        """Spearman's correlation with exact slopes, over interventions (mean over examples)."""
         return stats.rank_correlation(self.slopes.mean(-1), exact.mean(-1))
 
 
 def screen(
     model: Model,
     pairs: Sequence[ContrastPair] | ContrastSet,
-    edits: Sequence[ResidualEdit],
+    arms: Sequence[Intervention],
     *,
     batch_size: int = 8,
     progress: bool = True,
 ) -> Screen:
-    """Slopes of the log-odds over the strength of every edit, at 0, by one backward pass.
+    """Slopes of the log-odds over the multiplier of every intervention, at 0.
+
+    All residual edits share one backward pass. For other interventions, such as a change of
+    weights, the slope is a central difference of two forward passes each, at multipliers ± the cube
+    root of the model's precision (0.005 in float32), where rounding and curvature together are
+    least: about three digits in float32, and one in half precision.
 
     Args:
-        edits: Residual-stream edits that are linear in their strength (Add, Ablate, Clamp).
+        arms: Residual edits must be linear in their strength (as Add, Ablate and Clamp are).
+        batch_size: Questions of one backward pass.
 
     Raises:
-        ValueError: For questions that cannot be scored, or a site the model does not have.
+        ValueError: For questions that cannot be scored, or an intervention that does not fit the
+            model.
 
     Source: attribution patching, Nanda 2023; Syed et al., arXiv:2310.10348.
     """
     model = as_model(model)
-    for edit in edits:
-        model.require_site(edit.site)
+    for arm in arms:
+        require_fit(model, arm)
     asked = questions(model, pairs)
-    parts, masks = [], []
-    with tqdm(total=len(asked), desc="screen", unit="ex", disable=not progress) as bar:
-        for start in range(0, len(asked), batch_size):
-            part = asked.rows(slice(start, min(start + batch_size, len(asked))))
-            parts.append(_slopes(model, part, edits))
-            chosen = torch.stack([edit.positions.mask(part.batch) for edit in edits])
-            masks.append(chosen.unflatten(1, (len(part), -1)).any(2).cpu())
-            bar.update(len(part))
-    return Screen(torch.cat(parts, 1), torch.cat(masks, 1))
+    edits = {i: arm for i, arm in enumerate(arms) if isinstance(arm, ResidualEdit)}
+    others = [i for i in range(len(arms)) if i not in edits]
+    shape = (len(arms), len(asked), asked.batch.width)
+    by_position, slopes = torch.full(shape, torch.nan), torch.full(shape[:2], torch.nan)
+    chosen = torch.zeros(shape, dtype=torch.bool)
+    if edits:
+        rows = list(edits)
+        with tqdm(total=len(asked), desc="screen", unit="ex", disable=not progress) as bar:
+            for start in range(0, len(asked), batch_size):
+                some = slice(start, min(start + batch_size, len(asked)))
+                part = asked.rows(some)
+                by_position[rows, some] = _slopes(model, part, list(edits.values()))
+                masks = torch.stack([edit.positions.mask(part.batch) for edit in edits.values()])
+                chosen[rows, some] = masks.unflatten(1, (len(part), -1)).any(2).cpu()
+                bar.update(len(part))
+        slopes[rows] = (by_position[rows] * chosen[rows]).sum(-1)
+    if others:
+        step = torch.finfo(next(model.wrapped.parameters()).dtype).eps ** (1 / 3)
+        odds = sweep(
+            model, pairs, [arms[i] for i in others], (-step, step), log_odds_only=True,
+            progress=progress,
+        ).log_odds  # fmt: skip
+        slopes[others] = (odds[:, 1] - odds[:, 0]) / (2 * step)
+    return Screen(slopes, by_position, chosen)
 
 
 def _slopes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.models.kernel import Columns, Kernel
-from steerlens.models.memory import is_out_of_memory
+from steerlens.models.memory import LOGITS, in_chunks
 from steerlens.models.model import Model, SteeringError, as_model
 from steerlens.sites import TokenBatch
 
 ROWS = 256
 """Texts run at once at the most; more does not get faster, only larger."""
-NUMBERS = 2**26
-"""Logits computed at once."""
 
 
 @torch.no_grad()
@@ -84,24 +82,6 @@ def require_unsteered(model: Model) -> None:
         )
 
 
-def in_chunks(run: Callable[[slice], Tensor], n: int, rows: int) -> Tensor:
-    """Runs n rows in chunks, in smaller ones after memory ran out."""
-    if rows < 1:
-        raise ValueError(f"rows={rows}: at least one row must be run at a time.")
-    parts, start = [], 0
-    while start < n:
-        chunk = slice(start, min(start + rows, n))
-        try:
-            parts.append(run(chunk))
-        except RuntimeError as error:
-            rows = (chunk.stop - chunk.start) // 2
-            if not is_out_of_memory(error) or rows == 0:
-                raise
-            continue
-        start = chunk.stop
-    return torch.cat(parts)
-
-
 def _nats(
     model: Model,
     kernel: Kernel | None,
@@ -116,7 +96,7 @@ def _nats(
         states = model.states(batch)[:, -written.shape[-1] - 1 : -1].unflatten(0, real.shape[:2])
     else:
         states = _states(kernel, prompts, targets, real)
-    some = max(1, NUMBERS // model.cfg.d_vocab)  # a large vocabulary a few tokens at a time
+    some = max(1, LOGITS // model.cfg.d_vocab)  # a large vocabulary a few tokens at a time
     pairs = zip(states[real].split(some), targets[real].split(some), strict=True)
     each = [F.cross_entropy(model.unembed(s).float(), t, reduction="none") for s, t in pairs]
     nats = torch.zeros(real.shape, device=real.device)
@@ -132,28 +112,15 @@ def _states(
 ) -> Float[Tensor, "prompt text new d_model"]:
     """The states from which each written token is predicted; each prompt is run once."""
     last = prompts.width - 1  # the first column that predicts a written token
-    index = torch.arange(prompts.width - 1 + targets.shape[-1], device=targets.device)
-    before = Columns(
-        positions=prompts.positions[:, None, :last],
-        index=index[:last],
-        own_keys=prompts.mask[:, None, :last],
-        own_index=index[:last],
-    )
+    index = torch.arange(last, prompts.width - 1 + targets.shape[-1], device=targets.device)
     ends = (len(prompts), targets.shape[1], 1)
     after = Columns(
-        positions=(prompts.positions[:, -1:] + index[last:] - last)[:, None].expand_as(real),
-        index=index[last:],
+        positions=(prompts.positions[:, -1:] + index - last)[:, None].expand_as(real),
+        index=index,
         own_keys=torch.cat([real.new_ones(ends), real[..., :-1]], -1),
-        own_index=index[last:],
+        own_index=index,
         shared_keys=prompts.mask[:, :last] if last else None,
     )
     tokens = torch.cat([prompts.tokens[:, None, -1:].expand(ends), targets[..., :-1]], -1)
     resid = kernel.embed(tokens, after.positions)
-    prefix = kernel.embed(prompts.tokens[:, None, :last], before.positions) if last else None
-    for layer in range(len(kernel.blocks)):
-        shared = None
-        if prefix is not None:
-            prefix, (k, v) = kernel.block(layer, prefix, before)
-            shared = (k[:, 0], v[:, 0])
-        resid, _ = kernel.block(layer, resid, after, shared=shared)
-    return kernel.states(resid)
+    return kernel.states(kernel.climb(resid, after, shared=kernel.prefix(prompts, last)))

@@ -12,14 +12,16 @@ Rows are arranged as [prompt, row, column, d_model]: `row` counts the variants o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from steerlens.sites import TokenBatch
 
 _Heads = Float[Tensor, "... _ _ _"]
 KeysValues = tuple[_Heads, _Heads]
@@ -66,6 +68,21 @@ def why_not(hooked: Any, known_hooks: Counter[str] | None = None) -> str | None:
     for name, point in hooked.hook_dict.items():
         if len(point.fwd_hooks) > known[name] or point.bwd_hooks:
             return f"there is a hook on {name}"
+    points = set(hooked.hook_dict.values())
+    for name, module in hooked.named_modules():
+        if module not in points and (change := _changed(module)):
+            return f"{change} {name or 'the model'}"
+    return None
+
+
+def _changed(module: torch.nn.Module) -> str | None:
+    """What makes a module compute something else than its weights say."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "there is a hook of PyTorch on"
+    if "forward" in vars(module):
+        return "another forward is set on"
+    if not type(module).__module__.startswith(("transformer_lens.", "torch.nn.modules.")):
+        return f"a module of another library, {type(module).__name__}, is"
     return None
 
 
@@ -98,6 +115,29 @@ class Columns:
     shared_keys: Bool[Tensor, "prompt prefix"] | None = None
     """Real tokens among the prompt's shared keys, which are columns 0, 1, …"""
 
+    @classmethod
+    def of(cls, batch: TokenBatch, start: int = 0, stop: int | None = None) -> Columns:
+        """Columns `start` to `stop` of a batch whose rows share nothing; all before are seen."""
+        index = torch.arange(batch.width, device=batch.tokens.device)[:stop]
+        return cls(
+            positions=batch.positions[:, None, start:stop],
+            index=index[start:],
+            own_keys=batch.mask[:, None, :stop],
+            own_index=index,
+        )
+
+    def for_rows(self, rows: int) -> Columns:
+        """The columns of a prompt's variants, for as many copies of them as make `rows`."""
+        variants = self.positions.shape[1]
+        if variants in (1, rows):  # one variant broadcasts over the rows
+            return self
+        times = rows // variants
+        return replace(
+            self,
+            positions=self.positions.repeat(1, times, 1),
+            own_keys=self.own_keys.repeat(1, times, 1),
+        )
+
 
 class Kept:
     """The keys and values of rows that grow column by column, without copying what is there."""
@@ -120,9 +160,20 @@ class Kept:
 
 
 class Kernel:
-    """One model's weights, laid out for multiplication. Build one per sweep; it copies a little."""
+    """One model's weights, laid out for multiplication. Build one per sweep; it copies a little.
 
-    def __init__(self, hooked: Any, known_hooks: Counter[str] | None = None) -> None:
+    The weights are those of the moment when it is built: under an intervention that exchanges
+    parameters, build it while that is attached.
+    """
+
+    def __init__(
+        self, hooked: Any, known_hooks: Counter[str] | None = None, first: int = 0
+    ) -> None:
+        """
+        Args:
+            known_hooks: Hooks that the caller applies itself, as in `why_not`.
+            first: The first block that will be run; those below are not laid out.
+        """
         reason = why_not(hooked, known_hooks)
         if reason is not None:
             raise ValueError(f"This model cannot run without its hooks: {reason}.")
@@ -138,7 +189,10 @@ class Kernel:
         self.unembedding = hooked.unembed.W_U
         self.unembedding_bias = hooked.unembed.b_U
         self.norm = _norm(getattr(hooked, "ln_final", None), cfg)
-        self.blocks = [self._block(block) for block in hooked.blocks]
+        self.n_layers: int = cfg.n_layers
+        self.blocks = {
+            layer: self._block(block) for layer, block in enumerate(hooked.blocks) if layer >= first
+        }
 
     def _block(self, block: Any) -> _Block:
         cfg, attn = self.cfg, block.attn
@@ -167,16 +221,17 @@ class Kernel:
         """The stream that enters block 0."""
         resid = self.embedding[tokens]
         if self.position_embedding is not None:
-            resid = resid + self.position_embedding[positions]
-        elif positions.numel():
-            self._grow_rotary(int(positions.max()) + 1)
+            return resid + self.position_embedding[positions]
+        self._grow_rotary(positions)
         return resid
 
-    def _grow_rotary(self, length: int) -> None:
+    def _grow_rotary(self, positions: Int[Tensor, "prompt #rows pos"]) -> None:
         """Extends the tables, which start with 2,048 rows, as the hooked forward pass does."""
-        for block in self.blocks:
-            rows = len(block.rotary.rotary_cos)
-            if length > rows:
+        if self.position_embedding is not None or not positions.numel():
+            return
+        length = int(positions.max()) + 1
+        for block in self.blocks.values():
+            if block.rotary is not None and length > (rows := len(block.rotary.rotary_cos)):
                 with torch.inference_mode(False):
                     block.rotary._extend_rotary_embeddings(
                         min(self.cfg.n_ctx, max(length, 2 * rows))
@@ -215,6 +270,62 @@ class Kernel:
             return resid + attn_out + b.post2(b.mlp(b.norm2(resid))), (k, v)
         mid = resid + attn_out
         return mid + b.post2(b.mlp(b.norm2(mid))), (k, v)
+
+    def climb(
+        self,
+        resid: Float[Tensor, "prompt rows pos d_model"],
+        columns: Columns,
+        *,
+        enter: Callable[[int, Tensor], Tensor] | None = None,
+        shared: Sequence[KeysValues] | None = None,
+        kept: Sequence[Kept] | None = None,
+        first: int = 0,
+        top: int | None = None,
+        tail: int | None = None,
+        into: list[KeysValues] | None = None,
+    ) -> Float[Tensor, "prompt more out d_model"]:
+        """The stream through the blocks, one after the other.
+
+        Args:
+            enter: Given the number of a block and the stream that enters it, and once the number
+                of layers and what leaves the last block: the stream to go on with. It may add rows.
+            shared: For every block, keys and values of each prompt's unedited prefix.
+            kept: For every block, each row's own earlier keys and values.
+            first: The block that the stream enters.
+            top: The block whose input is wanted; by default what leaves the last one.
+            tail: Return only the last `tail` columns of the last block.
+            into: A list to which the keys and values of these columns are added, block by block.
+        """
+        end = self.n_layers if top is None else top
+        if first:  # the stream was not embedded here
+            self._grow_rotary(columns.positions)
+        for layer in range(first, end + 1):
+            if enter is not None:
+                resid = enter(layer, resid)
+            if layer < end:
+                resid, own = self.block(
+                    layer,
+                    resid,
+                    columns.for_rows(resid.shape[1]),
+                    shared=None if shared is None else shared[layer],
+                    kept=None if kept is None else kept[layer],
+                    tail=tail if layer == self.n_layers - 1 else None,
+                )
+                if into is not None:
+                    into.append(own)
+        return resid
+
+    def prefix(self, batch: TokenBatch, width: int) -> list[KeysValues] | None:
+        """Keys and values of each row's first `width` columns, block by block; None for no column.
+
+        [prompt, kv_head, key, d_head] each, as `block` takes them for the rows that share them.
+        """
+        if width == 0:
+            return None
+        columns, found = Columns.of(batch, 0, width), []
+        resid = self.embed(batch.tokens[:, None, :width], columns.positions)
+        self.climb(resid, columns, tail=1, into=found)
+        return [(keys[:, 0], values[:, 0]) for keys, values in found]
 
     def states(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The final stream, normed: what the unembedding reads."""
@@ -323,14 +434,20 @@ def _norm(module: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
 
 def _mlp(mlp: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
     activation = _ACTIVATIONS[cfg.act_fn]
+    # Read once, as all other weights are: the kernel is of one moment.
+    w_in, b_in, w_out, b_out = mlp.W_in, mlp.b_in, mlp.W_out, mlp.b_out
 
     def plain(x: Tensor) -> Tensor:
-        hidden = activation(torch.addmm(mlp.b_in, x.flatten(0, -2), mlp.W_in))
-        return torch.addmm(mlp.b_out, hidden, mlp.W_out).view_as(x)
+        hidden = activation(torch.addmm(b_in, x.flatten(0, -2), w_in))
+        return torch.addmm(b_out, hidden, w_out).view_as(x)
+
+    if not cfg.gated_mlp:
+        return plain
+    w_gate = mlp.W_gate
 
     def gated(x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
-        hidden = activation(flat @ mlp.W_gate) * (flat @ mlp.W_in) + mlp.b_in
-        return torch.addmm(mlp.b_out, hidden, mlp.W_out).view_as(x)
+        hidden = activation(flat @ w_gate) * (flat @ w_in) + b_in
+        return torch.addmm(b_out, hidden, w_out).view_as(x)
 
-    return gated if cfg.gated_mlp else plain
+    return gated

@@ -22,7 +22,7 @@ from steerlens.models import checkpoints
 from steerlens.models.attached import AttachedEdits
 from steerlens.models.attached import SteeringError as SteeringError
 from steerlens.models.fitting import Fitting
-from steerlens.models.forward import Forward
+from steerlens.models.forward import Entering, Forward
 from steerlens.models.kernel import Kernel, why_not
 from steerlens.models.loading import load, require_device
 from steerlens.models.readout import Readout
@@ -268,15 +268,24 @@ class Model:
         with self.attached.attach(site, edit, positions, multiplier):
             yield
 
-    def states(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
-        """The normed final stream, which the unembedding reads, with whatever is attached."""
+    def states(
+        self, batch: TokenBatch, entering: Entering | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The normed final stream, which the unembedding reads, with whatever is attached.
+
+        Args:
+            entering: The block to start at and the stream that enters it; all that is attached
+                must act from there on. Of a HookedTransformer only.
+        """
         with self.attached.running(batch):
             self.attached.computing(batch)
-            return self.stream(batch)
+            return self.stream(batch, entering)
 
-    def stream(self, batch: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
+    def stream(
+        self, batch: TokenBatch, entering: Entering | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
         """`states`, as part of a longer run."""
-        return self.readout.norm(self.forward.last(batch))
+        return self.readout.norm(self.forward.last(batch, entering))
 
     def unembed(
         self, states: Float[Tensor, "*rows d_model"], targets: Tensor | None = None
@@ -306,15 +315,18 @@ class Model:
             self.attached.computing(batch)
             return self.forward.streams(batch, sites, stop)
 
-    def kernel(self) -> Kernel | None:
+    def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.
 
         It does not apply attached steering: the caller applies `attached`.
+
+        Args:
+            first: The first block that will be run.
         """
         known = self.attached.hooks
         if self.is_bridge or why_not(self.wrapped, known) is not None:
             return None
-        return Kernel(self.wrapped, known)
+        return Kernel(self.wrapped, known, first)
 
     def __repr__(self) -> str:
         kind = "TransformerBridge" if self.is_bridge else "HookedTransformer"

@@ -19,7 +19,8 @@ class Column(NamedTuple):
 
     name: str
     axes: tuple[str, ...]
-    values: Tensor
+    values: Tensor | np.ndarray
+    """Numbers, or an array of texts (with dtype=object)."""
 
 
 Coordinates = Callable[[str, int], Mapping[str, Sequence[Any]]]
@@ -45,7 +46,7 @@ def to_frame(columns: Sequence[Column], coordinates: Coordinates) -> pandas.Data
     for column in columns:
         # Put the column's own axes in the table's order, then let it be the same along the others.
         own = [axis for axis in order if axis in column.axes]
-        spread = _numbers(column.values).transpose([column.axes.index(axis) for axis in own])
+        spread = _plain(column.values).transpose([column.axes.index(axis) for axis in own])
         spread = spread.reshape([sizes[axis] if axis in own else 1 for axis in order])
         table[column.name] = np.broadcast_to(spread, shape).reshape(-1)
     return pandas.DataFrame(table)
@@ -66,9 +67,11 @@ def to_xarray(
             dim = axis if seen.setdefault(axis, size) == size else f"{axis} of {name}"
             axes[dim] = (axis, size)
             dims.append(dim)
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values  # NumPy has none
-        variables[name] = (tuple(dims), values.numpy())
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = values.float() if values.dtype == torch.bfloat16 else values  # NumPy has none
+            values = values.numpy()
+        variables[name] = (tuple(dims), values)
     coords: dict[str, Any] = {}
     for dim, (axis, size) in axes.items():
         for name, values in coordinates(axis, size).items():
@@ -78,8 +81,10 @@ def to_xarray(
     return xarray.Dataset(variables, coords=coords, attrs=dict(attributes))
 
 
-def _numbers(values: Tensor) -> np.ndarray:
-    """In double precision, if they are no integers."""
+def _plain(values: Tensor | np.ndarray) -> np.ndarray:
+    """Numbers in double precision, if they are no integers; texts as they are."""
+    if not isinstance(values, Tensor):
+        return values
     values = values.detach().cpu()
     return (values.double() if values.is_floating_point() else values).numpy()
 

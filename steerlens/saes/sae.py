@@ -18,7 +18,6 @@ from torch import Tensor
 
 from steerlens.directions import Direction
 from steerlens.models.model import Model
-from steerlens.saes.folders import read_folder, shipped, write_folder
 from steerlens.saes.sae_config import (
     FACTS,
     processing_of,
@@ -28,6 +27,7 @@ from steerlens.saes.sae_config import (
 )
 from steerlens.saes.sae_errors import SAEError as SAEError
 from steerlens.saes.sae_facts import SAEFacts
+from steerlens.saes.sae_folders import read_folder, shipped, write_folder
 from steerlens.sites import Site
 
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")

@@ -36,7 +36,7 @@ from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_of_equal_utility
 from steerlens.measures.reading import activations as read_activations
-from steerlens.measures.sweep import questions
+from steerlens.measures.tokenised import neutral_texts_of, questions
 from steerlens.models.model import Model, as_model
 from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions, Site
@@ -108,7 +108,7 @@ def compare_features(
     """
     model = as_model(model)
     positions = positions or Positions.from_prompt_end()
-    texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
+    texts = list(neutral or neutral_texts_of(choose))
     require_settings(budget=budget, utility_drop=utility_drop, targeted=targeted, nulls=nulls, k=k)
     _require_data(model, saes, fit, choose, report, texts)
     for sae in saes:

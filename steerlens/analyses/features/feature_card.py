@@ -17,7 +17,8 @@ from steerlens.analyses.features.find_features import find_features
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
 from steerlens.results import Column, Result
 from steerlens.saes.sae import SAE

@@ -13,11 +13,14 @@ from steerlens.analyses.features.rank_features import alive
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
+from steerlens.measures.tokenised import neutral_texts_of
 from steerlens.models.model import Model, as_model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
+from steerlens.store.cells import Cells
 from steerlens.units import BUDGET, MULTIPLIERS, require_multipliers
 
 Operation = Literal["add", "clamp", "ablate"]
@@ -69,15 +72,17 @@ def feature_map(
         sae.facts.require_resid_norm()
     positions = positions or Positions.from_prompt_end()
     edits = [_edit(sae, f, operation, positions) for f in features]
-    texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
-    swept = sweep(model, choose, edits, multipliers, label="features", progress=progress)
+    texts = list(neutral or neutral_texts_of(choose))
+    swept = sweep(
+        model, choose, edits, multipliers, cells=Cells(name="features", progress=progress)
+    )
     kl = divergence(model, texts, edits, multipliers, progress=progress)
     random = torch.zeros(0, len(features), len(multipliers))
     if nulls:
         controls = _random_edits(sae, features, operation, nulls, positions, seed)
         odds = sweep(
-            model, choose, controls, multipliers, log_odds_only=True, label="random",
-            progress=progress,
+            model, choose, controls, multipliers, log_odds_only=True,
+            cells=Cells(name="random", progress=progress),
         ).log_odds.unflatten(0, (nulls, len(features)))  # fmt: skip
         random = (odds - odds[:, :, [list(multipliers).index(0.0)]]).mean(-1)
     return FeatureMap(

@@ -15,9 +15,11 @@ from steerlens.analyses.features.paired_comparison import PairedComparison
 from steerlens.data import ContrastSet
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Positions
+from steerlens.store.cells import Cells
 
 Chosen = dict[tuple[str, int], int]
 """The index of the candidate that each arm (or control) and draw chose."""
@@ -37,8 +39,8 @@ def choosing_gains(
     if able:
         edits = [Add(candidates[i].signed, positions, float(lengths[i])) for i in able]
         swept = sweep(
-            model, pairs, edits, (0.0, 1.0), log_odds_only=True, label="choosing",
-            progress=progress,
+            model, pairs, edits, (0.0, 1.0), log_odds_only=True,
+            cells=Cells(name="choosing", progress=progress),
         ).log_odds  # fmt: skip
         out[able] = (swept[:, 1] - swept[:, 0]).mean(-1)
     return out
@@ -83,7 +85,8 @@ def held_out_comparison(
         edits = [
             Add(candidates[chosen[keys[i]]].signed, positions, float(lengths[i])) for i in able
         ]
-        swept = sweep(model, report, edits, (0.0, 1.0), label="reporting", progress=progress)
+        kept = Cells(name="reporting", progress=progress)
+        swept = sweep(model, report, edits, (0.0, 1.0), cells=kept)
         utility = scores.utility(swept).value
         held_out[able] = swept.log_odds[:, 1] - swept.log_odds[:, 0]
         utilities[able] = utility[:, 1] - utility[:, 0]

@@ -17,6 +17,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions, Site
+from steerlens.store.cells import Cells
 
 MULTIPLIER = 0.5
 """How much is added to see an effect, in median norms of the stream."""
@@ -136,7 +137,7 @@ def _screened_effects(
     edits = [Add(direction(i), positions) for i in some]
     odds = sweep(
         model, pairs, edits, (-multiplier, 0.0, multiplier), log_odds_only=True,
-        label=f"effects at {site}", progress=progress,
+        cells=Cells(name=f"effects at {site}", progress=progress),
     ).log_odds  # fmt: skip
     return Effects(tuple(some), odds[:, [0, 2]] - odds[:, [1]], len(units))
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.data import ContrastSet
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Cell

@@ -66,6 +66,8 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
         )
     else:
         yield f"**Nothing is gained** at any multiplier above zero. {chance}"
+    if found.cell is None:
+        yield "So no cell was chosen to steer with, and what needs one was not measured."
 
 
 def _more(numbers: MapNumbers) -> str:

@@ -21,7 +21,9 @@ from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
-from steerlens.measures.sweep import divergence, halved, questions, sweep
+from steerlens.measures.divergence import divergence
+from steerlens.measures.sweep import sweep
+from steerlens.measures.tokenised import halved, neutral_texts_of, questions
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention, Method
 from steerlens.sites import Positions, Site
@@ -148,7 +150,7 @@ def _texts(
     model: Model, neutral: Sequence[str] | None, choose: ContrastSet
 ) -> tuple[list[str], list[str]]:
     """Ordinary texts for choosing and for reporting."""
-    texts = list(neutral or [pair.prompt + pair.positive for pair in choose])
+    texts = list(neutral or neutral_texts_of(choose))
     if len(texts) < 4 or len(choose) < 2:
         raise ValueError(
             f"{len(texts)} neutral texts and {len(choose)} choosing questions are too few: at least "

@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from steerlens.measures.generation import generated_tokens
-from steerlens.measures.surprisal import ROWS, in_chunks
+from steerlens.measures.surprisal import ROWS
+from steerlens.models.memory import in_chunks
 from steerlens.models.model import Model, SteeringError
 from steerlens.protocols import Intervention, takes_rows
 

@@ -8,13 +8,16 @@ import torch
 from steerlens.analyses.steerability.measure_steerability import steerability
 from steerlens.directions import Direction, DirectionError
 from steerlens.directions.methods import DiffMean
-from steerlens.interventions import Add
+from steerlens.interventions import Ablate, Add
+from steerlens.interventions.scaled import scaled
+from steerlens.measures.divergence import divergence
 from steerlens.measures.equal_cost import TOLERANCE, CalibrationError, equal_kl
 from steerlens.measures.reading import activations
-from steerlens.measures.sweep import divergence
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
+from steerlens.store.cells import Cells
 from steerlens.testbed import reviews
+from tests.strangers import low_rank
 
 TEXTS = ["the cat sat on the bed and a dog ran", "I think he said that the soup was good ."]
 
@@ -46,6 +49,37 @@ def test_every_family_costs_what_was_asked(tiny, random_direction):
     lengths = equal_kl(tiny, found, TEXTS, kl=0.05, positions=everywhere, progress=False)
     cost = costs(tiny, found, lengths, TEXTS, everywhere)
     torch.testing.assert_close(cost, torch.full_like(cost, 0.05), rtol=TOLERANCE, atol=0)
+
+
+def test_any_intervention_costs_what_was_asked(tiny, random_direction):
+    """A direction's multiplier is a length; every other arm is scaled by its own."""
+    d = random_direction(Site(1), tiny.d_model)
+    arms = {
+        "direction": d,
+        "add": Add(d, unit="direction"),
+        "ablate": Ablate(replace(d, site=Site(0)), Positions.all()),
+        "weights": low_rank(tiny, 1),
+    }
+    found = equal_kl(tiny, arms, TEXTS, kl=0.01, progress=False)
+    edits = [
+        scaled(arm, m)
+        for arm, m in zip([Add(d, unit=1.0), *list(arms.values())[1:]], found, strict=True)
+    ]
+    cost = divergence(tiny, TEXTS, edits, (0.0, 1.0), progress=False)[:, 1].mean(-1)
+    torch.testing.assert_close(cost, torch.full_like(cost, 0.01), rtol=2 * TOLERANCE, atol=0)
+    assert found[0] == pytest.approx(found[1] * d.norm, rel=0.01)
+
+
+def test_looks_at_the_cost_are_kept(gpt2, random_direction, tmp_path, monkeypatch):
+    arms = [random_direction(Site(0), gpt2.d_model), low_rank(gpt2, 1)]
+    cells = Cells(tmp_path, "cost")
+    found = equal_kl(gpt2, arms, TEXTS, kl=0.01, progress=False, cells=cells)
+
+    def computed(*arguments):
+        raise AssertionError("a finished unit was computed again")
+
+    monkeypatch.setattr("steerlens.measures.engine.Engine._unit", computed)
+    assert equal_kl(gpt2, arms, TEXTS, kl=0.01, progress=False, cells=cells) == found
 
 
 def test_a_longer_vector_in_the_same_sense_gets_the_same_length(world):

@@ -4,23 +4,13 @@ import pytest
 import torch
 
 from steerlens.data import ContrastPair
-from steerlens.directions import Direction
-from steerlens.interventions import Ablate, Add, Clamp, Together
-from steerlens.measures.sweep import divergence, plan, questions, sweep
+from steerlens.interventions import Add, Together
+from steerlens.measures.sweep import plan, sweep
+from steerlens.measures.tokenised import questions
 from steerlens.models.model import SteeringError
 from steerlens.sites import Positions, Site
+from tests.grids import MULTIPLIERS, ONE_TOKEN, SEVERAL_TOKENS, every_edit
 
-ONE_TOKEN = [
-    ContrastPair("the cat sat on the", " bed", " table"),
-    ContrastPair("I think he said that the good soup was", " good", " bad"),
-    ContrastPair("you really", " like", " hate"),
-]
-SEVERAL_TOKENS = [
-    ContrastPair("the cat sat on the", " bed and a book", " book"),
-    ContrastPair("I think he said that the good soup was", " good", " bad cat"),
-    ContrastPair("Question : you", " ( A )", " ( B )"),
-]
-MULTIPLIERS = (-1.0, 0.0, 0.5, 2.0)
 RULES = [
     Positions.all(),
     Positions.all(special=True),
@@ -29,22 +19,6 @@ RULES = [
     Positions.span(-2),
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:.*unknown to the tokenizer")
-
-
-def every_edit(model, positions):
-    """Add at every stream that enters a block, and one of each other edit."""
-    generator = torch.Generator().manual_seed(0)
-
-    def direction(site):
-        return Direction(torch.randn(model.d_model, generator=generator), site)
-
-    sites = [Site(layer, s) for layer in range(model.n_layers) for s in ("resid_pre", "resid_post")]
-    edits = [Add(direction(site), positions, "direction") for site in sites]
-    return [
-        *edits,
-        Ablate(direction(Site(1)), positions),
-        Clamp(direction(Site(0)), 2.0, positions),
-    ]
 
 
 @torch.no_grad()
@@ -123,8 +97,10 @@ def test_little_memory_gives_the_same_numbers_in_smaller_pieces(tiny):
     edits = every_edit(tiny, Positions.all())
     whole = sweep(tiny, SEVERAL_TOKENS, edits, MULTIPLIERS, progress=False)
     pieces = sweep(tiny, SEVERAL_TOKENS, edits, MULTIPLIERS, progress=False, memory=200_000)
-    assert pieces.plan.examples_per_chunk == 1
-    assert pieces.plan.cells_per_chunk < pieces.plan.cells
+    (planned,) = pieces.plan.paths
+    assert planned.examples_per_batch == 1
+    assert planned.cells_per_batch < planned.cells
+    assert pieces.plan.is_cut and not whole.plan.is_cut
     torch.testing.assert_close(pieces.positive, whole.positive, atol=3e-5, rtol=1e-5)
 
 
@@ -162,29 +138,12 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(gpt2, monkeypatch):
 def test_a_prefix_is_shared_only_up_to_the_first_edited_token(gpt2):
     def columns(positions):
         edits = every_edit(gpt2, positions)
-        return sweep(gpt2, ONE_TOKEN, edits, MULTIPLIERS, progress=False).plan.columns
+        return sweep(gpt2, ONE_TOKEN, edits, MULTIPLIERS, progress=False).plan.paths[0].columns
 
     width = questions(gpt2, ONE_TOKEN).prompt_width
     assert columns(Positions.from_prompt_end()) == 1
     assert columns(Positions.span(-3)) == 3
     assert columns(Positions.all()) == width - 1  # all but BOS of the longest
-
-
-def test_finished_slices_are_taken_from_a_former_run(gpt2):
-    edits, kept = every_edit(gpt2, Positions.all()), {}
-    whole = sweep(
-        gpt2, ONE_TOKEN, edits, MULTIPLIERS, progress=False, memory=300_000,
-        done=lambda where, x: kept.__setitem__(where.start, x),
-    )  # fmt: skip
-    assert len(kept) == 3
-    computed = []
-    again = sweep(
-        gpt2, ONE_TOKEN, edits, MULTIPLIERS, progress=False, memory=300_000,
-        have=lambda where: kept.get(where.start) if where.start != 1 else None,
-        done=lambda where, x: computed.append(where.start),
-    )  # fmt: skip
-    assert computed == [1]
-    assert torch.equal(again.positive, whole.positive)
 
 
 def test_a_users_own_hook_is_not_left_out(gpt2, random_direction):
@@ -195,26 +154,6 @@ def test_a_users_own_hook_is_not_left_out(gpt2, random_direction):
         hooked = sweep(gpt2, ONE_TOKEN, [edit], MULTIPLIERS, progress=False)
     assert hooked.plan.path == "general"
     assert float((hooked.log_odds - bare.log_odds).abs().max()) > 1e-3
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("positions", [Positions.all(), Positions.from_prompt_end()], ids=repr)
-def test_divergence_equals_kl_from_full_logits(tiny, positions):
-    texts = ["the cat sat on the bed and a dog ran", "I think he said that the soup was good ."]
-    edits = every_edit(tiny, positions)[:4]
-    kl = divergence(tiny, texts, edits, MULTIPLIERS, progress=False)
-    assert torch.equal(kl[:, 1], torch.zeros(4, 2)), "multiplier 0 costs nothing"
-    for n, text in enumerate(texts):
-        kept = len(tiny.ids(text)) // 2
-        words = text.split()
-        cut = kept - (len(tiny.ids(text)) - len(words))  # BOS, where there is one, is in the prompt
-        batch = tiny.answered([" ".join(words[:cut])], [" " + " ".join(words[cut:])])
-        base = tiny.logits(batch)[0, kept - 1 :].log_softmax(-1)
-        for i, edit in enumerate(edits):
-            with edit.attach(tiny, 2.0):
-                steered = tiny.logits(batch)[0, kept - 1 :].log_softmax(-1)
-            expected = (base.exp() * (base - steered)).sum(-1).mean()
-            torch.testing.assert_close(kl[i, 3, n], expected, atol=2e-5, rtol=1e-4)
 
 
 def test_answers_that_no_token_tells_apart_are_refused(gpt2, random_direction):

@@ -5,10 +5,11 @@ import torch
 
 from steerlens.data import ContrastPair
 from steerlens.directions import Direction
-from steerlens.interventions import Ablate, Add, Clamp
+from steerlens.interventions import Ablate, Add, Clamp, Together
 from steerlens.measures.screen import screen
 from steerlens.measures.sweep import sweep
 from steerlens.sites import Positions, Site
+from tests.strangers import low_rank
 
 PAIRS = [
     ContrastPair("the cat sat on the", " bed and a book", " book"),
@@ -53,3 +54,21 @@ def test_the_screen_leaves_the_model_as_it_was(gpt2):
     assert {name: p.requires_grad for name, p in gpt2.wrapped.named_parameters()} == before
     assert all(p.grad is None for p in gpt2.wrapped.parameters())
     assert not any(point.fwd_hooks for point in gpt2.wrapped.hook_dict.values())
+
+
+def test_other_interventions_are_asked_for_their_slope(tiny):
+    """By a central difference; what is an edit keeps its gradient, bit for bit."""
+    edits = edits_of(tiny, Positions.from_prompt_end())
+    arms = [low_rank(tiny, 1), *edits, Together((edits[0], edits[1]))]
+    found, alone = (screen(tiny, PAIRS, one, progress=False) for one in (arms, edits))
+    assert torch.equal(found.slopes[1:-1], alone.slopes)
+    assert torch.equal(found.by_position[1:-1], alone.by_position)
+    assert bool(found.by_position[[0, -1]].isnan().all()) and not found.chosen[[0, -1]].any()
+    step = 1e-2
+    odds = sweep(tiny, PAIRS, arms, (-step, step), progress=False).log_odds
+    exact = (odds[:, 1] - odds[:, 0]) / (2 * step)
+    torch.testing.assert_close(found.slopes, exact, atol=5e-3, rtol=1e-2)
+    torch.testing.assert_close(
+        found.slopes[-1], found.slopes[1] + found.slopes[2], atol=5e-3, rtol=1e-2
+    )
+    assert float(exact[0].abs().max()) > 1e-2

@@ -1,0 +1,93 @@
+"""What steering costs on ordinary text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.measures.engine import Engine, Read, Reading
+from steerlens.measures.tokenised import Examples, halved
+from steerlens.models.memory import rows_of_logits
+from steerlens.models.model import Model, as_model
+from steerlens.protocols import Intervention
+from steerlens.store.cells import Cells, cells_or_none
+
+
+@torch.no_grad()
+def divergence(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+    *,
+    prompt_share: float = 0.5,
+    memory: int | None = None,
+    progress: bool = True,
+    cells: Cells | None = None,
+) -> Float[Tensor, "intervention multiplier example"]:
+    """What steering costs on ordinary text: KL from the unsteered to the steered model.
+
+    The first part of each text is the prompt, the rest is continued as it stands; the KL divergence
+    KL(unsteered ‖ steered) of the next-token distribution is averaged over the tokens from the
+    prompt's end on, in nats per token.
+
+    Args:
+        prompt_share: How much of each text is prompt.
+        memory: Bytes of working memory; by default a quarter of what is free.
+        cells: Where finished units of texts are kept and found; by default nowhere.
+
+    Raises:
+        ValueError: If a text has fewer than 4 tokens or more than the context, or an intervention
+            does not fit the model.
+        SteeringError: If an intervention would edit no token of some text.
+    """
+    model = as_model(model)
+    batch = halved(model, texts, prompt_share)
+    read = int((batch.width - batch.prompt_end + 1).max())
+    examples = Examples(batch, variants=1, prompt_width=batch.width - read + 1, read=read)
+    engine = Engine(model, interventions, multipliers, memory)
+    reading = Reading(
+        lambda some: _kl(model, some, engine.memory),
+        values=1,
+        unsteered=True,
+        bytes_per_example=2 * 4 * model.cfg.d_vocab * read,
+    )
+    found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
+    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(batch))
+    out[:, engine.grid.steered] = found.steered[..., 0]
+    return out
+
+
+def _kl(model: Model, examples: Examples, memory: int) -> Read:
+    """Mean KL of each text to its unsteered distribution, which is read first."""
+    batch, read = examples.batch, examples.read
+    columns = torch.arange(batch.width, device=batch.tokens.device)
+    counted = (columns >= batch.prompt_end[:, None] - 1)[:, -read:] & batch.mask[:, -read:]
+    weight = counted / counted.sum(-1, keepdim=True)
+    rows = rows_of_logits(model.cfg.d_vocab, memory)
+    base: list[Tensor] = []
+
+    def log_p(states: Tensor) -> Float[Tensor, "example cell read d_vocab"]:
+        return torch.log_softmax(model.unembed(states[:, :, 0]).float(), -1)
+
+    def from_states(states: Tensor) -> Float[Tensor, "example cell 1"]:
+        if not base:
+            base.append(log_p(states))
+            return torch.zeros(len(states), 1, 1)
+        cells = max(1, rows // read)  # at once, of one text
+        texts = max(1, rows // (read * min(cells, states.shape[1])))
+        parts = []
+        for some, own, share in zip(
+            states.split(texts), base[0].split(texts), weight.split(texts), strict=True
+        ):
+            kl = [
+                (own.exp() * (own - log_p(few))).sum(-1).clamp(min=0)
+                for few in some.split(cells, 1)
+            ]
+            parts.append((torch.cat(kl, 1) * share[:, None]).sum(-1, keepdim=True))
+        return torch.cat(parts)
+
+    return from_states

@@ -1,0 +1,277 @@
+"""One model and one grid of interventions and multipliers: planned, cut into units, computed.
+
+Each intervention takes the fastest path that holds it, whatever the others need. Examples are cut
+into units whose bounds depend on the work alone, and a unit is one batch on every machine whose
+memory holds it, so that two machines write the same numbers to the last bit. Where memory does not
+hold a unit its examples are halved until it does, and then the cells of one example are split;
+numbers then differ by rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.arguments import as_floats
+from steerlens.interventions.arms import require_fit
+from steerlens.measures.paths import ByRows, Grid, OneByOne, Path, States, Wavefront, chosen_tokens
+from steerlens.measures.tokenised import Examples
+from steerlens.models.kernel import Kernel
+from steerlens.models.memory import free_bytes, in_chunks
+from steerlens.models.model import Model
+from steerlens.protocols import Intervention, ResidualEdit
+from steerlens.store.cells import Cells, Unit
+
+MAX_TOKENS = 8192
+"""Columns of one unit of work; more at once does not get faster, only larger."""
+
+Read = Callable[[States], Float[Tensor, "example cell value"]]
+"""Values of a run's states. It is called with the unsteered states first, if there are any."""
+
+
+@dataclass(frozen=True)
+class PathPlan:
+    """What is computed by one path."""
+
+    path: str
+    """"wavefront", "rows" (on a bridge: all cells as rows of one batch) or "general"."""
+    arms: int
+    cells: int
+    """Cells that must be computed: multiplier 0 is shared and costs nothing."""
+    columns: int
+    """Columns per row that the cells compute (the rest is each prompt's shared prefix)."""
+    examples_per_unit: int
+    bytes_per_unit: int
+    """Working memory of one unit, about."""
+    examples_per_batch: int = field(compare=False)
+    """Fewer than a unit has where memory does not hold it."""
+    cells_per_batch: int = field(compare=False)
+    """Fewer than the path computes at once where memory does not hold one example."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cells} cells by the {self.path} path, {self.columns} columns per row, "
+            f"{self.examples_per_unit} examples at a time (about "
+            f"{self.bytes_per_unit / 2**20:.0f} MiB)"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done and what it needs, known before it starts.
+
+    Plans are equal, and are written equally, where the work is: how much memory is free does not
+    count.
+    """
+
+    examples: int
+    paths: tuple[PathPlan, ...]
+    budget: int = field(compare=False)
+    """Bytes of working memory that may be used."""
+
+    @property
+    def cells(self) -> int:
+        """Cells that must be computed."""
+        return sum(path.cells for path in self.paths)
+
+    @property
+    def path(self) -> str:
+        """The names of the paths."""
+        return " + ".join(path.path for path in self.paths)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether memory does not hold some unit, so that it is computed in smaller batches."""
+        return any(path.bytes_per_unit > self.budget for path in self.paths)
+
+    def __str__(self) -> str:
+        return f"{self.examples} examples x " + "; ".join(map(str, self.paths))
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is read out of the states of examples."""
+
+    begin: Callable[[Examples], Read]
+    """For some examples: how their states are read."""
+    values: int
+    """Numbers for each cell and example."""
+    unsteered: bool
+    """Whether every path needs the unsteered states; else the first path gives them for all."""
+    bytes_per_example: int = 0
+    """Memory that reading holds, beside that of the states."""
+    finite: str = ""
+    """What the values are called, where NaN and infinite ones are refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Values of every cell."""
+
+    steered: Float[Tensor, "intervention steered example value"]
+    """In the order of the multipliers that are not 0."""
+    unsteered: Float[Tensor, "example value"]
+    """NaN where neither the multipliers nor the reading asks for them."""
+
+
+class Engine:
+    """Computes a grid. Whatever can be refused is refused when it is made or planned."""
+
+    def __init__(
+        self,
+        model: Model,
+        interventions: Sequence[Intervention],
+        multipliers: Sequence[float],
+        memory: int | None = None,
+    ) -> None:
+        strengths = as_floats("multipliers", multipliers)
+        if not interventions or not strengths:
+            raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
+        self.model = model
+        self.grid = Grid(tuple(interventions), strengths)
+        self.memory = memory or free_bytes(model.device) // 4
+        for intervention in interventions:
+            require_fit(model, intervention)
+        self.paths = self._paths()
+
+    def _paths(self) -> list[Path]:
+        """Each intervention by the fastest path that holds it."""
+        # Laid out once, while nothing of the grid is attached.
+        kernel: Kernel | None = None
+        if any(map(_enters_a_block, self.grid.interventions)) and not self.model.attached:
+            kernel = self.model.kernel()
+        fast, rows, slow = [], [], []
+        for i, intervention in enumerate(self.grid.interventions):
+            if kernel is not None and _enters_a_block(intervention):
+                fast.append(i)
+            elif isinstance(intervention, ResidualEdit) and self.model.is_bridge:
+                rows.append(i)
+            else:
+                slow.append(i)
+        paths: list[Path] = []
+        if kernel is not None and fast:
+            paths.append(Wavefront(self.model, kernel, self.grid, fast))
+        if rows:
+            paths.append(ByRows(self.model, self.grid, rows))
+        if slow:
+            paths.append(OneByOne(self.model, self.grid, slow))
+        return paths
+
+    def plan(self, examples: Examples, reading: Reading | None = None) -> Plan:
+        """What is computed at a time, and what it needs.
+
+        Raises:
+            SteeringError: If an intervention would edit no token of some example.
+        """
+        for intervention in self.grid.interventions:
+            if isinstance(intervention, ResidualEdit):
+                chosen_tokens(intervention, examples.batch)
+        extra = 0 if reading is None else reading.bytes_per_example
+        paths = tuple(self._path_plan(path, examples, extra) for path in self.paths)
+        return Plan(len(examples), paths, self.memory)
+
+    def _path_plan(self, path: Path, examples: Examples, extra: int) -> PathPlan:
+        columns, rows = path.columns(examples), path.at_once * examples.variants
+        unit = min(len(examples), max(1, MAX_TOKENS // (rows * columns)))
+        each = self._bytes(rows, columns, examples.batch.width) + extra
+        batch = unit
+        while batch > 1 and batch * each > self.memory:
+            batch = (batch + 1) // 2
+        cells = path.at_once
+        if each > self.memory:
+            cells = max(1, int(cells * self.memory / each))
+        return PathPlan(
+            path.name,
+            arms=len(path.arms),
+            cells=max(1, len(path.cells)),
+            columns=columns,
+            examples_per_unit=unit,
+            bytes_per_unit=unit * each,
+            examples_per_batch=batch,
+            cells_per_batch=cells,
+        )
+
+    def _bytes(self, rows: int, columns: int, width: int) -> int:
+        """Working memory for one example: its shared prefix, and a block's work for its rows."""
+        cfg, size = self.model.cfg, next(self.model.wrapped.parameters()).element_size()
+        streams = 4 * cfg.d_model + 2 * (cfg.d_mlp or 0) + 3 * cfg.n_heads * cfg.d_head
+        attention = 3 * cfg.n_heads * width
+        return (width * streams + rows * columns * (streams + attention)) * size
+
+    def measure(
+        self, examples: Examples, reading: Reading, cells: Cells, unit: str = "cell"
+    ) -> Measured:
+        """Every value of the grid, unit by unit; those of a former run are taken from its cells.
+
+        Args:
+            unit: What the progress bar counts.
+        """
+        plan, zero = self.plan(examples, reading), 0.0 in self.grid.multipliers
+        steered = torch.full(
+            (len(self.grid.interventions), len(self.grid.steered), len(examples), reading.values),
+            torch.nan,
+        )
+        unsteered = torch.full((len(examples), reading.values), torch.nan)
+        with cells.bar(len(examples) * plan.cells, unit) as bar:
+            kept = replace(cells, facts={**cells.facts, **self._facts(examples, cells)})
+            for k, (path, planned) in enumerate(zip(self.paths, plan.paths, strict=True)):
+                needs = reading.unsteered or (k == 0 and zero)
+                for start in range(0, len(examples), planned.examples_per_unit):
+                    some = slice(start, min(start + planned.examples_per_unit, len(examples)))
+                    make = partial(self._unit, path, planned, examples, some, reading, needs)
+                    name = f"{path.name}-{some.start:06d}-{some.stop:06d}"
+                    values = kept.compute(name, make)["values"]
+                    if needs:
+                        if k == 0:
+                            unsteered[some] = values[0]
+                        values = values[1:]
+                    shape = (len(path.arms), len(self.grid.steered), *values.shape[1:])
+                    steered[path.arms, :, some] = values.reshape(shape)
+                    bar.update((some.stop - some.start) * planned.cells)
+        return Measured(steered, unsteered)
+
+    def _facts(self, examples: Examples, cells: Cells) -> dict[str, str]:
+        """What decides the numbers of a unit, so far as it can be written down."""
+        if cells.folder is None:
+            return {}
+        return {"examples": examples.digest, "multipliers": repr(self.grid.multipliers)}
+
+    def _unit(
+        self,
+        path: Path,
+        planned: PathPlan,
+        examples: Examples,
+        some: slice,
+        reading: Reading,
+        unsteered: bool,
+    ) -> Unit:
+        """The values of all cells of a path for a unit of examples, the unsteered ones first."""
+        places = {cell: k + unsteered for k, cell in enumerate(path.cells)}
+        own = examples.rows(some)
+
+        def run(index: slice) -> Float[Tensor, "cell example value"]:
+            part = own.rows(index)
+            read = reading.begin(part)
+            out = torch.full((len(places) + unsteered, len(part), reading.values), torch.nan)
+            for ran, states in path.runs(part, planned.cells_per_batch, unsteered):
+                where = [places[cell] for cell in ran] or [0]
+                out[where] = read(states).cpu().transpose(0, 1).float()
+            return out
+
+        values = in_chunks(run, len(own), planned.examples_per_batch, dim=1)
+        if reading.finite and not bool(torch.isfinite(values).all()):
+            raise ValueError(
+                f"Some {reading.finite} of examples {some.start} to {some.stop - 1} are NaN or "
+                "infinite. Use float32 or bfloat16, and smaller multipliers."
+            )
+        return {"values": values}
+
+
+def _enters_a_block(intervention: Intervention) -> bool:
+    """Whether it edits the stream that enters a block (or leaves the last one), and only that."""
+    return isinstance(intervention, ResidualEdit) and intervention.site.entry is not None

@@ -1,0 +1,282 @@
+"""Three ways to the final states of steered cells; all give the numbers of a full forward pass.
+
+- `Wavefront`, for edits of the stream that enters a block, on a HookedTransformer: each prompt's
+  unedited prefix is computed once and its keys and values are shared by all rows; the unedited last
+  columns run through the blocks once, and at every block the edited copies that start there join
+  the batch, so that no cell repeats what another has done.
+- `ByRows`, for residual edits on a TransformerBridge: all cells are rows of one batch.
+- `OneByOne`, for whatever else can be attached: one forward pass for each cell, from the block
+  before the first that it changes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steerlens.measures.tokenised import Examples
+from steerlens.models.forward import Entering
+from steerlens.models.kernel import Columns, Kernel
+from steerlens.models.model import Model, SteeringError
+from steerlens.protocols import Intervention, ResidualEdit, first_block
+from steerlens.sites import Positions, Site, TokenBatch
+
+GridCell = tuple[int, int]
+"""An intervention and a multiplier, by their numbers."""
+States = Float[Tensor, "example cell variant read d_model"]
+Run = tuple[list[GridCell], States]
+"""Some cells and their states; no cells stand for the unsteered model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Interventions x multipliers."""
+
+    interventions: tuple[Any, ...]
+    multipliers: tuple[float, ...]
+
+    @property
+    def steered(self) -> list[int]:
+        """The multipliers that are not 0."""
+        return [j for j, m in enumerate(self.multipliers) if m != 0]
+
+
+class Path(ABC):
+    """One way to the states of some interventions at every multiplier of a grid but 0."""
+
+    name: ClassVar[str]
+
+    def __init__(self, model: Model, grid: Grid, arms: Sequence[int]) -> None:
+        self.model, self.grid, self.arms = model, grid, list(arms)
+        self.cells: list[GridCell] = [(i, j) for i in self.arms for j in grid.steered]
+
+    @property
+    def at_once(self) -> int:
+        """How many cells are computed at once, where memory holds them."""
+        return max(1, len(self.cells))
+
+    @abstractmethod
+    def columns(self, examples: Examples) -> int:
+        """Columns of each row that a cell computes; the rest is each prompt's shared prefix."""
+
+    @abstractmethod
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+        """First the unsteered states, if asked for; then those of all cells, some at a time.
+
+        Args:
+            cells: How many cells are computed at once.
+        """
+
+
+class Wavefront(Path):
+    """Edited copies of the unedited stream join at the block that first reads them."""
+
+    name = "wavefront"
+
+    def __init__(self, model: Model, kernel: Kernel, grid: Grid, arms: Sequence[int]) -> None:
+        super().__init__(model, grid, arms)
+        self.kernel = kernel
+
+    def columns(self, examples: Examples) -> int:
+        return examples.batch.width - self._shared(examples)
+
+    def _shared(self, examples: Examples) -> int:
+        """Columns before the first edited one (and before the first that is read)."""
+        last = examples.prompt_width - 1
+        if not self.cells:
+            return last
+        firsts = [
+            int(chosen_tokens(self.grid.interventions[i], examples.batch).any(0).int().argmax())
+            for i in self.arms
+        ]
+        return min(*firsts, last)
+
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+        batch, variants = examples.batch, examples.variants
+        shared = self._shared(examples)
+        chosen = {
+            i: chosen_tokens(self.grid.interventions[i], batch)[:, shared:] for i in self.arms
+        }
+        prompts = batch.rows(slice(None, None, variants))
+        prefix = self.kernel.prefix(prompts, shared)
+        columns = _columns(batch, shared, variants)
+        tokens = batch.tokens[:, shared:].unflatten(0, (-1, variants))
+        base = self.kernel.embed(tokens, columns.positions)
+        parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)] or [[]]
+        for k, part in enumerate(parts):
+            order: list[GridCell] = []
+
+            def enter(
+                entry: int, resid: Tensor, part: list = part, order: list = order
+            ) -> Float[Tensor, "prompt row pos d_model"]:
+                starting = self._starting(part, entry)
+                if not starting:
+                    return resid
+                bare, tail = resid[:, :variants], resid.shape[2]
+                joining = [
+                    self._edited(i, js, bare, chosen[i][:, -tail:]) for i, js in starting.items()
+                ]
+                order.extend((i, j) for i, js in starting.items() for j in js)
+                return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
+
+            resid = self.kernel.climb(base, columns, enter=enter, shared=prefix, tail=examples.read)
+            states = self.kernel.states(resid[:, :, -examples.read :])
+            states = states.unflatten(1, (-1, variants))
+            if k == 0 and unsteered:
+                yield [], states[:, :1]
+            if order:
+                yield order, states[:, 1:]
+
+    def _starting(self, cells: list[GridCell], entry: int) -> dict[int, list[int]]:
+        """Which multipliers of which interventions start at a block."""
+        found: dict[int, list[int]] = {}
+        for i, j in cells:
+            if self.grid.interventions[i].site.entry == entry:
+                found.setdefault(i, []).append(j)
+        return found
+
+    def _edited(
+        self,
+        i: int,
+        js: list[int],
+        base: Float[Tensor, "prompt variant pos d_model"],
+        mask: Bool[Tensor, "text pos"],
+    ) -> Float[Tensor, "prompt copy pos d_model"]:
+        """Copies of the unedited rows, one for each multiplier of an intervention."""
+        prompts, variants, width, d = base.shape
+        rows = base[:, None].expand(-1, len(js), -1, -1, -1).reshape(-1, width, d)
+        strengths = torch.tensor([self.grid.multipliers[j] for j in js], device=base.device)
+        strengths = strengths[None, :, None].expand(prompts, -1, variants).reshape(-1)
+        where = mask.view(prompts, 1, variants, width).expand(-1, len(js), -1, -1)
+        edited = self.grid.interventions[i](rows, strengths)
+        edited = torch.where(where.reshape(-1, width, 1), edited, rows)
+        return edited.view(prompts, len(js) * variants, width, d)
+
+
+class ByRows(Path):
+    """All cells are rows of one batch; a row has strength 0 in all edits but its own."""
+
+    name = "rows"
+
+    def columns(self, examples: Examples) -> int:
+        return examples.batch.width
+
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+        batch = examples.batch
+        if unsteered:
+            yield [], _of_examples(self.model.states(batch), examples)[:, None]
+        for k in range(0, len(self.cells), cells):
+            part = self.cells[k : k + cells]
+            rows = batch.repeated(len(part))
+            with ExitStack() as stack:
+                for i in {i for i, _ in part}:
+                    own = [self.grid.multipliers[j] if i == arm else 0.0 for arm, j in part]
+                    strengths = torch.tensor(own, device=self.model.device).repeat(len(batch))
+                    stack.enter_context(self.grid.interventions[i].attach(self.model, strengths))
+                states = self.model.states(rows)[:, -examples.read :]
+            shape = (len(examples), examples.variants, len(part), examples.read, -1)
+            yield part, states.reshape(shape).transpose(1, 2)
+
+
+class OneByOne(Path):
+    """Attach, run, detach: one forward pass for each cell, with one multiplier for all rows.
+
+    The pass is the hooked one, but for an intervention that leaves no hook: one that changes
+    weights runs on the weights as they are while it is attached.
+    """
+
+    name = "general"
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    def columns(self, examples: Examples) -> int:
+        return examples.batch.width
+
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+        batch = examples.batch
+        starts = {i: self._start(self.grid.interventions[i]) for i in self.arms if self.cells}
+        below = [Site(start, "resid_pre") for start in sorted(set(starts.values())) if start]
+        entering: dict[Site, Tensor] = {}
+        if unsteered:
+            with self.model.forward.keeping(below) as entering:
+                states = self.model.states(batch)
+            yield [], _of_examples(states, examples)[:, None]
+        elif below:
+            entering = self.model.cache(batch, below)
+        for i, j in self.cells:
+            stream = entering.get(Site(starts[i], "resid_pre"))
+            with self.grid.interventions[i].attach(self.model, self.grid.multipliers[j]):
+                states = self._states(examples, None if stream is None else (starts[i], stream))
+            yield [(i, j)], _of_examples(states, examples)[:, None]
+
+    def _states(
+        self, examples: Examples, entering: Entering | None
+    ) -> Float[Tensor, "row out d_model"]:
+        """The states under what is attached: without hooks where none are, as of changed weights."""
+        batch = examples.batch
+        start = 0 if entering is None else entering[0]
+        kernel = None if self.model.attached else self.model.kernel(start)
+        if kernel is None:
+            return self.model.states(batch, entering)
+        columns = Columns.of(batch)
+        resid = (
+            kernel.embed(batch.tokens[:, None], columns.positions)
+            if entering is None
+            else entering[1][:, None]
+        )
+        resid = kernel.climb(resid, columns, first=start, tail=examples.read)
+        return kernel.states(resid[:, 0])
+
+    def _start(self, intervention: Intervention) -> int:
+        """The block from which a cell's own pass starts, with the stream that all cells share.
+
+        It is the block before the first that changes: the stream that enters a block can also be
+        edited as what leaves the one before it.
+        """
+        if self.model.is_bridge or self.model.attached:
+            return 0
+        return max(0, first_block(intervention) - 1)
+
+
+def chosen_tokens(edit: ResidualEdit, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+    """The tokens of each text that an edit changes.
+
+    Raises:
+        SteeringError: If there is none in some text.
+    """
+    chosen = edit.positions.mask(batch)
+    empty = ~chosen.any(-1)
+    if bool(empty.any()):
+        raise SteeringError(
+            f"{edit.positions} chooses no token of text {int(empty.nonzero()[0])}, so steering "
+            f"at {edit.site} would do nothing there. {Positions.generated()} needs answers of "
+            "two or more tokens; use Positions.from_prompt_end()."
+        )
+    return chosen
+
+
+def _columns(batch: TokenBatch, shared: int, variants: int) -> Columns:
+    """The columns after the prompts' shared ones, for the variants of each prompt."""
+    index = torch.arange(shared, batch.width, device=batch.tokens.device)
+    return Columns(
+        positions=batch.positions[:, shared:].unflatten(0, (-1, variants)),
+        index=index,
+        own_keys=batch.mask[:, shared:].unflatten(0, (-1, variants)),
+        own_index=index,
+        shared_keys=batch.mask[::variants, :shared] if shared else None,
+    )
+
+
+def _of_examples(
+    states: Float[Tensor, "row pos d_model"], examples: Examples
+) -> Float[Tensor, "example variant read d_model"]:
+    return states[:, -examples.read :].unflatten(0, (-1, examples.variants))

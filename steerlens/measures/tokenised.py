@@ -1,0 +1,148 @@
+"""Examples as tokens: questions with two answers, and ordinary texts, ready to be run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from steerlens.data import ContrastPair, ContrastSet
+from steerlens.models.model import Model
+from steerlens.sites import TokenBatch
+
+E = TypeVar("E", bound="Examples")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Tokens of some examples, and which of their columns are read out."""
+
+    batch: TokenBatch
+    """[example * variants] rows: prompts left-padded, what continues them after that."""
+    variants: int
+    """Rows of one example: 2 where both answers are given to the model, else 1."""
+    prompt_width: int
+    """Columns of the prompts; the last of them is the first that is read."""
+    read: int
+    """How many of the last columns are read."""
+
+    def __len__(self) -> int:
+        return len(self.batch) // self.variants
+
+    def rows(self: E, index: slice) -> E:
+        """Some of the examples, with the same columns."""
+        start, stop, _ = index.indices(len(self))
+        return replace(
+            self, batch=self.batch.rows(slice(start * self.variants, stop * self.variants))
+        )
+
+    @property
+    def digest(self) -> str:
+        """A short hash of what is asked: equal for equal examples."""
+        found = hashlib.sha256()
+        for tensor in self._content():
+            found.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+            found.update(tensor.cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def _content(self) -> list[Tensor]:
+        return [self.batch.tokens, self.batch.mask, self.batch.prompt_end]
+
+
+@dataclass(frozen=True, eq=False)
+class Questions(Examples):
+    """Prompts with two answers each, as `sweep` scores them.
+
+    Where every answer is one token, both are read from the prompt's last column; else each row
+    gives the model one answer (but for its last token).
+    """
+
+    targets: Int[Tensor, "example 2 read"]
+    """Token ids of the positive and negative answers, padded with 0."""
+    counted: Bool[Tensor, "example 2 read"]
+    """Which of the targets are real."""
+
+    def rows(self, index: slice) -> Questions:
+        """Some of the questions, with the same columns."""
+        some = super().rows(index)
+        return replace(some, targets=self.targets[index], counted=self.counted[index])
+
+    def _content(self) -> list[Tensor]:
+        return [*super()._content(), self.targets, self.counted]
+
+
+def questions(model: Model, pairs: Sequence[ContrastPair] | ContrastSet) -> Questions:
+    """Tokenises prompts and answers for scoring.
+
+    Raises:
+        ValueError: If a prompt is empty, too long, merges with its answer, or two answers are the
+            same or one is the start of the other.
+    """
+    pairs = list(pairs)
+    for i, pair in enumerate(pairs):
+        if not pair.prompt:
+            raise ValueError(
+                f"Pair {i} has no prompt, so there is no question whose answers could be scored "
+                f"({pair.positive!r} / {pair.negative!r}). Such pairs can fit a direction; score "
+                "pairs with a prompt and two answers."
+            )
+    split = [
+        [model.split(pair.prompt, text) for text in (pair.positive, pair.negative)]
+        for pair in pairs
+    ]
+    for pair, ((_, one), (_, other)) in zip(pairs, split, strict=True):
+        short = min(len(one), len(other))
+        if one[:short] == other[:short]:
+            raise ValueError(
+                f"The answers {pair.positive!r} and {pair.negative!r} have the same tokens as far "
+                "as the shorter one goes, so no token tells them apart. Give answers that differ "
+                "at some token before the shorter one ends."
+            )
+    read = max(len(answer) for sides in split for _, answer in sides)
+    variants = 1 if read == 1 else 2
+    prompts = [sides[0][0] for sides in split]
+    width = max(map(len, prompts))
+    if width + read - 1 > model.n_ctx:
+        raise ValueError(
+            f"The longest prompt has {width} tokens and the longest answer {read}, and the context "
+            f"of {model.name!r} is {model.n_ctx}. Shorten the prompts."
+        )
+    batch = model.tokens([pair.prompt for pair in pairs], padding_side="left")
+    targets = torch.zeros(len(pairs), 2, read, dtype=torch.long)
+    counted = torch.zeros(len(pairs), 2, read, dtype=torch.bool)
+    for i, sides in enumerate(split):
+        for side, (_, answer) in enumerate(sides):
+            targets[i, side, : len(answer)] = torch.tensor(answer)
+            counted[i, side, : len(answer)] = True
+    targets, counted = targets.to(model.device), counted.to(model.device)
+    if variants == 2:
+        given, real = targets[..., :-1].flatten(0, 1), counted[..., 1:].flatten(0, 1)
+        batch = batch.repeated(2).extended(given, torch.zeros_like(real), real)
+    return Questions(batch, variants, width, read, targets, counted)
+
+
+def halved(model: Model, texts: Sequence[str], share: float = 0.5) -> TokenBatch:
+    """Texts whose first part is the prompt and whose rest continues it.
+
+    Raises:
+        ValueError: If a text has fewer than 4 tokens, or more than the context.
+    """
+    batch = model.tokens(list(texts), padding_side="left")
+    lengths = batch.mask.sum(-1)
+    if int(lengths.min()) < 4:
+        raise ValueError("A text for measuring cost has fewer than 4 tokens. Use longer texts.")
+    kept = (lengths * share).long().clamp(min=2)
+    return replace(batch, prompt_end=batch.width - lengths + kept)
+
+
+def neutral_texts_of(pairs: Sequence[ContrastPair] | ContrastSet) -> list[str]:
+    """The ordinary texts on which steering costs something, where none are given.
+
+    Each prompt with its positive answer.
+    """
+    return [pair.prompt + pair.positive for pair in pairs]

@@ -1,0 +1,186 @@
+"""`steerlens run | show | list`: what is printed, the exit status, and how it ends when stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steerlens.cli import main
+from steerlens.store import files
+from steerlens.store.cells import Cells
+from steerlens.store.run_folder import RunFolder
+
+PATH = Path(__file__).parent / "stranger_experiment.py"
+ROOT = PATH.parents[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder with one finished run of a stranger's experiment."""
+    folder = tmp_path_factory.mktemp("results")
+    assert main(["run", str(PATH), "--results", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(results):
+    (found,) = results.iterdir()
+    return found
+
+
+def test_a_strangers_experiment_runs_with_its_own_fields(tmp_path, capsys):
+    words = ["run", str(PATH), "--power", "1.0", "--layers", "2", "--n-fit", "8"]
+    assert main([*words, "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Distance of sentiment in reviews\n  farthest apart  ")
+    assert "of the norm at L2 resid_post" in said and "report.html" in said
+
+
+def test_it_is_listed_and_shown_without_its_code(results, folder, tmp_path):
+    """In a process that has never seen the stranger's file, and cannot find it."""
+    assert folder.name.startswith("stranger_experiment-")
+    listed = steerlens("list", str(results), cwd=tmp_path)
+    assert listed.stdout == f"finished    {folder}\n" and listed.returncode == 0
+    shown = steerlens("show", str(folder), cwd=tmp_path)
+    assert shown.stdout.splitlines()[0] == "Distance of sentiment in reviews"
+    assert shown.stdout.splitlines()[-1].endswith("report.html")
+
+
+def test_the_same_command_finds_the_finished_run(results, folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert main(["run", str(PATH), "--results", str(results)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert "farthest apart" in capsys.readouterr().out
+
+
+def test_a_subclass_of_an_experiment_of_steerlens_runs_and_is_shown(tmp_path, capsys):
+    (tmp_path / "subclass.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from steerlens.experiment import ProbingExperiment\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Twice(ProbingExperiment):\n"
+        "    '''Probes.'''\n"
+        "    more: int = 1\n"
+        "experiment = Twice(n_fit=20, layers=(1, 2), controls=1, more=2)\n"
+    )
+    results = tmp_path / "results"
+    assert main(["run", str(tmp_path / "subclass.py"), "--results", str(results)]) == 0
+    (folder,) = results.iterdir()
+    capsys.readouterr()
+    assert main(["list", str(results)]) == 0
+    assert f"finished    {folder}" in capsys.readouterr().out
+    assert main(["show", str(folder)]) == 0
+    assert "AUROC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, monkeypatch, capsys, number, status):
+    saved = Cells.save
+
+    def stopped(self, unit, numbers):
+        saved(self, unit, numbers)
+        signal.raise_signal(number)
+
+    words = ["run", str(PATH), "--results", str(tmp_path)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Cells, "save", stopped)
+        assert main(words) == status
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "steerlens: stopped; run the same command to go on"
+    assert "Traceback" not in said.err and said.out == ""
+    assert main(["list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("unfinished  ")
+    assert main(words) == 0
+
+
+def test_the_handler_of_sigterm_is_put_back(results):
+    before = signal.getsignal(signal.SIGTERM)
+    main(["list", str(results)])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk or your quota is full. Free some space"),
+        (errno.EROFS, "the file system is read-only. Choose another folder."),
+        (errno.EACCES, "you have no permission. Change the permissions of"),
+    ],
+)
+def test_what_cannot_be_written_is_named_with_the_remedy(tmp_path, monkeypatch, capsys, code, said):
+    def refused(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    words = ["run", str(PATH), "--results", str(tmp_path)]
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "replace", refused)
+        assert main(words) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("steerlens")]
+    assert line.startswith(f"steerlens: {tmp_path}") and "cannot be written" in line
+    assert said in line
+    assert not list(tmp_path.rglob("*.steerlens-tmp"))
+    assert main(words) == 0, "and it goes on when that is mended"
+
+
+def test_a_folder_in_use_is_refused_in_one_line(results, folder, tmp_path, capsys):
+    again = tmp_path / folder.name
+    with RunFolder.open(again):
+        assert main(["run", str(PATH), "--results", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"steerlens: Another process works in {again}.")
+
+
+def test_results_that_are_a_file_are_refused(tmp_path, capsys):
+    (tmp_path / "taken").write_text("precious")
+    assert main(["run", str(PATH), "--results", str(tmp_path / "taken")]) == 2
+    assert "is a file, so it cannot be a folder" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "precious"
+
+
+def test_a_reader_that_goes_away_is_no_error(folder):
+    with started("show", str(folder)) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_positions_that_cannot_be_steered_are_not_offered(tmp_path, capsys):
+    (tmp_path / "map.py").write_text(
+        "from steerlens.experiment import SteerabilityExperiment\n"
+        "experiment = SteerabilityExperiment()\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(tmp_path / "map.py"), "--help"])
+    assert stop.value.code == 0
+    help_text = capsys.readouterr().out
+    assert "{all,last,from_prompt_end,generated}" in help_text and "span" not in help_text
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(tmp_path / "map.py"), "--positions", "span"])
+    assert stop.value.code == 2
+    assert "span" in capsys.readouterr().err
+
+
+def steerlens(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    asked = [sys.executable, "-m", "steerlens.cli", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        asked, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+def started(*words: str) -> subprocess.Popen[str]:
+    asked = [sys.executable, "-m", "steerlens.cli", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
