@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 from steerlens.results.grid import find_row, layers_of
 from steerlens.results.result import Result
 from steerlens.sites import Site
@@ -32,7 +34,7 @@ class RowResult(Result):
         """A row in words: "layer 3", or its name."""
         return self.rows[row] if self.layers is None else f"layer {self.layers[row]}"
 
-    def find(self, row: str | int | Site) -> int:
+    def find(self, row: str | SupportsIndex | Site) -> int:
         """The index of a row, given by its name, its site, or its layer.
 
         Raises:

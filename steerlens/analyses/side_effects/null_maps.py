@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 from steerlens.analyses.direction_nulls import (
     DEFAULT,
@@ -12,6 +12,7 @@ from steerlens.analyses.direction_nulls import (
     require_enough_nulls,
     without_direction,
 )
+from steerlens.arguments import as_int
 from steerlens.directions import Direction
 from steerlens.interventions.arms import Arms
 from steerlens.interventions.residual import Add
@@ -32,7 +33,7 @@ class NullMaps(NamedTuple):
 
 
 def null_maps(
-    nulls: int | Sequence[Arms] | None, arms: Mapping[str, Intervention], seed: int
+    nulls: SupportsIndex | Sequence[Arms] | None, arms: Mapping[str, Intervention], seed: int
 ) -> NullMaps:
     """The null maps that were asked for.
 
@@ -44,13 +45,13 @@ def null_maps(
         ValueError: If a random direction cannot take the place of an intervention, a given map does
             not have an intervention for each row, or there are too few maps for a threshold.
     """
-    if nulls is not None and not isinstance(nulls, int):
+    if isinstance(nulls, Sequence):
         require_enough_nulls(len(nulls))
         return _named([_one_map(one, tuple(arms)) for one in nulls], "given null maps")
     other = without_direction(arms)
     if nulls is None and other is not None:
         return NullMaps([], f"because {other!r} is not along one direction")
-    count = DEFAULT if nulls is None else nulls
+    count = DEFAULT if nulls is None else as_int("nulls", nulls)
     require_enough_nulls(count)
     if count and other is not None:
         raise refusal(

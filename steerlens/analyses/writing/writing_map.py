@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +44,7 @@ from steerlens.stats import Interval
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-CellLike = Cell | tuple[str | int | Site, float]
+CellLike = Cell | tuple[str | SupportsIndex | Site, SupportsFloat]
 """A cell; or the name, site or layer of its row, and its multiplier."""
 
 
