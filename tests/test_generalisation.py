@@ -1,4 +1,4 @@
-"""Slopes on shifted questions, held against what is planted."""
+"""Slopes on shifted questions are those that are planted."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def adds(directions):
 
 @pytest.fixture(scope="module")
 def deaf(asked):
-    """Prompts that do not end in a question mark, where the reading block hears nothing."""
+    """Prompts that do not end in a question mark, which the reading block does not react to."""
     pairs = tuple(replace(p, prompt=p.prompt + " it", group="") for p in asked[1])
     return ContrastSet("deaf", pairs)
 

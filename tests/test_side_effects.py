@@ -1,4 +1,4 @@
-"""Gains on other concepts, held against what is planted."""
+"""Gains on other concepts are those that are planted."""
 
 from dataclasses import replace
 
@@ -77,7 +77,7 @@ def test_a_direction_that_does_move_the_other_concept_is_found_with_its_exact_si
     ids = [model.split(food.pairs[0].prompt, f" {word}")[1][0] for word in ("soup", "bread")]
     weight = planted.model.unembed.W_U
     towards = (weight[:, ids[0]] - weight[:, ids[1]]).detach()
-    site = Site(5)  # nothing stands between it and the unembedding
+    site = Site(5)  # directly before the unembedding
     mixed = planted.answer_direction + towards
     found = spillover(
         model, [Add(Direction(mixed, site), unit="direction")], sets, FEW, target="nice",
@@ -225,7 +225,7 @@ def test_random_directions_cannot_take_the_place_of_another_intervention(model, 
         ({"sets": {}}, "not among the sets"),
         ({"target": {"somewhere": "nice"}}, "the interventions are"),
         ({"nulls": 5}, "at least 19"),
-        ({"nulls": -1}, "nulls=-1 is negative"),
+        ({"nulls": -1}, "-1 null maps cannot give"),
         ({"nulls": [[]] * 20}, "one intervention per row"),
         ({"nulls": [{"elsewhere": Direction(torch.ones(32), Site(1))}] * 20}, "per row"),
     ],
@@ -335,7 +335,7 @@ def test_the_heatmap_outlines_each_rows_target_once():
     )  # fmt: skip
     frame = [trace for trace in figure.data if trace.name.startswith("target")][-1]
     assert sum(x is None for x in frame.x) == 2  # two blocks
-    # Named rows read from the top: the last row lies lowest.
+    # Named rows are drawn from the top: the last row is the lowest.
     assert figure.data[0].z[0][1] == 1.0
     assert figure.data[0].hovertext[0][1].startswith("r2: b<br>")
     with pytest.raises(ValueError, match="none of the sets"):

@@ -504,7 +504,7 @@ def test_damaged_folders_are_refused(made, tmp_path):
         ({"prompts": ["you"]}, "1 prompts, 1 of them different"),
         ({"prompts": "you"}, "1 prompts, 1 of them different"),
         ({"prompts": ["you", "cat", "you"]}, "no prompt twice"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0: ask for at least one"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 is too small"),
         ({"max_new_tokens": 60}, "Prompt 0 has 9 tokens; with 60 .* Use max_new_tokens=55"),
         ({"multipliers": (1.0, 2.0)}, "has no 0.0, which is the unsteered model"),
         ({"multipliers": (0.0,)}, "no strength other than 0.0"),

@@ -19,8 +19,8 @@ from steerlens.interventions.arms import require_fits
 from steerlens.measures.sweep import plan
 from steerlens.models.model import Model
 from steerlens.protocols import Directed, Intervention
-from steerlens.results import Result
-from steerlens.results.grid import find_multiplier, find_row, layers_of
+from steerlens.results import RowResult
+from steerlens.results.grid import find_multiplier
 from steerlens.sites import Site
 
 Bounds = tuple[Tensor, Tensor, Tensor]
@@ -28,7 +28,7 @@ Bounds = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Answers(Result):
+class Answers(RowResult):
     """Propensity of every set's questions, for every intervention (row) and multiplier."""
 
     rows: tuple[str, ...]
@@ -54,16 +54,6 @@ class Answers(Result):
         """The names of the sets of questions."""
         return tuple(self.propensities)
 
-    @property
-    def layers(self) -> tuple[int, ...] | None:
-        """The layer of each row, where the rows are one stream's layers; else None."""
-        return layers_of(self.rows, self.sites)
-
-    @property
-    def labels(self) -> tuple[int, ...] | tuple[str, ...]:
-        """What a figure calls the rows: their layers, or else their names."""
-        return self.layers or self.rows
-
     def of(self, name: str) -> Float[Tensor, "row multiplier _example"]:
         """The propensities of one set.
 
@@ -82,10 +72,6 @@ class Answers(Result):
     def slopes(self, name: str) -> Float[Tensor, "row _example"]:
         """Steerability of every question of a set: nats of propensity per unit multiplier."""
         return stats.steerability_slope(self.multipliers, self.of(name).mT)
-
-    def row(self, which: str | int | Site) -> int:
-        """The index of a row, given by its name, site, or layer."""
-        return find_row(self.rows, self.sites, which)
 
 
 def interval_at(bounds: Bounds, *index: int) -> stats.Interval:

@@ -29,7 +29,7 @@ from steerlens.plots.words import axis_title, measured, number
 UNCERTAIN = "95% interval of the cell by itself holds 0"
 LEFT, RIGHT = 58, 62
 GAP = 0.2
-"""Share of the width between two panels, where the colour bar of the left one stands."""
+"""Share of the width between two panels, with the colour bar of the left one."""
 
 
 def change_panels(

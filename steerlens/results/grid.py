@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_float, as_int
 from steerlens.sites import Site
 
 
@@ -33,7 +35,9 @@ def steering_of(row: str, site: Site | None) -> str:
     return f"steering at {row}" if row == str(site) else row
 
 
-def find_row(rows: Sequence[str], sites: Sequence[Site | None], which: str | int | Site) -> int:
+def find_row(
+    rows: Sequence[str], sites: Sequence[Site | None], which: str | SupportsIndex | Site
+) -> int:
     """The index of a row.
 
     Args:
@@ -42,8 +46,9 @@ def find_row(rows: Sequence[str], sites: Sequence[Site | None], which: str | int
     Raises:
         ValueError: If there is no such row, or more than one.
     """
-    if isinstance(which, int):
-        found = [i for i, layer in enumerate(layers_of(rows, sites) or ()) if layer == which]
+    if isinstance(which, SupportsIndex):
+        asked = as_int("row", which)
+        found = [i for i, layer in enumerate(layers_of(rows, sites) or ()) if layer == asked]
     else:
         found = [i for i, names in enumerate(zip(rows, sites, strict=True)) if which in names]
     if len(found) > 1:
@@ -58,14 +63,15 @@ def find_row(rows: Sequence[str], sites: Sequence[Site | None], which: str | int
     return found[0]
 
 
-def find_multiplier(multipliers: Float[Tensor, " multiplier"], which: float) -> int:
+def find_multiplier(multipliers: Float[Tensor, " multiplier"], which: SupportsFloat) -> int:
     """The index of a multiplier.
 
     Raises:
         ValueError: If it is not among them.
     """
-    found = torch.isclose(multipliers, torch.tensor(float(which)).to(multipliers)).nonzero()
+    asked = as_float("multiplier", which)
+    found = torch.isclose(multipliers, torch.tensor(asked).to(multipliers)).nonzero()
     if not len(found):
         listed = ", ".join(f"{m:g}" for m in multipliers.tolist())
-        raise ValueError(f"Multiplier {which:g} was not measured. Use one of {listed}.")
+        raise ValueError(f"Multiplier {asked:g} was not measured. Use one of {listed}.")
     return int(found[0])

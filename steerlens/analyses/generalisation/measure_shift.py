@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import SupportsFloat
 
 import torch
 
@@ -21,7 +22,7 @@ def shifted(
     arms: Arms,
     in_distribution: ContrastSet,
     shifted: Mapping[str, ContrastSet],
-    multipliers: Sequence[float] = MULTIPLIERS,
+    multipliers: Iterable[SupportsFloat] = MULTIPLIERS,
     *,
     progress: bool = True,
     cells: Cells | None = None,
@@ -50,7 +51,7 @@ def shifted(
     interval.
     """
     model = as_model(model)
-    require_multipliers(multipliers)
+    multipliers = require_multipliers(multipliers)
     named = named_arms(arms)
     if not shifted:
         raise ValueError(

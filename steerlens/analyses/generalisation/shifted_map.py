@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ class ShiftedMap(Answers):
 
         NaN where the interval of the slope in distribution holds 0. The slope of questions that
         chose the row is biased upwards, which makes the ratio too small: give `shifted` questions
-        that chose nothing.
+        that had no part in choosing it.
 
         Source: relative steerability of Tan et al., arXiv:2407.12404; the interval is ours.
         """
@@ -105,12 +105,12 @@ class ShiftedMap(Answers):
         """The index of the row with the largest mean slope in distribution."""
         return int(self.slopes(self.in_distribution).mean(-1).argmax())
 
-    def _index(self, row: str | int | Site | None) -> int:
-        return self.steepest if row is None else self.row(row)
+    def _index(self, row: str | SupportsIndex | Site | None) -> int:
+        return self.steepest if row is None else self.find(row)
 
     # Words and pictures
 
-    def summary(self, row: str | int | Site | None = None) -> str:
+    def summary(self, row: str | SupportsIndex | Site | None = None) -> str:
         """The slope of each set in one row, by default the one that is steepest in distribution.
 
         Args:
@@ -161,13 +161,13 @@ class ShiftedMap(Answers):
         return plots.shift_scatter(
             as_lists(self.slope_interval(self.in_distribution)),
             {name: as_lists(self.slope_interval(name)) for name in self.shifted},
-            rows=self.labels,
+            rows=self.row_labels,
             unit=UNIT,
             title=self._finding(self.steepest),
             correlations={k: r for k, r in correlations.items() if r.value == r.value},
         )
 
-    def plot_sets(self, row: str | int | Site | None = None) -> go.Figure:
+    def plot_sets(self, row: str | SupportsIndex | Site | None = None) -> go.Figure:
         """Every set's slope with its interval in one row, by default the steepest.
 
         Args:
@@ -185,7 +185,7 @@ class ShiftedMap(Answers):
 
     def _finding(self, i: int) -> str:
         ratios = [interval_at(self.ratio(name), i) for name in self.shifted]
-        where = f"{self.rows[i]}:" if self.layers is None else f"At layer {self.layers[i]}"
+        where = f"{self.rows[i]}:" if self.layers is None else f"At {self.row_name(i)}"
         if any(ratio.value != ratio.value for ratio in ratios):
             return f"{where} the interval of the slope in distribution holds 0"
         least, most = (f"{bound([r.value for r in ratios]):.2f}" for bound in (min, max))
@@ -208,13 +208,13 @@ class ShiftedMap(Answers):
 
     def columns(self) -> Sequence[Column]:
         """Slopes, differences and ratios of every row and set, with their intervals."""
-        nothing = (torch.full((len(self.rows),), torch.nan),) * 3
+        missing = (torch.full((len(self.rows),), torch.nan),) * 3
         compared = {
             "slope": [self.slope_interval(name) for name in self.sets],
             "difference": [
-                self.difference(name) if name in self.shifted else nothing for name in self.sets
+                self.difference(name) if name in self.shifted else missing for name in self.sets
             ],
-            "ratio": [self.ratio(name) if name in self.shifted else nothing for name in self.sets],
+            "ratio": [self.ratio(name) if name in self.shifted else missing for name in self.sets],
         }
         found = []
         for name, each in compared.items():

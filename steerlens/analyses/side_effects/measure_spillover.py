@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor
 from steerlens.analyses.answers import require_scorable, rows_made_by, same_questions
 from steerlens.analyses.side_effects.null_maps import null_maps
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
+from steerlens.arguments import as_int
 from steerlens.data import ContrastSet
 from steerlens.interventions.arms import Arms, named_arms, site_of
 from steerlens.measures.sweep import sweep
@@ -24,11 +26,11 @@ def spillover(
     model: Model,
     arms: Arms,
     sets: Mapping[str, ContrastSet],
-    multipliers: Sequence[float] = MULTIPLIERS,
+    multipliers: Iterable[SupportsFloat] = MULTIPLIERS,
     *,
     target: str | Mapping[str, str],
-    nulls: int | Sequence[Arms] | None = None,
-    seed: int = 0,
+    nulls: SupportsIndex | Sequence[Arms] | None = None,
+    seed: SupportsIndex = 0,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> SpilloverMap:
@@ -55,7 +57,7 @@ def spillover(
             this is raised before the first sweep.
     """
     model = as_model(model)
-    require_multipliers(multipliers)
+    multipliers, seed = require_multipliers(multipliers), as_int("seed", seed)
     named = named_arms(arms)
     targets = _targets(target, tuple(named), sets)
     _require_different(sets)
@@ -63,7 +65,7 @@ def spillover(
     require_scorable(model, named, sets, multipliers, controls.interventions)
     kept = cells_or_none(cells, "spillover", progress)
     everything = [*named.values(), *controls.interventions]
-    zero, rows = list(multipliers).index(0.0), len(named)
+    zero, rows = multipliers.index(0.0), len(named)
     propensities: dict[str, Tensor] = {}
     null_gains = []
     for name, asked in sets.items():

@@ -1,24 +1,22 @@
-"""Null maps: the interventions with which a map is compared to see what chance gives."""
+"""Null maps: the interventions with which gains on other concepts are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
-import torch
-
+from steerlens.analyses.direction_nulls import (
+    DEFAULT,
+    random_maps,
+    refusal,
+    require_enough_nulls,
+    without_direction,
+)
+from steerlens.arguments import as_int
 from steerlens.directions import Direction
-from steerlens.directions.methods import Random
 from steerlens.interventions.arms import Arms
 from steerlens.interventions.residual import Add
-from steerlens.protocols import Directed, Intervention
-
-DEFAULT = 20
-"""Null maps where no number is asked for."""
-FEWEST = 19
-"""Null maps that a threshold at level 0.95 needs."""
-RANDOM = "random directions"
+from steerlens.protocols import Intervention
 
 
 class NullMaps(NamedTuple):
@@ -35,7 +33,7 @@ class NullMaps(NamedTuple):
 
 
 def null_maps(
-    nulls: int | Sequence[Arms] | None, arms: Mapping[str, Intervention], seed: int
+    nulls: SupportsIndex | Sequence[Arms] | None, arms: Mapping[str, Intervention], seed: int
 ) -> NullMaps:
     """The null maps that were asked for.
 
@@ -47,28 +45,24 @@ def null_maps(
         ValueError: If a random direction cannot take the place of an intervention, a given map does
             not have an intervention for each row, or there are too few maps for a threshold.
     """
-    other = next((row for row, edit in arms.items() if not isinstance(edit, Directed)), None)
+    if isinstance(nulls, Sequence):
+        require_enough_nulls(len(nulls))
+        return _named([_one_map(one, tuple(arms)) for one in nulls], "given null maps")
+    other = without_direction(arms)
     if nulls is None and other is not None:
         return NullMaps([], f"because {other!r} is not along one direction")
-    if nulls is not None and not isinstance(nulls, int):
-        maps, what = [_one_map(one, tuple(arms)) for one in nulls], "given null maps"
-    else:
-        count = DEFAULT if nulls is None else nulls
-        if count > 0 and other is not None:
-            raise ValueError(
-                f"{other!r} ({type(arms[other]).__name__}) is not an edit along one direction, so a "
-                "random direction cannot take its place. Give null maps of your own (nulls=[[…], …], "
-                "each with one intervention per row), or nulls=0 for a map without p-values."
-            )
-        maps = [_random_map(arms, seed + 1 + k * len(arms)) for k in range(max(count, 0))]
-        what = RANDOM
-        if count < 0:
-            raise ValueError(f"nulls={count} is negative. Use 0 for a map without p-values.")
-    if 0 < len(maps) < FEWEST:
-        raise ValueError(
-            f"{len(maps)} null maps cannot give a threshold at level 0.95. Use at least {FEWEST}, or "
-            "0 for a map without p-values."
-        )
+    count = DEFAULT if nulls is None else as_int("nulls", nulls)
+    require_enough_nulls(count)
+    if count and other is not None:
+        raise refusal(
+            arms, other,
+            "Give null maps of your own (nulls=[[…], …], each with one intervention per row), or "
+            "nulls=0 for a map without p-values.",
+        )  # fmt: skip
+    return _named(random_maps(arms, count, seed), "random directions")
+
+
+def _named(maps: list[list[Intervention]], what: str) -> NullMaps:
     return NullMaps(maps, what if maps else "because none were asked for")
 
 
@@ -82,19 +76,3 @@ def _one_map(given: Arms, rows: tuple[str, ...]) -> list[Intervention]:
             f"({', '.join(rows)}). Give each null map one intervention per row."
         )
     return [Add(edit) if isinstance(edit, Direction) else edit for edit in edits]
-
-
-def _random_map(arms: Mapping[str, Intervention], seed: int) -> list[Intervention]:
-    """The same interventions along random directions of the same lengths."""
-    return [
-        random_like(edit, seed + i)
-        for i, edit in enumerate(arms.values())
-        if isinstance(edit, Directed)
-    ]
-
-
-def random_like(edit: Directed, seed: int) -> Directed:
-    """The same edit along a random direction of the same length."""
-    direction = edit.direction
-    vector = Random(seed)(direction.vector[None], torch.zeros_like(direction.vector)[None])
-    return edit.along(replace(direction, vector=vector, method=repr(Random(seed))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float
@@ -168,12 +168,12 @@ class SpilloverMap(Answers):
 
     # Words and pictures
 
-    def _column(self, multiplier: float | None) -> int:
+    def _column(self, multiplier: SupportsFloat | None) -> int:
         if multiplier is None:
             return int(self.multipliers.argmax())
         return find_multiplier(self.multipliers, multiplier)
 
-    def summary(self, multiplier: float | None = None) -> str:
+    def summary(self, multiplier: SupportsFloat | None = None) -> str:
         """Gains of every row on every set at one multiplier, by default the largest."""
         j = self._column(multiplier)
         lines = [
@@ -210,14 +210,14 @@ class SpilloverMap(Answers):
         lines = self._gains_at(self._column(None if cell is None else cell.multiplier))
         return labelled("other concepts", "\n".join(lines))
 
-    def plot(self, multiplier: float | None = None) -> go.Figure:
+    def plot(self, multiplier: SupportsFloat | None = None) -> go.Figure:
         """Row x set at one multiplier, by default the largest: mean gain, targets outlined."""
         j = self._column(multiplier)
         below = ~(self.spills[:, j] | self.is_target) if self.has_null else None
         dotted = f"; dotted: no more than {self.null_name}" if self.has_null else ""
         return plots.gain_heatmap(
             self.mean_gain[:, j].tolist(),
-            rows=self.labels,
+            rows=self.row_labels,
             sets=self.sets,
             targets=self.targets,
             unit="nats",
@@ -229,14 +229,14 @@ class SpilloverMap(Answers):
             ],
         )
 
-    def plot_lines(self, row: str | int | Site | None = None) -> go.Figure:
+    def plot_lines(self, row: str | SupportsIndex | Site | None = None) -> go.Figure:
         """Gain over multipliers on every set, for one row: by default the one that gains most.
 
         Args:
             row: Its name, site or layer.
         """
         most = int(self._target_gain()[:, int(self.multipliers.argmax())].argmax())
-        i = most if row is None else self.row(row)
+        i = most if row is None else self.find(row)
         target = self.targets[i]
         names = [target, *(name for name in self.sets if name != target)]
         value, low, high = self.gain_interval

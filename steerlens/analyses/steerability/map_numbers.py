@@ -13,8 +13,8 @@ from torch import Tensor
 from steerlens import stats
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.confirmation import Confirmation
-from steerlens.results import Cell, Column, Result
-from steerlens.results.grid import find_multiplier, find_row, layers_of
+from steerlens.results import Cell, Column, RowResult
+from steerlens.results.grid import find_multiplier
 from steerlens.sites import Site
 from steerlens.stats import Interval
 
@@ -23,7 +23,7 @@ CELLS = ("row", "multiplier")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MapNumbers(Result):
+class MapNumbers(RowResult):
     """Propensity and cost of every row, multiplier and example. Everything else is derived.
 
     A row is a named intervention. `SteerabilityMap` adds the choice of a cell, words and figures.
@@ -56,20 +56,6 @@ class MapNumbers(Result):
     # Rows and cells
 
     @property
-    def layers(self) -> tuple[int, ...] | None:
-        """The layer of each row, where the rows are sites of one stream; else None."""
-        return layers_of(self.rows, self.sites)
-
-    @property
-    def row_labels(self) -> tuple[int, ...] | tuple[str, ...]:
-        """What figures call the rows: layers where they are layers, else their names."""
-        return self.layers or self.rows
-
-    def row_name(self, row: int) -> str:
-        """A row in words: "layer 3", or its name."""
-        return self.rows[row] if self.layers is None else f"layer {self.layers[row]}"
-
-    @property
     def lengths(self) -> tuple[float, ...] | None:
         """How long a vector multiplier 1 adds in each row, in the units of the stream.
 
@@ -85,10 +71,6 @@ class MapNumbers(Result):
     def index(self, cell: Cell) -> tuple[int, int]:
         """The indices of a cell."""
         return self.find(cell.row), find_multiplier(self.multipliers, cell.multiplier)
-
-    def find(self, row: str | int | Site) -> int:
-        """The index of a row, given by its name, its site, or its layer."""
-        return find_row(self.rows, self.sites, row)
 
     # Effects
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.analyses.direction_nulls import (
+    DEFAULT,
+    random_maps,
+    refusal,
+    require_enough_nulls,
+    without_direction,
+)
 from steerlens.analyses.steerability.fitted_family import FittedFamily
 from steerlens.data import ContrastSet
-from steerlens.directions.methods import Random
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
-from steerlens.protocols import Directed, Intervention
+from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells
-
-DEFAULT, FEWEST = 20, 19
-"""Null maps where no number is asked for, and the fewest that give a threshold at level 0.95."""
 
 
 class NullMaps(NamedTuple):
@@ -42,21 +44,13 @@ def require_nulls(nulls: int | None, arms: Mapping[str, Intervention], fitted: b
         ValueError: If these are too few for a threshold, or a random direction cannot take the
             place of some intervention.
     """
-    other = next((row for row, edit in arms.items() if not isinstance(edit, Directed)), None)
+    other = without_direction(arms)
     possible = fitted or other is None
     if nulls is None:
         return DEFAULT if possible else 0
-    if nulls < 0 or 0 < nulls < FEWEST:
-        raise ValueError(
-            f"{nulls} null maps cannot give a threshold at level 0.95. Use at least {FEWEST}, or 0 "
-            "for a map without p-values."
-        )
+    require_enough_nulls(nulls)
     if nulls and other is not None and not possible:
-        raise ValueError(
-            f"nulls={nulls}, but {other!r} ({type(arms[other]).__name__}) is not an edit along one "
-            "direction, so a random direction cannot take its place. Use nulls=0 for a map without "
-            "p-values."
-        )
+        raise refusal(arms, other, "Use nulls=0 for a map without p-values.")
     return nulls
 
 
@@ -78,22 +72,7 @@ def null_maps(source: FittedFamily | Mapping[str, Intervention], count: int, see
             [list(source.shuffled(seed + 1 + k)) for k in range(count)],
             [list(source.random(seed + 1 + k * rows)) for k in range(count)],
         )
-    edits = list(source.values())
-    return NullMaps(
-        None,
-        [
-            [along_random(edit, seed + 1 + k * len(edits) + i) for i, edit in enumerate(edits)]
-            for k in range(count)
-        ],
-    )
-
-
-def along_random(edit: Intervention, seed: int) -> Directed:
-    """The same edit along a random direction of the same length."""
-    assert isinstance(edit, Directed)
-    direction = edit.direction
-    vector = Random(seed)(direction.vector[None], torch.zeros_like(direction.vector)[None])
-    return edit.along(replace(direction, vector=vector, method=repr(Random(seed))))
+    return NullMaps(None, random_maps(source, count, seed))
 
 
 def null_gains(

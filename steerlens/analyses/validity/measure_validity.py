@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 
 from steerlens.analyses.validity.validity_fit import ValidityFit, fit_validity, require_enough
+from steerlens.arguments import as_float, as_floats, as_int
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.interventions.arms import Steering, named_arms, require_fits, site_of
 from steerlens.measures import scores
@@ -17,12 +19,13 @@ from steerlens.results.grid import steering_of
 from steerlens.store.cells import Cells, cells_or_none
 
 
-def strengths(furthest: float, count: int = 17) -> tuple[float, ...]:
+def strengths(furthest: SupportsFloat, count: SupportsIndex = 17) -> tuple[float, ...]:
     """Evenly spaced multipliers from -furthest to furthest, with 0 among them.
 
     >>> strengths(2.0, 5)
     (-2.0, -1.0, 0.0, 1.0, 2.0)
     """
+    furthest, count = as_float("furthest", furthest), as_int("count", count)
     if count % 2 == 0 or count < 3:
         raise ValueError(f"count={count} must be an odd number of at least 3, so that 0 is in it.")
     half = count // 2
@@ -33,7 +36,7 @@ def decay(
     model: Model,
     intervention: Steering,
     pairs: Sequence[ContrastPair] | ContrastSet,
-    multipliers: Sequence[float],
+    multipliers: Iterable[SupportsFloat],
     *,
     per: Per = "answer",
     row: str | None = None,
@@ -56,7 +59,8 @@ def decay(
     Source: arXiv:2602.02343, sections 2.2 and 2.3; for departures see `fit_validity`.
     """
     model = as_model(model)
-    require_enough(torch.tensor([float(m) for m in multipliers]))
+    multipliers = as_floats("multipliers", multipliers)
+    require_enough(torch.tensor(multipliers))
     named = named_arms([intervention] if row is None else {row: intervention})
     require_fits(model, named)
     ((name, edit),) = named.items()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from steerlens import plots, stats
 from steerlens.analyses.validity.curve_fitting import FREE, PER_SIDE, fit_curve
 from steerlens.analyses.validity.decay_curve import FittedCurve, ValidInterval
 from steerlens.analyses.validity.validity_section import validity_section
+from steerlens.arguments import as_float, as_int
 from steerlens.report.numbers import with_minus
 from steerlens.report.section import Figure, Section
 from steerlens.results import Column, Result
@@ -123,7 +124,12 @@ class ValidityFit(Result):
         return tops[near.index(max(near))] if tops else math.nan
 
     def valid_interval(
-        self, tau: float = 0.5, *, draws: int = 0, level: float = 0.95, seed: int = 0
+        self,
+        tau: SupportsFloat = 0.5,
+        *,
+        draws: SupportsIndex = 0,
+        level: SupportsFloat = 0.95,
+        seed: SupportsIndex = 0,
     ) -> ValidInterval:
         """The multipliers at which D_u >= tau: where utility holds.
 
@@ -138,6 +144,8 @@ class ValidityFit(Result):
         Raises:
             ValueError: If tau is not between 0 and 1, or draws are asked of means alone.
         """
+        tau, draws = as_float("tau", tau), as_int("draws", draws, least=0)
+        level, seed = as_float("level", level), as_int("seed", seed)
         if not 0 < tau < 1:
             raise ValueError(
                 f"tau={tau} is not a share between 0 and 1. Use 0.5 for half way down."
@@ -166,7 +174,7 @@ class ValidityFit(Result):
             high_interval=Interval(found.high, *around[:, 1].tolist()),
         )
 
-    def summary(self, tau: float = 0.5) -> str:
+    def summary(self, tau: SupportsFloat = 0.5) -> str:
         """A few lines: how well the curves fit, the peak, the valid interval, the flags."""
         lines = [
             f"{self.row}: " * bool(self.row) + f"preference R² {self.preference.r2:.3f}, utility "
@@ -186,12 +194,13 @@ class ValidityFit(Result):
 
     def plot(
         self,
-        tau: float = 0.5,
+        tau: SupportsFloat = 0.5,
         *,
         title: str = "Preference and utility over the multiplier",
         multiplier_unit: str = "",
     ) -> go.Figure:
         """Points with bands, fitted curves, residuals below, and the valid interval shaded."""
+        tau = as_float("tau", tau)
         valid = self.valid_interval(tau)
         both = {"preference": self.preference, "utility": self.utility}
         measured = {"preference": self.preferences, "utility": self.utilities}

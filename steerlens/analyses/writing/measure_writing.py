@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor
 from steerlens.analyses.writing.judging import Texts, judge_name, judge_texts
 from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
 from steerlens.analyses.writing.writing_map import WritingMap
+from steerlens.arguments import as_float, as_int
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.interventions.residual import Add
 from steerlens.measures.surprisal import require_unsteered, surprisal
@@ -40,11 +41,11 @@ def writing(
     model: Model,
     arms: Arms,
     prompts: Sequence[str],
-    multipliers: Sequence[float],
+    multipliers: Iterable[SupportsFloat],
     *,
-    max_new_tokens: int = 24,
-    temperature: float = 1.0,
-    seed: int = 0,
+    max_new_tokens: SupportsIndex = 24,
+    temperature: SupportsFloat = 1.0,
+    seed: SupportsIndex = 0,
     judge: Scorer | None = None,
     progress: bool = True,
     cells: Cells | None = None,
@@ -90,18 +91,21 @@ def writing(
     """
     model = as_model(model)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    multipliers = require_multipliers(multipliers, positive=False)
+    new = as_int("max_new_tokens", max_new_tokens, least=1)
+    options: dict[str, Any] = {
+        "max_new_tokens": new,
+        "temperature": as_float("temperature", temperature),
+        "seed": as_int("seed", seed),
+    }
     require_unsteered(model)
-    _require_prompts(model, prompts, max_new_tokens)
-    require_multipliers(multipliers, positive=False)
+    _require_prompts(model, prompts, new)
     named = named_arms(arms)
     require_fits(model, named)
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed,
-    }  # fmt: skip
     kept = cells_or_none(cells, "writing", progress)
-    facts = {"work": _digest([list(map(float, multipliers)), prompts, options])}
-    rows = batch_rows(model, prompts, max_new_tokens)
-    steered = [float(m) for m in multipliers if m != 0]
+    facts = {"work": _digest([multipliers, prompts, options])}
+    rows = batch_rows(model, prompts, new)
+    steered = [m for m in multipliers if m != 0]
     work: list[tuple[str, Intervention | None, list[float]]] = [(UNSTEERED, None, [0.0])]
     work += [(name, edit, steered) for name, edit in named.items()]
     units = []
@@ -161,7 +165,7 @@ def _assembled(
     return WritingMap(
         rows=tuple(arms),
         sites=tuple(map(site_of, arms.values())),
-        multipliers=torch.tensor([float(m) for m in multipliers]),
+        multipliers=torch.tensor(multipliers),
         prompts=tuple(prompts),
         texts=tuple(map(tuple, laid_out("texts"))),
         tokens=tokens,
@@ -208,8 +212,6 @@ def _require_prompts(model: Model, prompts: list[str], new: int) -> None:
             f"{len(prompts)} prompts, {len(set(prompts))} of them different: intervals are over "
             "prompts, so give at least two and no prompt twice."
         )
-    if new < 1:
-        raise ValueError(f"max_new_tokens={new}: ask for at least one token.")
     lengths = model.tokens(prompts).mask.sum(-1).tolist()
     longest = max(lengths)
     if longest + new > model.n_ctx:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,8 +35,8 @@ from steerlens.measures.repetition import (
 )
 from steerlens.report.numbers import with_minus
 from steerlens.report.section import Figure, Section
-from steerlens.results import Cell, Column, Result, chosen_cell
-from steerlens.results.grid import find_multiplier, find_row, layers_of
+from steerlens.results import Cell, Column, Result, RowResult, chosen_cell
+from steerlens.results.grid import find_multiplier
 from steerlens.results.summary_lines import labelled
 from steerlens.sites import Site
 from steerlens.stats import Interval
@@ -44,12 +44,12 @@ from steerlens.stats import Interval
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-CellLike = Cell | tuple[str | int | Site, float]
+CellLike = Cell | tuple[str | SupportsIndex | Site, SupportsFloat]
 """A cell; or the name, site or layer of its row, and its multiplier."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class WritingMap(Result):
+class WritingMap(RowResult):
     """The texts of every row, multiplier and prompt, and how likely the unsteered model finds them.
 
     Everything else is derived. A change is always against the unsteered text of the same prompt,
@@ -99,11 +99,6 @@ class WritingMap(Result):
             )
 
     # Numbers of every text
-
-    @property
-    def layers(self) -> tuple[int, ...] | None:
-        """The layer of each row, where the rows are one stream's layers; else None."""
-        return layers_of(self.rows, self.sites)
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -214,7 +209,7 @@ class WritingMap(Result):
             ValueError: If there is no such cell.
         """
         row, multiplier = cell[0], cell[1]
-        return find_row(self.rows, self.sites, row), find_multiplier(self.multipliers, multiplier)
+        return self.find(row), find_multiplier(self.multipliers, multiplier)
 
     def sample(self, cell: CellLike, n: int | None = 8) -> Samples:
         """The texts of a cell beside the unsteered ones, with their numbers.
@@ -250,7 +245,7 @@ class WritingMap(Result):
         unit = self.made_by.get("unit")
         return plots.change_panels(
             {info.label: tuple(x.tolist() for x in c[:3]) for info, c in changes.items()},
-            rows=self.layers or self.rows,
+            rows=self.row_labels,
             columns=self.multipliers.tolist(),
             units={info.label: info.unit for info in changes},
             worse_down=[info.label for info in changes if info.worse_down],
@@ -267,8 +262,7 @@ class WritingMap(Result):
         i, j = divmod(int(mean.argmax()), mean.shape[1])
         if float(mean[i, j]) <= 0:
             return "Steered texts are no less likely than unsteered ones"
-        row = self.rows[i] if self.layers is None else f"layer {self.layers[i]}"
-        where = with_minus(f"{row}, multiplier {self.cell(i, j).multiplier:g}")
+        where = with_minus(f"{self.row_name(i)}, multiplier {self.cell(i, j).multiplier:g}")
         return (
             f"Steered texts have up to {_times(float(mean[i, j]))} the perplexity of unsteered "
             f"ones ({where})"
