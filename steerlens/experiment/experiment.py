@@ -252,7 +252,7 @@ class Experiment(ABC):
 
 
 def _normalised(value: Any) -> Any:
-    """Numbers of NumPy as Python's, and lists, ranges and arrays as tuples: equal values, equal runs."""
+    """Plain numbers for those of NumPy, tuples for lists and arrays: equal values, equal runs."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return tuple(map(_normalised, value)) if type(value) in (list, tuple, range) else value
