@@ -181,3 +181,11 @@ def test_a_folder_that_cannot_be_locked_is_explained(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"\.lock cannot be written: .* read-only"), \
             RunFolder.open(tmp_path):  # fmt: skip
         pass
+
+
+def test_a_folder_given_by_a_relative_path_is_finished(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with RunFolder.open("results/run") as folder:
+        write_text(folder.path / "map.json", "x")
+        folder.finish()
+    assert is_finished("results/run") and verify("results/run") == []

@@ -90,7 +90,8 @@ class RunFolder:
                 out by default: what `Cells` keeps checks itself, and may be deleted.
         """
         if files is None:
-            files = [p for p in self.path.iterdir() if p.is_file() and p.name[0] != "."]
+            here = self.path.iterdir()
+            files = [p.name for p in here if p.is_file() and p.name[0] != "."]
         names = sorted((self.path / file).relative_to(self.path).as_posix() for file in files)
         listed = {name: sha256_of(self.path / name) for name in names if name != MARKER}
         return write_document(self.path / MARKER, {"format": FORMAT, "files": listed})
