@@ -4,10 +4,12 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from steerlens.cli import main
+from steerlens.directions.methods import PCA
 from steerlens.experiment import (
     ExperimentError,
     ProbingExperiment,
@@ -18,7 +20,6 @@ from steerlens.experiment import (
     read_manifest,
 )
 from steerlens.experiment.experiment_data import load_shifts
-from steerlens.experiment.fields import require_steered
 from steerlens.models.checkpoints import save_hooked
 from steerlens.results import ResultError
 from steerlens.store.cells import Cells
@@ -288,9 +289,17 @@ def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, me
 
 
 @pytest.mark.parametrize("rule", ["answer", "span", "everywhere"])
-def test_positions_that_cannot_be_steered_by_name_are_refused(rule):
+def test_positions_that_cannot_be_steered_by_name_are_refused(unchecked, rule):
     with pytest.raises(ExperimentError, match="cannot be steered by name. Use one of all, last"):
-        require_steered(rule)
+        SteerabilityExperiment(positions=rule)
+
+
+def test_equal_values_give_equal_runs(unchecked):
+    plain = SteerabilityExperiment(layers=(1, 2), seed=3, multipliers=(0.0, 1.0), method=PCA())
+    other = SteerabilityExperiment(
+        layers=range(1, 3), seed=np.int64(3), multipliers=np.array([0, 1]), method="PCA"
+    )
+    assert other == plain and other.digest == plain.digest
 
 
 def test_methods_are_found_by_name_and_by_import_path():

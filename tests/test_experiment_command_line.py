@@ -52,6 +52,13 @@ def test_it_is_listed_and_shown_without_its_code(results, folder, tmp_path):
     assert shown.stdout.splitlines()[-1].endswith("report.html")
 
 
+def test_results_stand_in_the_working_folder_where_no_other_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(PATH), "--n-fit", "8", "--layers", "0"]) == 0
+    (folder,) = Path("results").iterdir()
+    assert main(["show", str(folder)]) == 0
+
+
 def test_the_same_command_finds_the_finished_run(results, folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert main(["run", str(PATH), "--results", str(results)]) == 0

@@ -154,6 +154,11 @@ def test_fields_that_cannot_work_are_refused_at_once(experiment, change, said):
         dataclasses.replace(experiment, **change)
 
 
+def test_positions_that_cannot_be_steered_by_name_are_refused(unchecked, experiment):
+    with pytest.raises(ExperimentError, match="cannot be steered by name"):
+        dataclasses.replace(experiment, positions="span")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [

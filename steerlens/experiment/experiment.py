@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from steerlens.directions.methods import DiffMean, as_method
@@ -75,6 +76,8 @@ class Experiment(ABC):
     """What each part of the data is for, for the page."""
 
     def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _normalised(getattr(self, f.name)))
         object.__setattr__(self, "method", as_method(self.method))
         require_at_least(0, seed=self.seed)
         require_examples(n_fit=self.n_fit)
@@ -246,6 +249,13 @@ class Experiment(ABC):
         if self.layers is None:
             return model.sites(self.stream)
         return tuple(Site(layer, self.stream) for layer in self.layers)
+
+
+def _normalised(value: Any) -> Any:
+    """Plain numbers for those of NumPy, tuples for lists and arrays: equal values, equal runs."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_normalised, value)) if type(value) in (list, tuple, range) else value
 
 
 def _is_object(value: Any) -> bool:

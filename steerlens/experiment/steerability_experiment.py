@@ -120,7 +120,7 @@ class SteerabilityExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_multipliers(self.multipliers)
+        object.__setattr__(self, "multipliers", require_multipliers(self.multipliers))
         require_steered(self.positions)
         require_nulls(self.nulls)
         require_at_least(0, budget=self.budget, samples=self.samples, written=self.written)
