@@ -15,6 +15,7 @@ from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Ablate, Add, Clamp, Together
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model
+from steerlens.report.numbers import with_minus
 from steerlens.report.section import Figure, Table
 from steerlens.results import ResultError
 from steerlens.sites import Positions, Site
@@ -402,7 +403,8 @@ def test_the_section_states_the_choice_and_joins_the_probe(made, read):
         if isinstance(block, Figure):
             assert block.draw().data
     why, table = [block for block in blocks(section) if isinstance(block, Table)]
-    assert [row[2] for row in why.rows] == [reason for _, reason in made.recommend().reasons]
+    reasons = [with_minus(reason) for _, reason in made.recommend().reasons]
+    assert [row[2] for row in why.rows] == reasons
     assert [row[0] for row in table.rows] == list("543210")
     assert table.rows[table.marked][0] == str(cell.site.layer)
     auroc = [head.name for head in table.head].index("probe AUROC")

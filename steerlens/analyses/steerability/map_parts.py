@@ -18,6 +18,7 @@ from steerlens.report.numbers import (
     format_number,
     format_percent,
     format_signed,
+    with_minus,
 )
 from steerlens.report.section import Figure, Heading, Paragraph, Section, Table
 from steerlens.sites import Site
@@ -114,7 +115,7 @@ def others(numbers: MapNumbers, found: Recommendation) -> Section:
         (
             str(numbers.row_labels[numbers.find(cell.row)]),
             format_signed(cell.multiplier),
-            why,
+            with_minus(why),
         )
         for cell, why in found.reasons
     )
