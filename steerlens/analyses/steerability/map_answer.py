@@ -107,7 +107,7 @@ def _effect(numbers: MapNumbers, found: Recommendation) -> str:
 
 
 def _price(numbers: MapNumbers, found: Recommendation) -> str:
-    """What the chosen cell costs, and whom it moves the wrong way."""
+    """What the chosen cell costs, and the share of examples that it moves the wrong way."""
     held = numbers.confirmation
     cost = format_number(found.cost) if held is None else format_interval(held.cost)
     wrong = "" if held is None else (
@@ -132,6 +132,7 @@ def _chance(numbers: MapNumbers) -> str:
 
 
 def introduction(numbers: MapNumbers) -> str:
+    """What a reader must know to understand the answer."""
     ends = "Brackets hold 95% intervals; a **nat** is the unit of natural logarithms."
     unit = numbers.made_by.get("unit")
     if unit is None:
@@ -202,6 +203,7 @@ def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
 
 
 def _null_facts(numbers: MapNumbers, cells: int) -> Iterator[Fact]:
+    """Whether the map is more than chance."""
     if not numbers.nulls:
         yield Fact("More than chance?", "not tested", UNTESTED)
     if (null := numbers.label_null) is not None:
@@ -258,21 +260,19 @@ def limits(numbers: MapNumbers) -> Iterator[str]:
             "direction, from these data, at these tokens and multipliers."
         )
     picked = f"**The best of {numbers.cost.numel()} cells was picked.** "
-    held = (
-        "as no examples were held out"
+    gain = (
+        "The gain does not account for that, since no examples were held out."
         if numbers.confirmation is None
-        else "as other examples measure it"
+        else "The held-out gain accounts for that, since other examples measure it."
     )
-    gain = "the gain does not" if numbers.confirmation is None else "the held-out gain does"
     if numbers.nulls:
         least = 1 / (1 + min(len(null.outstanding) for null in numbers.nulls.values()))
         yield (
-            f"{picked}The p-values allow for that, as they compare best cells with best cells; "
-            f"{gain}{'' if numbers.confirmation is None else ' too'}, {held}. With this number of "
-            f"null maps, p cannot fall below {format_number(least)}."
+            f"{picked}{gain} The p-values account for it, since they compare best cells with best "
+            f"cells. With this number of null maps, p cannot fall below {format_number(least)}."
         )
     else:
-        yield f"{picked}In allowing for that, {gain}, {held}. {UNTESTED}"
+        yield f"{picked}{gain} {UNTESTED}"
     yield (
         "**Intervals are over examples only,** one cell at a time. Other fitting pairs, seeds or "
         "models would add to them."
