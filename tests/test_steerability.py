@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Ablate, Add, Clamp, Together
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model
+from steerlens.report.numbers import with_minus
 from steerlens.report.section import Figure, Table
 from steerlens.results import ResultError
 from steerlens.sites import Positions, Site
@@ -331,8 +333,29 @@ def test_a_single_intervention_has_to_be_named(model, read, planted_data):
 
 def test_a_site_named_twice_is_refused(model, planted_data):
     fit, choose, _ = planted_data
-    with pytest.raises(ValueError, match="holds a site twice"):
+    with pytest.raises(ValueError, match="twice|more than once"):
         steerability(model, fit, choose, sites=[Site(1), Site(1)])
+
+
+def test_names_layers_and_arrays_are_taken_as_users_write_them(model, planted_data):
+    fit, choose, _ = planted_data
+
+    def measured(**settings):
+        return steerability(model, fit, choose, progress=False, **settings)
+
+    plain = measured(
+        sites=[Site(2), Site(3)], method=DiffMean(), positions=Positions.all(), nulls=0,
+        multipliers=(0.0, 1.0), budget=0.5,
+    )  # fmt: skip
+    loose = measured(
+        sites=range(2, 4), method="DiffMean", positions="all", nulls=np.int64(0),
+        multipliers=torch.tensor([0.0, 1.0]), budget=np.float64(0.5), seed=np.int64(0),
+    )  # fmt: skip
+    assert loose.rows == plain.rows == ("L2 resid_post", "L3 resid_post")
+    assert torch.equal(loose.propensities, plain.propensities)
+    assert (loose.budget, loose.made_by) == (plain.budget, plain.made_by)
+    with pytest.raises(ValueError, match="budget=nan is not finite"):
+        measured(budget=math.nan)
 
 
 def test_a_stopped_map_goes_on_to_the_same_numbers(
@@ -402,7 +425,8 @@ def test_the_section_states_the_choice_and_joins_the_probe(made, read):
         if isinstance(block, Figure):
             assert block.draw().data
     why, table = [block for block in blocks(section) if isinstance(block, Table)]
-    assert [row[2] for row in why.rows] == [reason for _, reason in made.recommend().reasons]
+    reasons = [with_minus(reason) for _, reason in made.recommend().reasons]
+    assert [row[2] for row in why.rows] == reasons
     assert [row[0] for row in table.rows] == list("543210")
     assert table.rows[table.marked][0] == str(cell.site.layer)
     auroc = [head.name for head in table.head].index("probe AUROC")

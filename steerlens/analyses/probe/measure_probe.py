@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
+
 import torch
 from jaxtyping import Float
 from sklearn.model_selection import GroupKFold
@@ -9,19 +11,20 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from steerlens.analyses.probe.probe_map import ProbeMap
+from steerlens.arguments import as_int
 from steerlens.directions import Activations
-from steerlens.directions.methods import Logistic
+from steerlens.directions.methods import Logistic, as_method
 from steerlens.protocols import Method
 from steerlens.store.cells import Cells, cells_or_none
 
 
 def probe(
     activations: Activations,
-    method: Method | None = None,
+    method: Method | str | None = None,
     *,
-    folds: int = 5,
-    controls: int = 5,
-    seed: int = 0,
+    folds: SupportsIndex = 5,
+    controls: SupportsIndex = 5,
+    seed: SupportsIndex = 0,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> ProbeMap:
@@ -32,7 +35,8 @@ def probe(
     two folds. That a contrast can be read at a site does not mean that it can be steered there.
 
     Args:
-        method: How the probe's direction is fitted; by default logistic regression.
+        method: How the probe's direction is fitted, or the name of such a method; by default
+            logistic regression.
         folds: Parts of the cross-validation.
         controls: How many times the whole is repeated with shuffled labels.
         seed: Seeds the folds and the shuffling.
@@ -41,7 +45,9 @@ def probe(
     Raises:
         ValueError: If there are fewer questions than folds.
     """
-    method = method or Logistic()
+    method = as_method(method or Logistic())
+    folds, seed = as_int("folds", folds, least=2), as_int("seed", seed)
+    controls = as_int("controls", controls, least=0)
     groups = len(set(activations.groups))
     if groups < folds:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from steerlens.measures.equal_cost import equal_kl
 from steerlens.measures.reading import activations as read_activations
 from steerlens.models.model import Model
 from steerlens.protocols import Method
-from steerlens.sites import Positions, Site
+from steerlens.sites import Positions, Site, SiteLike, as_sites
 from steerlens.units import MapUnit
 
 
@@ -115,19 +115,18 @@ def fit_family(
 
 
 def require_sites(
-    model: Model, fit: ContrastSet | Activations, sites: Sequence[Site] | None
+    model: Model,
+    fit: ContrastSet | Activations,
+    sites: SiteLike | Iterable[SiteLike] | None,
 ) -> tuple[Site, ...]:
     """The sites to steer at: those asked for, those that were read, or resid_post of every layer.
 
     Raises:
-        ValueError: If the model has no such site, or one is named twice.
+        ValueError: If the model has no such site, one is named twice, or there is none.
     """
     if sites is None:
         sites = fit.sites if isinstance(fit, Activations) else model.sites()
-    if not sites:
-        raise ValueError("sites is empty, so nothing would be steered. Name at least one site.")
-    for site in sites:
+    found = as_sites(sites)
+    for site in found:
         model.require_site(site)
-    if len(set(sites)) < len(sites):
-        raise ValueError(f"sites={tuple(map(str, sites))} holds a site twice. Name each once.")
-    return tuple(sites)
+    return found

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
-from steerlens.analyses.steerability.row_words import respond, row_word, rows_named, rows_respond
+from steerlens.analyses.steerability.row_words import row_word, rows_named
 from steerlens.report.numbers import (
     format_interval,
     format_number,
@@ -15,7 +17,6 @@ from steerlens.report.numbers import (
     format_share,
     format_signed,
     in_words,
-    with_minus,
 )
 from steerlens.report.section import Fact
 from steerlens.stats import Interval
@@ -46,18 +47,16 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
                 "large on average."
             )
         count, n = int(responding.sum()), len(numbers.rows)
-        only = (
-            f" {rows_respond(numbers, costly)} only at a higher cost." if bool(costly.any()) else ""
-        )
+        only = f" {_rows(numbers, costly)} only at a higher cost." if bool(costly.any()) else ""
         yield (
-            f"Of {n} {row_word(numbers, n)}, {count} {respond(count)} {_more(numbers)} within the "
-            f"cost budget: {rows_named(numbers, responding)}.{only}"
+            f"Of {n} {row_word(numbers, n)}, {count} {_responds(numbers, count)} within the cost "
+            f"budget: {rows_named(numbers, responding)}.{only}"
         )
     elif bool(costly.any()):
         yield (
             f"**No {row_word(numbers)} responds within the cost budget** of "
-            f"{format_number(numbers.budget)} nats of KL per token. {rows_respond(numbers, costly)} "
-            f"{_more(numbers)}, at a higher cost. {chance}"
+            f"{format_number(numbers.budget)} nats of KL per token. {_rows(numbers, costly)}, at a "
+            f"higher cost. {chance}"
         )
     elif numbers.nulls:
         yield (
@@ -70,9 +69,17 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
         yield "So no cell was chosen to steer with, and what needs one was not measured."
 
 
-def _more(numbers: MapNumbers) -> str:
-    """What a row that responds does."""
-    return "by more than chance" if numbers.nulls else "by more than 0 nats"
+def _rows(numbers: MapNumbers, rows: Tensor) -> str:
+    """Rows that respond, and that they do, as the start of a sentence."""
+    named = rows_named(numbers, rows)
+    named = named if numbers.layers is None else named.capitalize()
+    return f"{named} {_responds(numbers, int(rows.sum()))}"
+
+
+def _responds(numbers: MapNumbers, count: int) -> str:
+    """What rows that respond do."""
+    s = "s" if count == 1 else ""
+    return f"respond{s} by more than chance" if numbers.nulls else f"gain{s} more than 0 nats"
 
 
 def _effect(numbers: MapNumbers, found: Recommendation) -> str:
@@ -100,7 +107,7 @@ def _effect(numbers: MapNumbers, found: Recommendation) -> str:
 
 
 def _price(numbers: MapNumbers, found: Recommendation) -> str:
-    """What the chosen cell costs, and whom it moves the wrong way."""
+    """What the chosen cell costs, and the share of examples that it moves the wrong way."""
     held = numbers.confirmation
     cost = format_number(found.cost) if held is None else format_interval(held.cost)
     wrong = "" if held is None else (
@@ -125,6 +132,7 @@ def _chance(numbers: MapNumbers) -> str:
 
 
 def introduction(numbers: MapNumbers) -> str:
+    """What a reader must know to understand the answer."""
     ends = "Brackets hold 95% intervals; a **nat** is the unit of natural logarithms."
     unit = numbers.made_by.get("unit")
     if unit is None:
@@ -195,6 +203,7 @@ def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
 
 
 def _null_facts(numbers: MapNumbers, cells: int) -> Iterator[Fact]:
+    """Whether the map is more than chance."""
     if not numbers.nulls:
         yield Fact("More than chance?", "not tested", UNTESTED)
     if (null := numbers.label_null) is not None:
@@ -229,8 +238,8 @@ def _less(numbers: MapNumbers) -> Fact:
         "Towards less of it",
         f"{format_interval(found.gain)} nats",
         "How far a negative multiplier lowers the log-odds, at the best cell for that: "
-        f"{with_minus(str(found.cell))}, for {format_number(found.cost)} nats of KL per token. "
-        "On the examples that chose it.",
+        f"{found.cell.row} at multiplier {format_signed(found.cell.multiplier)}, for "
+        f"{format_number(found.cost)} nats of KL per token. On the examples that chose it.",
     )
 
 
@@ -251,21 +260,19 @@ def limits(numbers: MapNumbers) -> Iterator[str]:
             "direction, from these data, at these tokens and multipliers."
         )
     picked = f"**The best of {numbers.cost.numel()} cells was picked.** "
-    held = (
-        "as no examples were held out"
+    gain = (
+        "The gain does not account for that, since no examples were held out."
         if numbers.confirmation is None
-        else "as other examples measure it"
+        else "The held-out gain accounts for that, since other examples measure it."
     )
-    gain = "the gain does not" if numbers.confirmation is None else "the held-out gain does"
     if numbers.nulls:
         least = 1 / (1 + min(len(null.outstanding) for null in numbers.nulls.values()))
         yield (
-            f"{picked}The p-values allow for that, as they compare best cells with best cells; "
-            f"{gain}{'' if numbers.confirmation is None else ' too'}, {held}. With this number of "
-            f"null maps, p cannot fall below {format_number(least)}."
+            f"{picked}{gain} The p-values account for it, since they compare best cells with best "
+            f"cells. With this number of null maps, p cannot fall below {format_number(least)}."
         )
     else:
-        yield f"{picked}In allowing for that, {gain}, {held}. {UNTESTED}"
+        yield f"{picked}{gain} {UNTESTED}"
     yield (
         "**Intervals are over examples only,** one cell at a time. Other fitting pairs, seeds or "
         "models would add to them."

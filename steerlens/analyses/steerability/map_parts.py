@@ -18,16 +18,18 @@ from steerlens.report.numbers import (
     format_number,
     format_percent,
     format_signed,
+    with_minus,
 )
 from steerlens.report.section import Figure, Heading, Paragraph, Section, Table
 from steerlens.sites import Site
 
 
 def how_to_read(numbers: MapNumbers) -> str:
+    """The caption of the heatmap."""
     held = numbers.confirmation
     others = "" if held is None else f", and for the chosen cell on {len(held.kl)} others"
     tested = (
-        "Stippled cells cannot be told from chance and hatched cells cost too much."
+        "Stippled cells gain no more than chance gives, and hatched cells cost too much."
         if numbers.nulls
         else f"Hatched cells cost too much. {UNTESTED}"
     )
@@ -41,6 +43,7 @@ def how_to_read(numbers: MapNumbers) -> str:
 
 
 def doses(numbers: MapNumbers) -> Section:
+    """Propensity and cost over the multiplier."""
     shown = min(figures.MOST_LINES, len(numbers.rows))
     which = f"the {row_word(numbers)}" if shown == 1 else f"the {shown} {row_word(numbers, shown)}"
     caption = (
@@ -55,6 +58,7 @@ def doses(numbers: MapNumbers) -> Section:
 
 
 def tradeoff(numbers: MapNumbers) -> Section:
+    """Gain against cost of every cell."""
     caption = (
         "A point for each cell with a multiplier above zero. Up is more effect, left is less harm "
         "to ordinary text; the steps show the most that can be gained at each cost."
@@ -65,6 +69,7 @@ def tradeoff(numbers: MapNumbers) -> Section:
 
 
 def slopes(numbers: MapNumbers) -> Section:
+    """The slope of every example."""
     caption = (
         "The **slope** of an example is the log-odds it gains per unit of multiplier. Examples "
         "below zero are **anti-steerable**: on the whole, steering moves them the wrong way."
@@ -73,6 +78,7 @@ def slopes(numbers: MapNumbers) -> Section:
 
 
 def against(numbers: MapNumbers, probe: ProbeMap) -> Section:
+    """How readable the contrast is, beside how steerable."""
     r = numbers.probe_correlation(probe)
     n = len(numbers.rows)
     rank = (
@@ -114,7 +120,7 @@ def others(numbers: MapNumbers, found: Recommendation) -> Section:
         (
             str(numbers.row_labels[numbers.find(cell.row)]),
             format_signed(cell.multiplier),
-            why,
+            with_minus(why),
         )
         for cell, why in found.reasons
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 
@@ -16,9 +16,10 @@ from steerlens.analyses.steerability.fitted_family import (
 from steerlens.analyses.steerability.held_out import confirm
 from steerlens.analyses.steerability.nulls import null_gains, null_maps, require_nulls
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
+from steerlens.arguments import as_float, as_int
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
-from steerlens.directions.methods import DiffMean
+from steerlens.directions.methods import DiffMean, as_method
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
@@ -26,7 +27,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import halved, neutral_texts_of, questions
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention, Method
-from steerlens.sites import Positions, Site
+from steerlens.sites import Positions, SiteLike, as_positions
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
 
@@ -37,15 +38,15 @@ def steerability(
     choose: ContrastSet,
     report: ContrastSet | None = None,
     *,
-    method: Method | None = None,
-    sites: Sequence[Site] | None = None,
-    multipliers: Sequence[float] = MULTIPLIERS,
-    positions: Positions | None = None,
+    method: Method | str | None = None,
+    sites: SiteLike | Iterable[SiteLike] | None = None,
+    multipliers: Iterable[SupportsFloat] = MULTIPLIERS,
+    positions: Positions | str | None = None,
     unit: MapUnit = "resid_norm",
     neutral: Sequence[str] | None = None,
-    budget: float = BUDGET,
-    nulls: int | None = None,
-    seed: int = 0,
+    budget: SupportsFloat = BUDGET,
+    nulls: SupportsIndex | None = None,
+    seed: SupportsIndex = 0,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> SteerabilityMap:
@@ -60,10 +61,11 @@ def steerability(
             interventions of any kind, then without `method`, `sites`, `positions` and `unit`.
         choose: Questions with two answers, other than those of `fit`.
         report: Questions that neither made the direction nor choose the cell.
-        method: How a direction is fitted; by default `DiffMean`.
-        sites: Where to steer; by default the sites that were read, or resid_post of every layer.
+        method: How a direction is fitted, or the name of such a method; by default `DiffMean`.
+        sites: Where to steer: sites, or layers of resid_post. By default the sites that were read,
+            or resid_post of every layer.
         multipliers: Strengths, in `unit`s for fitted directions; must hold 0 and one above 0.
-        positions: Which tokens are steered; by default from the prompt's end on.
+        positions: Which tokens are steered, e.g. "all"; by default from the prompt's end on.
         unit: What multiplier 1 adds at a layer: a length that `Add` knows, or with "equal_kl" the
             length that costs the budget there, so that layers and methods compare at equal cost.
         neutral: Ordinary texts for the cost; by default the texts of `choose`. Every second one is
@@ -86,6 +88,8 @@ def steerability(
     """
     model = as_model(model)
     multipliers = require_multipliers(multipliers)
+    budget, seed = as_float("budget", budget), as_int("seed", seed)
+    nulls = None if nulls is None else as_int("nulls", nulls)
     fitted = isinstance(fit, ContrastSet | Activations)
     require_disjoint(fit=fit if fitted else None, choose=choose, report=report)
     chosen_texts, report_texts = _texts(model, neutral, choose)
@@ -98,9 +102,9 @@ def steerability(
         where = require_sites(model, fit, sites)
         count = require_nulls(nulls, {}, fitted=True)
         family: FittedFamily | None = fit_family(
-            model, fit, where, chosen_texts, method=method or DiffMean(),
-            positions=positions or Positions.from_prompt_end(), unit=unit, budget=budget,
-            progress=cells.progress,
+            model, fit, where, chosen_texts, method=as_method(method or DiffMean()),
+            positions=as_positions(positions or Positions.from_prompt_end()), unit=unit,
+            budget=budget, progress=cells.progress,
         )  # fmt: skip
         arms: Mapping[str, Intervention] = family.arms
     else:

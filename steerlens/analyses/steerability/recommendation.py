@@ -40,8 +40,8 @@ class Recommendation:
             head = f"No cell {what} within {self.budget:g} nats of KL per token."
         else:
             head = (
-                f"Steer at {self.cell}: gains {self.gain} nats, costs {self.cost:.3g} nats of KL "
-                f"per token (budget {self.budget:g})."
+                f"Best cell: {self.cell}. It gains {self.gain} nats and costs {self.cost:.3g} nats "
+                f"of KL per token (budget {self.budget:g})."
             )
         untested = [] if self.tested else [UNTESTED]
         return "\n".join([head, *untested, *(f"  not {cell}: {why}" for cell, why in self.reasons)])

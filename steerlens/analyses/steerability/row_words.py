@@ -13,6 +13,7 @@ from steerlens.stats import Interval
 
 
 def interval_at(band: Sequence[Tensor], *place: int) -> str:
+    """One place of (mean, low, high) as text."""
     return format_interval(Interval(*(float(x[place]) for x in band)))
 
 
@@ -23,6 +24,7 @@ def row_word(numbers: MapNumbers, count: int = 1) -> str:
 
 
 def row_heading(numbers: MapNumbers) -> Heading:
+    """The head of a table's column of rows."""
     return Heading(row_word(numbers), number=numbers.layers is not None)
 
 
@@ -30,17 +32,5 @@ def rows_named(numbers: MapNumbers, rows: Tensor) -> str:
     """Some rows in words."""
     chosen = rows.nonzero()[:, 0].tolist()
     if numbers.layers is None:
-        return in_words([numbers.rows[i] for i in chosen])
+        return in_words([f"**{numbers.rows[i]}**" for i in chosen])
     return format_layers([numbers.layers[i] for i in chosen])
-
-
-def rows_respond(numbers: MapNumbers, rows: Tensor) -> str:
-    """Some rows that respond, at the start of a sentence."""
-    named = rows_named(numbers, rows)
-    if numbers.layers is not None:
-        named = named.capitalize()
-    return f"{named} {respond(int(rows.sum()))}"
-
-
-def respond(count: int) -> str:
-    return "responds" if count == 1 else "respond"
