@@ -1,7 +1,8 @@
 """The shapes that a stranger's code can fill. Nothing here has a body.
 
-A *method* turns paired activations into a direction; an *intervention* changes a model for the
-length of a `with`; whatever has these shapes can be swept, mapped, scored, stored and plotted.
+A *method* (directions.methods.method) turns paired activations into a direction; an *intervention*
+changes a model until the `with` ends. Whatever has these shapes can be swept, mapped, scored, stored
+and plotted.
 """
 
 from __future__ import annotations
@@ -17,19 +18,6 @@ from steerlens.sites import Positions, Site
 
 Strength = float | Float[Tensor, " batch"]
 """A multiplier: one number for all rows of a batch, or one per row."""
-
-
-@runtime_checkable
-class Method(Protocol):
-    """Paired activations at one site in, a direction out. Its `repr` is its label.
-
-    `paired` (optional attribute, default False) says that row i of both arguments must belong
-    together; such a method is refused for sets without true pairs.
-    """
-
-    def __call__(
-        self, positive: Float[Tensor, "pair d_model"], negative: Float[Tensor, "pair d_model"]
-    ) -> Float[Tensor, " d_model"]: ...
 
 
 @runtime_checkable

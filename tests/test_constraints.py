@@ -36,8 +36,9 @@ def pins(version: str) -> dict[str, str]:
 
 def requirements() -> list[Requirement]:
     """Everything that `pip install steerlens[dev]` asks for."""
-    lists = re.findall(r"^(?:dependencies|sae|notebook|dev) = \[(.*?)\]\s*(?:#.*)?$", PROJECT, re.M | re.S)
-    assert len(lists) == 4
+    kinds = "dependencies|sae|gguf|notebook|dev"
+    lists = re.findall(rf"^(?:{kinds}) = \[(.*?)\]\s*(?:#[^\n]*)?$", PROJECT, re.M | re.S)
+    assert len(lists) == 5
     texts = re.findall(r'"([^"]+)"', "".join(lists))
     return [r for r in map(Requirement, texts) if r.name != "steerlens"]
 

@@ -450,7 +450,9 @@ def test_a_few_bytes_cannot_announce_terabytes(tmp_path, monkeypatch):
         plain.load(path, **FACTS)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(1 << 20))
-    with pytest.raises(DirectionError, match="a compressed archive, which torch.save does not write"):
+    with pytest.raises(
+        DirectionError, match="a compressed archive, which torch.save does not write"
+    ):
         plain.load(path, **FACTS)
     path.write_bytes(struct.pack("<Q", 1 << 60) + b"{" + bytes(50))
     assert_all_refuse(path)

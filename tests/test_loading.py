@@ -104,7 +104,7 @@ def test_files_that_are_no_models_say_what_to_pass(tmp_path):
     with pytest.raises(CheckpointError, match="The GGUF file .* cannot be read"):
         Model.load(tmp_path / "model.gguf")
     (tmp_path / "other.gguf").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="is no GGUF file"):
+    with pytest.raises(CheckpointError, match="is not a GGUF file"):
         Model.load(tmp_path / "other.gguf")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
@@ -12,11 +12,9 @@ from torch import Tensor
 
 from steerlens.arguments import as_int
 from steerlens.directions.methods import as_method
+from steerlens.directions.methods.method import Method
 from steerlens.directions.vector import Direction
 from steerlens.sites import Site, SiteLike, as_site, format_sites
-
-_Method = Callable[[Tensor, Tensor], Tensor] | str | type
-"""What `as_method` takes; protocols.Method stands above this file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +79,7 @@ class Activations:
         i = self.index(site)
         return self.positive[:, i], self.negative[:, i]
 
-    def direction(self, layer: SiteLike, method: _Method) -> Direction:
+    def direction(self, layer: SiteLike, method: Method | str | type) -> Direction:
         """The direction that a method finds at one site.
 
         Args:
@@ -118,7 +116,7 @@ class Activations:
             revision=self.revision,
         )
 
-    def directions(self, method: _Method) -> Iterator[Direction]:
+    def directions(self, method: Method | str | type) -> Iterator[Direction]:
         """One direction per site, in order."""
         for site in self.sites:
             yield self.direction(site, method)

@@ -10,9 +10,9 @@ import tyro
 
 from steerlens.arguments import ArgumentError
 from steerlens.directions.methods import METHODS, as_method
+from steerlens.directions.methods.method import Method
 from steerlens.directions.methods.named import make_method, parse_label
 from steerlens.experiment.experiment_data import ExperimentError
-from steerlens.protocols import Method
 
 SteeredRule = Literal["all", "last", "from_prompt_end", "generated"]
 """The rules of `Positions` that need no answer or span, by name."""

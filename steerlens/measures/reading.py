@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import DiffMean
+from steerlens.directions.methods.method import Method
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import Method
 from steerlens.sites import Positions, Site, TokenBatch
 from steerlens.store.cells import Cells, cells_or_none
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.models.kernel import soft_cap
-from steerlens.models.measured import measured
+from steerlens.models.measured import final_norm, measured
 
 
 class ReadoutError(ValueError):

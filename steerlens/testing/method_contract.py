@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steerlens.protocols import Method
+from steerlens.directions.methods.method import Method
 from steerlens.testing.requiring import require, require_close
 
 
@@ -89,4 +89,3 @@ def _vector(method: Method, name: str, positive: Tensor, negative: Tensor) -> Te
 
 def _cosine(one: Tensor, other: Tensor) -> float:
     return float(torch.cosine_similarity(one, other, dim=0))
-

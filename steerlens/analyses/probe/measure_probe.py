@@ -14,7 +14,7 @@ from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.arguments import as_int
 from steerlens.directions import Activations
 from steerlens.directions.methods import Logistic, as_method
-from steerlens.protocols import Method
+from steerlens.directions.methods.method import Method
 from steerlens.store.cells import Cells, cells_or_none
 
 
@@ -45,7 +45,7 @@ def probe(
     Raises:
         ValueError: If there are fewer questions than folds.
     """
-    method = as_method(method or Logistic())
+    fitting = as_method(method or Logistic())
     folds, seed = as_int("folds", folds, least=2), as_int("seed", seed)
     controls = as_int("controls", controls, least=0)
     groups = len(set(activations.groups))
@@ -60,7 +60,7 @@ def probe(
     # Many small fits: threads cost more than they give, and on a busy machine far more.
     with cells.bar(len(runs) * len(activations.sites), "site") as bar, threadpool_limits(1):
         for k, run in enumerate(runs):
-            unit = cells.compute(k, lambda run=run: {"scores": _scores(run, method, folds, seed)})
+            unit = cells.compute(k, lambda run=run: {"scores": _scores(run, fitting, folds, seed)})
             scores.append(unit["scores"])
             bar.update(len(activations.sites))
     return ProbeMap(
@@ -73,7 +73,7 @@ def probe(
             "fingerprint": activations.fingerprint,
             "processing": activations.processing,
             "dtype": activations.dtype,
-            "method": repr(method),
+            "method": repr(fitting),
             "folds": folds,
             "controls": controls,
             "seed": seed,

@@ -9,12 +9,12 @@ from typing import Any
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import Random
+from steerlens.directions.methods.method import Method
 from steerlens.interventions.arms import layer_family
 from steerlens.interventions.residual import Add
 from steerlens.measures.equal_cost import equal_kl
 from steerlens.measures.reading import activations as read_activations
 from steerlens.models.model import Model
-from steerlens.protocols import Method
 from steerlens.sites import Positions, Site, SiteLike, as_sites
 from steerlens.units import MapUnit
 

@@ -20,13 +20,14 @@ from steerlens.arguments import as_float, as_int
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean, as_method
+from steerlens.directions.methods.method import Method
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import halved, neutral_texts_of, questions
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import Intervention, Method
+from steerlens.protocols import Intervention
 from steerlens.sites import Positions, SiteLike, as_positions
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit

@@ -190,8 +190,8 @@ def _rendered(
     except Exception as error:  # a template's program raises whatever it does wrong
         raise ContrastError(
             f"The tokenizer's chat template refuses these turns: {type(error).__name__}: "
-            f"{shortened(str(error), 300).rstrip('.')}. If there is a system text, put it before the user text "
-            "instead; otherwise repair the template."
+            f"{shortened(str(error), 300).rstrip('.')}. If there is a system text, put it before the "
+            "user text instead; otherwise repair the template."
         ) from error
     if not isinstance(text, str) or len(text) > MAX_LENGTH:
         raise ContrastError(

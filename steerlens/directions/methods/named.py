@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from typing import Any
-
-from torch import Tensor
 
 from steerlens.arguments import ArgumentError
 from steerlens.directions.methods.diffmean import DiffMean
 from steerlens.directions.methods.lda import LDA
 from steerlens.directions.methods.logistic import Logistic
+from steerlens.directions.methods.method import Method
 from steerlens.directions.methods.pca import PCA
 from steerlens.directions.methods.random import Random
 
@@ -20,10 +18,8 @@ METHODS: dict[str, type] = {
 }
 """The methods of steerlens by name."""
 
-_Method = Callable[[Tensor, Tensor], Tensor]  # protocols.Method, which stands above this file
 
-
-def as_method(value: Any) -> _Method:
+def as_method(value: Any) -> Method:
     """A method from an instance, its class, its name, or its label such as "Logistic(c=0.1)".
 
     A label holds literals only, so that no code runs that a text names.
@@ -38,12 +34,12 @@ def as_method(value: Any) -> _Method:
         return make_method(*_known(value))
     if isinstance(value, type):
         return make_method(value, {})
-    if not callable(value):
+    if not isinstance(value, Method):
         raise ArgumentError(
             f"method={value!r:.80} is not a method: it cannot be called with the activations of "
             f"both sides. Use one of {', '.join(METHODS)}, e.g. DiffMean()."
         )
-    return value  # type: ignore[return-value]
+    return value
 
 
 def parse_label(text: str) -> tuple[str, dict[str, Any]]:
@@ -83,7 +79,7 @@ def _known(text: str) -> tuple[type, dict[str, Any]]:
     return METHODS[name], arguments
 
 
-def make_method(kind: type, arguments: dict[str, Any]) -> _Method:
+def make_method(kind: type, arguments: dict[str, Any]) -> Method:
     """A method of a class with keyword arguments.
 
     Raises:

@@ -87,13 +87,14 @@ def load_gguf(
     try:
         with unchanged_rng(), quiet(), no_network(), _no_bar(), torch.inference_mode(False):
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **given)
-            hf_model, loaded = AutoModelForCausalLM.from_pretrained(
+            loaded_model: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 dtype=dtype,
                 attn_implementation="eager",
                 output_loading_info=True,
                 **given,
             )
+            hf_model, loaded = loaded_model
     except Exception as error:  # the reader raises whatever a damaged file leads to
         raise CheckpointError(
             f"The GGUF file {str(path)!r} cannot be read: {error}. transformers dequantises the "
@@ -111,12 +112,12 @@ def _no_bar() -> Iterator[None]:
     """No progress bar of the dequantisation, which does not heed transformers' own setting."""
     import transformers.modeling_gguf_pytorch_utils as reader
 
-    bar = reader.tqdm
-    reader.tqdm = partial(bar, disable=True)
+    bar = vars(reader)["tqdm"]
+    setattr(reader, "tqdm", partial(bar, disable=True))  # noqa: B010: it is not exported
     try:
         yield
     finally:
-        reader.tqdm = bar
+        setattr(reader, "tqdm", bar)  # noqa: B010
 
 
 def _require_readable(path: Path) -> None:

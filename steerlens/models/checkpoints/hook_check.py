@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -66,6 +66,7 @@ def short_run(model: HookedTransformer | TransformerBridge) -> ShortRun:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (1, min(8, model.cfg.n_ctx)), generator=generator)
     tokens = tokens.to(next(model.parameters()).device)
+    logits: Any
     logits, cache = model.run_with_cache(
         tokens,
         attention_mask=torch.ones_like(tokens),
