@@ -113,7 +113,8 @@ def _no_bar() -> Iterator[None]:
     import transformers.modeling_gguf_pytorch_utils as reader
 
     bar = vars(reader)["tqdm"]
-    setattr(reader, "tqdm", partial(bar, disable=True))  # noqa: B010: it is not exported
+    # transformers does not export it.
+    setattr(reader, "tqdm", partial(bar, disable=True))  # noqa: B010
     try:
         yield
     finally:
