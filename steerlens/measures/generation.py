@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
@@ -28,9 +29,9 @@ def generate(
     *,
     chat: bool = False,
     system: str | None = None,
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    seed: int = 0,
+    max_new_tokens: SupportsIndex = 32,
+    temperature: SupportsFloat = 0.0,
+    seed: SupportsIndex = 0,
     stop_at_eos: bool = True,
     use_cache: bool = True,
     draws: Sequence[int] | None = None,
@@ -62,8 +63,13 @@ def generate(
         SteeringError: If attached steering edits no token.
     """
     model = as_model(model)
+    if not isinstance(prompts, str | Sequence):
+        raise ArgumentError(
+            f"prompts={prompts!r:.80} is neither a text nor a list of texts or of chats. Write "
+            'e.g. "The soup was".'
+        )
     one = isinstance(prompts, str) or _is_chat(prompts)
-    each = [prompts] if one else prompts
+    each: Sequence[Any] = [prompts] if one else prompts
     texts = [_text(model, prompt, chat, system) for prompt in each]
     tokens = generated_tokens(
         model, texts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
@@ -120,9 +126,9 @@ def generated_tokens(
     model: Model,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    seed: int = 0,
+    max_new_tokens: SupportsIndex = 32,
+    temperature: SupportsFloat = 0.0,
+    seed: SupportsIndex = 0,
     stop_at_eos: bool = True,
     use_cache: bool = True,
     draws: Sequence[int] | None = None,
@@ -130,8 +136,8 @@ def generated_tokens(
 ) -> Int[Tensor, "batch new"]:
     """`generate`, as token ids; padded after the end of a text."""
     model = as_model(model)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least one token.")
+    max_new_tokens = as_int("max_new_tokens", max_new_tokens, least=1)
+    temperature, seed = as_float("temperature", temperature), as_int("seed", seed)
     if temperature < 0:
         raise ValueError(f"temperature={temperature} is negative. Use 0 for the likeliest token.")
     batch = model.tokens(prompts, padding_side="left")
