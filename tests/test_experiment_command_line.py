@@ -148,7 +148,7 @@ def test_a_folder_in_use_is_refused_in_one_line(results, folder, tmp_path, capsy
 def test_results_that_are_a_file_are_refused(tmp_path, capsys):
     (tmp_path / "taken").write_text("precious")
     assert main(["run", str(PATH), "--results", str(tmp_path / "taken")]) == 2
-    assert "is a file, so it cannot be a folder" in capsys.readouterr().err
+    assert "is a file, so there is nothing below it" in capsys.readouterr().err
     assert (tmp_path / "taken").read_text() == "precious"
 
 
