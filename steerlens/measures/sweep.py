@@ -13,7 +13,6 @@ from torch import Tensor
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
-from steerlens.models.kernel import soft_cap
 from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
@@ -138,7 +137,7 @@ class _Score:
         unembed = self.model.wrapped.unembed
         weight = unembed.W_U.T[both].float()  # [example, 2, read, d_model]
         logits = torch.einsum("pcvrd,pvrd->pcvr", states, weight) + unembed.b_U[both][:, None]
-        log_probs = soft_cap(logits.float(), self.model.cfg.output_logits_soft_cap)
+        log_probs = self.model.readout.finish(logits.float())
         if asked.variants == 2 or not self.odds:
             distinct = states[:, :, : asked.variants]
             log_probs = log_probs - self._normaliser(distinct)
