@@ -37,6 +37,7 @@ _HOME = {
     "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
     "divergence": "measures.divergence",
+    "direct_gain": "measures.direct_gain",
     "screen": "measures.screen",
     "equal_kl": "measures.equal_cost",
     # Analyses: a question in, a result out

@@ -23,6 +23,7 @@ from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
+from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.divergence import divergence
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import halved, neutral_texts_of, questions
@@ -132,6 +133,7 @@ def steerability(
         shuffled=null_gains(model, choose, maps.shuffled, multipliers, cells.part("shuffled")),
         random=null_gains(model, choose, maps.random, multipliers, cells.part("random")),
         budget=budget,
+        direct=direct_gain(model, choose, edits, multipliers, cells=cells.part("direct")),
         made_by={
             **model.facts,
             "question": _question(family, choose),
