@@ -2,25 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import torch
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+
 LOGITS = 2**26
 """Logits computed at once; a quarter of a GiB in float32."""
 
+GROUPS, GROUP_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_NAMES = {
+    "": ("memory.max", "memory.current"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+"""Files of a control group's limit and use, in version 2 and in version 1."""
+
+_SAID = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "std::bad_alloc")
+"""What torch says on Linux and macOS, and on Windows, where a CPU has too little memory."""
+
 
 def free_bytes(device: torch.device) -> int:
-    """What may still be allocated on a device."""
+    """What may still be allocated on a device.
+
+    In main memory this is the least of what is free on the machine, in the control groups of this
+    process (a container's limit), and below its limit of address space (`ulimit -v`).
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    rooms = [psutil.virtual_memory().available, *_rooms_of_groups(), *_room_of_addresses()]
+    return max(0, min(rooms))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def _room_of_addresses() -> Iterator[int]:
+    if resource is None:
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        yield limit - psutil.Process().memory_info().vms
+
+
+def _rooms_of_groups(groups: Path = GROUPS, root: Path = GROUP_ROOT) -> Iterator[int]:
+    """What each control group that holds this process may still use; none off Linux.
+
+    A group's own limit, and those of the groups around it, hold. In a container the path that the
+    process sees may not exist below `root`, which is then the container's own group.
+    """
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = root / controllers
+        limit, used = _NAMES[controllers]
+        inner = top / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            try:
+                most, now = (folder / limit).read_text(), (folder / used).read_text()
+                yield int(most) - int(now) + _droppable(folder)
+            except (OSError, ValueError):  # no such group, or "max"
+                pass
+            if folder == top:
+                break
+
+
+def _droppable(folder: Path) -> int:
+    """The cache of files of a group, which counts as used and which it drops first."""
+    stated = (folder / "memory.stat").read_text()
+    found = re.findall(r"^(?:total_)?inactive_file (\d+)$", stated, re.M)
+    return max(map(int, found), default=0)  # the total holds the groups inside
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that fewer rows at once would have worked."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
 
 
 def rows_of_logits(d_vocab: int, memory: int) -> int:
@@ -50,7 +116,7 @@ def in_chunks(
         chunk = slice(start, min(start + rows, n))
         try:
             parts.append(run(chunk))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             rows = (chunk.stop - chunk.start) // 2
             if not is_out_of_memory(error) or rows == 0:
                 raise
