@@ -17,6 +17,7 @@ from steerlens.data.formats.text import (
     short_answer,
     shortened,
 )
+from steerlens.data.near_duplicates import THRESHOLD, Near
 from steerlens.data.pair import ContrastPair
 from steerlens.data.templates import is_in_chat
 
@@ -47,6 +48,8 @@ class ContrastReport:
     """Pairs minus distinct pairs, ignoring case and blanks; includes the exact ones."""
     repeated_prompts: int
     """Pairs minus distinct prompts, where there are prompts."""
+    near_duplicates: int
+    """Pairs that ask nearly the same as a pair of another question; they are in one group."""
     both_sides: int
     """Texts (prompt and continuation) that are positive in one pair and negative in another."""
     answers: tuple[tuple[str, int], ...]
@@ -70,7 +73,8 @@ class ContrastReport:
             (
                 "duplicates",
                 f"{self.duplicate_pairs} exact, {self.normalised_duplicates} up to case and "
-                f"blanks, {self.repeated_prompts} repeated prompts",
+                f"blanks, {self.repeated_prompts} repeated prompts, {self.near_duplicates} near-"
+                "duplicates",
             )
         )
         if self.answers:
@@ -109,8 +113,16 @@ def audit(
     paired: bool,
     notes: tuple[str, ...],
     facts: FileFacts | None,
+    near: Sequence[Near] = (),
 ) -> ContrastReport:
-    """Counts the pairs of a set, and warns of what makes them misleading."""
+    """Counts the pairs of a set, and warns of what makes them misleading.
+
+    Args:
+        groups: The group of each pair.
+        near: Pairs that ask nearly the same.
+    """
+    twins = [link for link in near if not set(pairs[link.one].keys) & set(pairs[link.other].keys)]
+    close = {i for link in twins for i in (link.one, link.other)}
     sizes = Counter(groups)
     exact = {(p.prompt, p.positive, p.negative) for p in pairs}
     folded = {tuple(map(normalised, key)) for key in exact}
@@ -131,11 +143,13 @@ def audit(
         duplicate_pairs=len(pairs) - len(exact),
         normalised_duplicates=len(pairs) - len(folded),
         repeated_prompts=len(prompts) - len(set(prompts)),
+        near_duplicates=len(close),
         both_sides=len(both),
         answers=tuple((str(k), n) for k, n in answers.most_common()),
         warnings=(
             *(facts.remarks if facts else ()),
             *_warnings(pairs, answers, both, is_in_chat(notes)),
+            *_near_warning(pairs, twins, close, sizes),
         ),
         notes=notes,
     )
@@ -186,6 +200,26 @@ def _warnings(
         yield (
             "no prompt ends with a cue for the answer; consider with_chat(model) or "
             "with_template('{prompt}\\n\\nAnswer:')"
+        )
+
+
+def _near_warning(
+    pairs: Sequence[ContrastPair], twins: Sequence[Near], close: set[int], sizes: Counter[str]
+) -> Iterator[str]:
+    """What to know of pairs that ask nearly the same, and of large groups."""
+    if twins:
+        texts = [pairs[i].prompt or pairs[i].positive for i in twins[0][:2]]
+        shown = " and ".join(repr(shortened(text)) for text in texts)
+        yield (
+            f"{len(close)} of {len(pairs)} pairs are near-duplicates (word 3-grams with a Jaccard "
+            f"similarity above {THRESHOLD}), e.g. {shown}; they stay in one part of a split and count "
+            "as one group"
+        )
+    effective = len(pairs) ** 2 / sum(n * n for n in sizes.values())
+    if effective < len(pairs) / 2:
+        yield (
+            f"{len(pairs)} pairs are {len(sizes)} groups, effectively {effective:.3g}: intervals and "
+            "nulls are over groups, so more pairs of the same groups add little"
         )
 
 

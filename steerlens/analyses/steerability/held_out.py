@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.data import ContrastSet
+from steerlens.data.near_duplicates import text_groups
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Cell
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells
 
 
@@ -40,4 +42,11 @@ def confirm(
     utility = scores.utility(swept).value[0]
     gain = swept.log_odds[0, 1] - swept.log_odds[0, 0]
     sign = 1 if cell.multiplier > 0 else -1
-    return Confirmation(cell, gain * sign, utility[1] - utility[0], kl[0, 1])
+    return Confirmation(
+        cell,
+        gain * sign,
+        utility[1] - utility[0],
+        kl[0, 1],
+        groups=group_numbers(report.groups),
+        text_groups=group_numbers(text_groups(texts)),
+    )
