@@ -37,8 +37,10 @@ _HOME = {
     "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
     "divergence": "measures.divergence",
+    "direct_gain": "measures.direct_gain",
     "screen": "measures.screen",
     "equal_kl": "measures.equal_cost",
+    "ordinary_texts": "measures.ordinary_texts",
     # Analyses: a question in, a result out
     "probe": "analyses.probe.measure_probe",
     "steerability": "analyses.steerability.measure_steerability",

@@ -34,8 +34,10 @@ from steerlens.measures.generation import generate as generate
 from steerlens.measures.dose_response import dose_response as dose_response
 from steerlens.measures.sweep import sweep as sweep
 from steerlens.measures.divergence import divergence as divergence
+from steerlens.measures.direct_gain import direct_gain as direct_gain
 from steerlens.measures.screen import screen as screen
 from steerlens.measures.equal_cost import equal_kl as equal_kl
+from steerlens.measures.ordinary_texts import ordinary_texts as ordinary_texts
 
 # Analyses: a question in, a result out
 from steerlens.analyses.probe.measure_probe import probe as probe

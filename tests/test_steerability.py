@@ -381,7 +381,7 @@ def test_a_stopped_map_goes_on_to_the_same_numbers(
 
     whole = measured(None)
     assert torch.equal(measured(Cells(tmp_path)).propensities, whole.propensities)
-    parts = {"ordinary", "lengths", "gain", "cost", "shuffled", "random"}
+    parts = {"ordinary", "lengths", "gain", "cost", "direct", "shuffled", "random"}
     assert {path.name for path in tmp_path.iterdir()} == parts
     shutil.rmtree(tmp_path / "random")
     written = []
@@ -399,7 +399,7 @@ def test_the_table_has_the_sign_of_the_heatmap(made):
     frame = made.to_frame()
     assert list(frame.columns) == [
         "row", "layer", "stream", "multiplier", "gain", "gain_low", "gain_high", "kl",
-        "utility_change", "above_null",
+        "utility_change", "above_null", "direct", "mediated", "mediated_low", "mediated_high",
     ]  # fmt: skip
     drawn = torch.tensor(made.plot().data[0].z, dtype=torch.float64)
     assert torch.equal(drawn.flatten(), torch.tensor(frame["gain"], dtype=torch.float64))
@@ -429,8 +429,8 @@ def test_the_section_states_the_choice_and_joins_the_probe(made, read):
     )
     assert "by more than chance within the cost budget: layers" in section.answer[-1]
     assert [part.title for part in section.parts] == [
-        "Dose and response", "Gain against cost", "Every example", "Probe against steering",
-        "Why not other layers", "Layer by layer",
+        "Gain through later blocks", "Dose and response", "Gain against cost", "Every example",
+        "Probe against steering", "Why not other layers", "Layer by layer",
     ]  # fmt: skip
     for block in blocks(section):
         if isinstance(block, Figure):

@@ -262,6 +262,12 @@ class SteerabilityExperiment(Experiment):
 
 
 def _prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
-    """The first few different prompts that leave room for new tokens."""
-    fitting = (p.prompt for p in asked if len(model.ids(p.prompt)) + room <= model.n_ctx)
-    return list(itertools.islice(dict.fromkeys(fitting), count))
+    """The first few different prompts that leave room for new tokens, one of each group first."""
+    fits = [len(model.ids(pair.prompt)) + room <= model.n_ctx for pair in asked]
+    firsts: dict[str, str] = {}
+    for pair, group, fitting in zip(asked, asked.groups, fits, strict=True):
+        if fitting:
+            firsts.setdefault(group, pair.prompt)
+    others = (pair.prompt for pair, fitting in zip(asked, fits, strict=True) if fitting)
+    distinct = dict.fromkeys(itertools.chain(firsts.values(), others))
+    return list(itertools.islice(distinct, count))

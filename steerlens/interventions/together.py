@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from steerlens.interventions.arms import require_fit
 from steerlens.models.model import Model
-from steerlens.protocols import Hookable, Intervention, Strength, first_block, takes_rows
+from steerlens.protocols import (
+    Hookable,
+    Intervention,
+    ResidualEdit,
+    Strength,
+    first_block,
+    takes_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -55,3 +62,23 @@ class Together:
             for intervention, weight in zip(self.interventions, weights, strict=True):
                 stack.enter_context(intervention.attach(model, multiplier * weight))
             yield
+
+
+def residual_parts(intervention: Intervention) -> list[tuple[ResidualEdit, float]] | None:
+    """The residual edits that an intervention consists of, each with the weight of its multiplier.
+
+    A residual edit is one itself, and `Together` holds those of its parts, in their order. None if
+    something in it is no residual edit, such as a change of weights.
+    """
+    if isinstance(intervention, ResidualEdit):
+        return [(intervention, 1.0)]
+    if not isinstance(intervention, Together):
+        return None
+    found: list[tuple[ResidualEdit, float]] = []
+    weights = intervention.weights or (1.0,) * len(intervention.interventions)
+    for part, weight in zip(intervention.interventions, weights, strict=True):
+        inner = residual_parts(part)
+        if inner is None:
+            return None
+        found += [(edit, weight * factor) for edit, factor in inner]
+    return found

@@ -91,6 +91,23 @@ def given_or_written(
     return found, WRITTEN
 
 
+def text_halves(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Every second text, to choose and to report on; near-duplicates are in one half.
+
+    Raises:
+        ValueError: If the texts are too few groups of near-duplicates for two halves.
+    """
+    groups = text_groups(texts)
+    half = {group: k % 2 for k, group in enumerate(dict.fromkeys(groups))}
+    parts = [[t for t, g in zip(texts, groups, strict=True) if half[g] == k] for k in (0, 1)]
+    if min(map(len, parts)) < 2:
+        raise ValueError(
+            f"{len(texts)} neutral texts are {len(half)} groups of near-duplicates, too few for two "
+            "halves that share none. Give more texts."
+        )
+    return parts[0], parts[1]
+
+
 def _start(model: Model) -> str:
     """What the model starts from: its BOS, or where it has none the token that ends texts."""
     if model.ids(""):

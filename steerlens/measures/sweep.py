@@ -11,10 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.data import ContrastPair, ContrastSet
+from steerlens.measures.answer_scores import AnswerScores
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
-from steerlens.models.kernel import soft_cap
-from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells, cells_or_none
@@ -95,7 +94,7 @@ def sweep(
     cells = cells_or_none(cells, "sweep", progress)
     asked = questions(model, pairs)
     engine = Engine(model, interventions, multipliers, memory)
-    score = _Score(model, log_odds_only, engine.memory)
+    score = AnswerScores(model, log_odds_only, engine.memory)
 
     def begin(examples: Examples) -> Read:
         assert isinstance(examples, Questions)
@@ -117,39 +116,3 @@ def sweep(
         plan=planned,
         lengths=asked.counted.sum(-1).cpu(),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Score:
-    """Log-probabilities of both answers, from the states that predict their tokens."""
-
-    model: Model
-    odds: bool
-    memory: int
-
-    def __call__(
-        self, states: Float[Tensor, "example cell variant read d_model"], asked: Questions
-    ) -> Float[Tensor, "example cell 2"]:
-        both = asked.targets.expand(-1, 2, -1)
-        if asked.variants == 1:
-            states = states.expand(-1, -1, 2, -1, -1)
-        # In float32: a difference of two large half-precision logits is mostly rounding.
-        states = states.float()
-        unembed = self.model.wrapped.unembed
-        weight = unembed.W_U.T[both].float()  # [example, 2, read, d_model]
-        logits = torch.einsum("pcvrd,pvrd->pcvr", states, weight) + unembed.b_U[both][:, None]
-        log_probs = soft_cap(logits.float(), self.model.cfg.output_logits_soft_cap)
-        if asked.variants == 2 or not self.odds:
-            distinct = states[:, :, : asked.variants]
-            log_probs = log_probs - self._normaliser(distinct)
-        sums = (log_probs * asked.counted[:, None]).sum(-1)
-        if self.odds:
-            return torch.stack([sums[..., 0] - sums[..., 1], torch.zeros_like(sums[..., 0])], -1)
-        return sums
-
-    def _normaliser(self, states: Tensor) -> Tensor:
-        """logsumexp over the vocabulary, a few rows at a time."""
-        rows = rows_of_logits(self.model.cfg.d_vocab, self.memory)
-        flat = states.flatten(0, -2).split(rows)
-        parts = [torch.logsumexp(self.model.unembed(some).float(), -1) for some in flat]
-        return torch.cat(parts).view(states.shape[:-1])

@@ -35,7 +35,7 @@ from steerlens.analyses.question_splits import require_disjoint
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_of_equal_utility
-from steerlens.measures.ordinary_texts import given_or_written
+from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.reading import activations as read_activations
 from steerlens.measures.tokenised import questions
 from steerlens.models.model import Model, as_model
@@ -177,7 +177,7 @@ def _at_one_site(
     progress: bool,
 ) -> Unit:
     """The numbers of one SAE, which do not depend on the others."""
-    chosen_texts, report_texts = texts[::2], texts[1::2]
+    chosen_texts, report_texts = text_halves(texts)
     # Another seed for each site, or the random directions would be the same at all of them.
     seed = zlib.crc32(f"{seed} {sae.site}".encode())
     contrast = rank_by_contrast(sae, read, seed=seed)

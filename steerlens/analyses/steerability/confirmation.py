@@ -25,6 +25,9 @@ class Confirmation:
     """Utility log-odds, steered minus unsteered, in nats."""
     kl: Float[Tensor, " text"]
     """Nats per token, on texts that did not choose the cell."""
+    direct: Float[Tensor, " example"] | None = None
+    """The part of each gain that the step itself makes, in nats and with the sign of `gains`; None
+    if the intervention has no step."""
     groups: Int[Tensor, " example"] | None = None
     """The group of each example, the unit of every interval; None where each is a group."""
     text_groups: Int[Tensor, " text"] | None = None
@@ -34,6 +37,15 @@ class Confirmation:
     def gain(self) -> Interval:
         """Mean gain with its 95% interval, in nats."""
         return stats.interval_of_mean(self.gains, self.groups)
+
+    @cached_property
+    def mediated(self) -> Interval | None:
+        """Mean mediated part of the gain with its 95% interval, in nats; None if it has no parts."""
+        return (
+            None
+            if self.direct is None
+            else stats.interval_of_mean(self.gains - self.direct, self.groups)
+        )
 
     @cached_property
     def utility(self) -> Interval:
@@ -57,8 +69,9 @@ class Confirmation:
         return stats.sizes_in_words(self.groups, len(self.gains), "held-out examples")
 
     def __str__(self) -> str:
+        parts = "" if self.mediated is None else f", {self.mediated} of it mediated"
         return (
-            f"{self.cell}: gain {self.gain} nats, utility change {self.utility} nats, "
+            f"{self.cell}: gain {self.gain} nats{parts}, utility change {self.utility} nats, "
             f"KL {self.cost} nats per token, {self.wrong_way} of examples the wrong way "
             f"({self.examples})"
         )

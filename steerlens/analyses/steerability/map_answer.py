@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.analyses.steerability.gain_words import mostly_direct
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import (
     MEASURED,
@@ -48,6 +49,8 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
     if found.cell is not None:
         yield _effect(numbers, found)
         yield f"{_price(numbers, found)} {chance}"
+        if note := mostly_direct(numbers, found, bold="**"):
+            yield note
         if numbers.confirmation is None:
             yield (
                 "No examples were held out: the same examples chose this cell, so its gain is too "

@@ -51,14 +51,54 @@ def map_figure(numbers: MapNumbers) -> go.Figure:
     )
 
 
+def mediated_figure(numbers: MapNumbers) -> go.Figure:
+    """Row x multiplier: mean mediated gain, with the best cell by it marked."""
+    chosen = recommend(numbers, by="mediated").cell  # refuses a map without parts
+    parts = numbers.parts
+    assert parts is not None
+    best = None
+    if chosen is not None:
+        best = (numbers.row_labels[numbers.find(chosen.row)], chosen.multiplier)
+    rows = "intervention" if numbers.layers is None else "layer"
+    gain, direct = numbers.oriented.mean(-1), parts.direct_interval[0]
+    mean, low, high = parts.mediated_interval
+    hover = [
+        [
+            f"{numbers.cell(i, j)}<br>oriented gain {gain[i, j]:.3g} nats: mediated "
+            f"{mean[i, j]:.3g} [{low[i, j]:.3g}, {high[i, j]:.3g}], direct {direct[i, j]:.3g}"
+            for j in range(len(numbers.multipliers))
+        ]
+        for i in range(len(numbers.rows))
+    ]
+    return plots.layer_heatmap(
+        parts.mediated.mean(-1).tolist(),
+        rows=numbers.row_labels,
+        columns=numbers.multipliers.tolist(),
+        unit="nats",
+        quantity="mediated gain",
+        title=_of_data(numbers, f"Gain through later blocks, by {rows} and multiplier"),
+        note="The direct part, of the step itself, is left out.",
+        column_title=_with_unit(numbers, "multiplier"),
+        best=best,
+        over_budget=(~numbers.within_budget).tolist(),
+        hover=hover,
+    )
+
+
 def _hover(numbers: MapNumbers) -> list[list[str]]:
     mean, low, high = numbers.gain_interval
     change = numbers.utility_change
+    parts = [[""] * len(numbers.multipliers) for _ in numbers.rows]
+    if numbers.parts is not None:
+        shares = zip(
+            numbers.parts.direct_interval[0].tolist(), numbers.parts.known.tolist(), strict=True
+        )
+        parts = [[f", {x:.3g} of it direct" if known else "" for x in row] for row, known in shares]
     return [
         [
             f"{numbers.cell(i, j)}<br>oriented gain {mean[i, j]:.3g} "
-            f"[{low[i, j]:.3g}, {high[i, j]:.3g}] nats<br>KL {numbers.cost[i, j]:.3g} nats per token"
-            f"<br>utility {change[i, j]:+.3g} nats"
+            f"[{low[i, j]:.3g}, {high[i, j]:.3g}] nats{parts[i][j]}<br>"
+            f"KL {numbers.cost[i, j]:.3g} nats per token<br>utility {change[i, j]:+.3g} nats"
             for j in range(len(numbers.multipliers))
         ]
         for i in range(len(numbers.rows))

@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlens import stats
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.confirmation import Confirmation
+from steerlens.analyses.steerability.gain_parts import GainParts
 from steerlens.results import Cell, Column, RowResult
 from steerlens.results.grid import find_multiplier
 from steerlens.sites import Site
@@ -58,6 +59,9 @@ class MapNumbers(RowResult):
     None where all that there are were made at once."""
     confirmation: Confirmation | None = None
     """The recommended cell on held-out examples."""
+    direct: Float[Tensor, "row multiplier example"] | None = None
+    """The part of each gain that the step itself makes, in nats (`steerlens.direct_gain`); NaN in
+    rows whose intervention has no step. None in maps that were made without it."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -151,6 +155,13 @@ class MapNumbers(RowResult):
     def monotonicity(self) -> Float[Tensor, "row example"]:
         """Spearman's correlation of propensity with multiplier, for every example."""
         return stats.monotonicity(self.multipliers, self.propensities.mT)
+
+    @cached_property
+    def parts(self) -> GainParts | None:
+        """The direct and the mediated part of every gain; None if no row can be split."""
+        if self.direct is None or bool(self.direct.isnan().all()):
+            return None
+        return GainParts(self.gains, self.direct, self.multipliers.sign(), self.groups)
 
     # Costs
 
@@ -341,4 +352,6 @@ class MapNumbers(RowResult):
         ]
         if self.above_null is not None:
             columns.append(Column("above_null", CELLS, self.above_null))
+        if self.parts is not None:
+            columns += self.parts.columns()
         return columns

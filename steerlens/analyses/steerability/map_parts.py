@@ -10,7 +10,7 @@ import torch
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability import map_figures as figures
 from steerlens.analyses.steerability.map_numbers import MapNumbers
-from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation
+from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
 from steerlens.analyses.steerability.row_words import interval_at, row_heading, row_word
 from steerlens.report.numbers import (
     NOTHING,
@@ -18,6 +18,7 @@ from steerlens.report.numbers import (
     format_number,
     format_percent,
     format_signed,
+    in_words,
     with_minus,
 )
 from steerlens.report.section import Figure, Heading, Paragraph, Section, Table
@@ -55,6 +56,38 @@ def doses(numbers: MapNumbers) -> Section:
     return Section(
         "Dose and response", (Figure(partial(figures.dose_response_figure, numbers), caption),)
     )
+
+
+def mediated(numbers: MapNumbers) -> Section:
+    """The part of every gain that later blocks make of the step."""
+    found = recommend(numbers, by="mediated")
+    caption = (
+        "A step that is added to the stream stands in the final stream itself, and later blocks "
+        "read it. The **direct** part of a gain is what the final norm and the unembedding make of "
+        "the step alone, with the outputs of all later blocks held; the **mediated** part, shown "
+        "here, is the rest. A gain that is mostly direct raises the asked answer whether or not the "
+        "model makes anything of it."
+    )
+    best = (
+        "No cell within the budget gains more than 0 nats through later blocks."
+        if found.cell is None
+        else f"The most within the budget is {format_interval(found.gain)} nats, at "
+        f"{found.cell.row} with multiplier {format_signed(found.cell.multiplier)}."
+    )
+    unknown = [row for row, known in zip(numbers.rows, _known(numbers), strict=True) if not known]
+    if unknown:
+        best += (
+            f" {in_words(unknown)} {'has' if len(unknown) == 1 else 'have'} no step to hold apart."
+        )
+    return Section(
+        "Gain through later blocks",
+        (Figure(partial(figures.mediated_figure, numbers), f"{caption} {best}"),),
+        short="Mediated gain",
+    )
+
+
+def _known(numbers: MapNumbers) -> list[bool]:
+    return [False] * len(numbers.rows) if numbers.parts is None else numbers.parts.known.tolist()
 
 
 def tradeoff(numbers: MapNumbers) -> Section:

@@ -24,8 +24,9 @@ from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
+from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.divergence import divergence
-from steerlens.measures.ordinary_texts import given_or_written
+from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import halved, questions
 from steerlens.models.model import Model, as_model
@@ -148,6 +149,7 @@ def steerability(
         groups=group_numbers(choose.groups),
         text_groups=group_numbers(text_groups(chosen_texts)),
         planned=count or None,
+        direct=direct_gain(model, choose, edits, multipliers, cells=cells.part("direct")),
         made_by={
             **model.facts,
             "question": _question(family, choose),
@@ -177,16 +179,7 @@ def _texts(model: Model, texts: list[str], choose: ContrastSet) -> tuple[list[st
             "4 texts (half of them to report on) and 2 questions are needed."
         )
     halved(model, texts)  # refuses texts that are too short or too long
-    # Near-duplicates must not be in both halves.
-    half = {group: k % 2 for k, group in enumerate(dict.fromkeys(text_groups(texts)))}
-    sides = [half[group] for group in text_groups(texts)]
-    parts = [[t for t, side in zip(texts, sides, strict=True) if side == k] for k in (0, 1)]
-    if min(map(len, parts)) < 2:
-        raise ValueError(
-            f"{len(texts)} neutral texts are {len(half)} groups of near-duplicates, too few for two "
-            "halves that share none. Give more texts."
-        )
-    return parts[0], parts[1]
+    return text_halves(texts)
 
 
 def _require_no_fitting(unit: str, **given: Any) -> None:

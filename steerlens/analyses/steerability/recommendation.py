@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import stats
@@ -19,6 +21,8 @@ MEASURED = (
 """The measured type I error and power of the printed p-value."""
 UNTESTED = "No null maps were made, so no cell was compared with chance."
 """What is said of a map without nulls, everywhere."""
+Quantity = Literal["gain", "mediated"]
+"""What a cell is chosen by: its whole gain, or the part that later blocks make of the step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,7 @@ class Recommendation:
     gain: Interval | None
     """On the choosing examples, with a 95% interval that accounts for having searched all cells.
     The value itself is too high on average, as the largest of many; see `Confirmation` for one that
-    is not."""
+    is not. Chosen by the mediated part, it is that part."""
     cost: float | None
     """KL to the unsteered model on ordinary text, nats per token."""
     budget: float
@@ -42,6 +46,8 @@ class Recommendation:
     """That steering works against what is asked, in words; "" where it does not."""
     outside: str = ""
     """That more than half of the cells cost more than the budget, and what to do; "" where less."""
+    by: Quantity = "gain"
+    """What the cell was chosen by."""
 
     def __str__(self) -> str:
         if self.cell is None:
@@ -49,28 +55,39 @@ class Recommendation:
             head = f"No cell {what} within {self.budget:g} nats of KL per token."
         else:
             head = (
-                f"Best cell: {self.cell}. It gains {self.gain} nats and costs {self.cost:.3g} nats "
-                f"of KL per token (budget {self.budget:g})."
+                f"Best cell: {self.cell}. It gains {self.gain} {_NATS[self.by]} and costs "
+                f"{self.cost:.3g} nats of KL per token (budget {self.budget:g})."
             )
         reasons = (f"  not {cell}: {why}" for cell, why in self.reasons)
         said = (self.backwards, self.outside, "" if self.tested else UNTESTED)
         return "\n".join([head, *filter(None, said), *reasons])
 
 
+_NATS: dict[str, str] = {"gain": "nats", "mediated": "nats through later blocks"}
+
+
 def recommend(
-    numbers: MapNumbers, *, towards: int = 1, budget: float | None = None
+    numbers: MapNumbers,
+    *,
+    towards: int = 1,
+    budget: float | None = None,
+    by: Quantity = "gain",
 ) -> Recommendation:
     """The cell with the largest gain within the budget and above the null, and why not others.
 
     Args:
         towards: 1 to have more of the behaviour (positive multipliers), -1 to have less.
         budget: KL in nats per token; by default the map's own.
+        by: "gain", or "mediated" for the largest part of a gain that later blocks make; rows whose
+            gain has no parts are then left out. Whether a cell is above the null is decided by the
+            whole gain in both cases.
 
     Raises:
-        ValueError: If there is no multiplier of the asked sign.
+        ValueError: If there is no multiplier of the asked sign, or no gain has parts.
     """
     budget = numbers.budget if budget is None else budget
-    mean = numbers.oriented.mean(-1)
+    values = _values(numbers, by)
+    mean = values.mean(-1)
     asked = numbers.multipliers.sign() == towards
     if not bool(asked.any()):
         raise ValueError(
@@ -79,23 +96,25 @@ def recommend(
         )
     tested, outside = bool(numbers.nulls), outside_of(numbers, budget)
     allowed = numbers.affordable(budget) & numbers.exceeds & asked
+    if by == "mediated":
+        allowed = allowed & (mean > 0)
     if not bool(allowed.any()):
-        reasons = _reasons(numbers, None, asked, allowed, budget)
-        return Recommendation(
-            None, None, None, budget, reasons, tested, backwards_of(numbers, towards, 0.0), outside
-        )
+        reasons = _reasons(numbers, values, None, asked, allowed, budget, by)
+        backwards = backwards_of(numbers, towards, 0.0)
+        return Recommendation(None, None, None, budget, reasons, tested, backwards, outside, by)
     i, j = divmod(int(mean.masked_fill(~allowed, -torch.inf).argmax()), mean.shape[1])
-    searched = stats.simultaneous_interval(numbers.oriented[:, asked], numbers.groups)
+    searched = stats.simultaneous_interval(values[:, asked].nan_to_num(), numbers.groups)
     k = int(asked[:j].sum())
     return Recommendation(
         cell=numbers.cell(i, j),
         gain=Interval(*(float(x[i, k]) for x in searched)),
         cost=float(numbers.cost[i, j]),
         budget=budget,
-        reasons=_reasons(numbers, (i, j), asked, allowed, budget),
+        reasons=_reasons(numbers, values, (i, j), asked, allowed, budget, by),
         tested=tested,
-        backwards=backwards_of(numbers, towards, float(mean[i, j])),
+        backwards=backwards_of(numbers, towards, float(numbers.oriented[i, j].mean())),
         outside=outside,
+        by=by,
     )
 
 
@@ -137,31 +156,54 @@ def outside_of(numbers: MapNumbers, budget: float) -> str:
     )
 
 
+def _values(numbers: MapNumbers, by: Quantity) -> Float[Tensor, "row multiplier example"]:
+    """What is compared, in the asked direction."""
+    if by == "gain":
+        return numbers.oriented
+    if by != "mediated":
+        raise ValueError(f'by={by!r} is nothing to choose a cell by. Use "gain" or "mediated".')
+    if numbers.parts is None:
+        raise ValueError(
+            'by="mediated" needs the direct part of the gains, which this map does not hold: it was '
+            "made without it, or none of its interventions adds a step to the stream. Use "
+            'by="gain", or map residual edits such as Add.'
+        )
+    return numbers.parts.oriented
+
+
 def _reasons(
     numbers: MapNumbers,
+    values: Tensor,
     chosen: tuple[int, int] | None,
     asked: Tensor,
     allowed: Tensor,
     budget: float,
+    by: Quantity,
 ) -> tuple[tuple[Cell, str], ...]:
     """The best cell of every row but the chosen one, and why it was not chosen."""
-    mean = numbers.oriented.mean(-1)
+    mean = values.mean(-1).nan_to_num(-torch.inf)
     reasons = []
     for i in range(len(numbers.rows)):
         if chosen is not None and chosen[0] == i:
             continue
         if chosen is not None and bool(allowed[i].any()):
             j = int(mean[i].masked_fill(~allowed[i], -torch.inf).argmax())
-            why = _behind(numbers, chosen, (i, j))
+            why = _behind(values, chosen, (i, j), by, numbers.groups)
         else:
             j = int(mean[i].masked_fill(~asked, -torch.inf).argmax())
-            why = _refused(numbers, (i, j), budget)
+            why = _refused(numbers, (i, j), budget, by)
         reasons.append((numbers.cell(i, j), why))
     return tuple(reasons)
 
 
-def _refused(numbers: MapNumbers, cell: tuple[int, int], budget: float) -> str:
+def _refused(numbers: MapNumbers, cell: tuple[int, int], budget: float, by: Quantity) -> str:
     """Why a cell is not allowed."""
+    if by == "mediated" and numbers.parts is not None:
+        mediated = float(numbers.parts.oriented[cell].mean())
+        if mediated != mediated:
+            return "its gain has no direct and mediated part"
+        if mediated <= 0:
+            return f"later blocks add {mediated:.3g} nats"
     gain = f"gains {float(numbers.oriented[cell].mean()):.3g} nats"
     if not bool(numbers.affordable(budget)[cell]) and bool(numbers.exceeds[cell]):
         cheaper = "is above the null" if numbers.nulls else "gains more than 0"
@@ -172,9 +214,15 @@ def _refused(numbers: MapNumbers, cell: tuple[int, int], budget: float) -> str:
     return f"{gain}, no more than the null maps do" if numbers.nulls else f"{gain}, not more than 0"
 
 
-def _behind(numbers: MapNumbers, chosen: tuple[int, int], other: tuple[int, int]) -> str:
+def _behind(
+    values: Tensor,
+    chosen: tuple[int, int],
+    other: tuple[int, int],
+    by: Quantity,
+    groups: stats.Groups,
+) -> str:
     """How far an allowed cell is behind the chosen one, example by example."""
-    gain = f"gains {float(numbers.oriented[other].mean()):.3g} nats within the budget"
-    gap = stats.interval_of_mean(numbers.oriented[chosen] - numbers.oriented[other], numbers.groups)
+    gain = f"gains {float(values[other].mean()):.3g} {_NATS[by]} within the budget"
+    gap = stats.interval_of_mean(values[chosen] - values[other], groups)
     unclear = "" if gap.low > 0 else ": the two cannot be told apart"
     return f"{gain}, {gap} less{unclear}"

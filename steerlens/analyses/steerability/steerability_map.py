@@ -10,8 +10,14 @@ from steerlens import stats
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability import map_figures
 from steerlens.analyses.steerability.confirmation import Confirmation
+from steerlens.analyses.steerability.gain_words import mostly_direct
 from steerlens.analyses.steerability.map_numbers import MapNumbers
-from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
+from steerlens.analyses.steerability.recommendation import (
+    UNTESTED,
+    Quantity,
+    Recommendation,
+    recommend,
+)
 from steerlens.analyses.steerability.steerability_section import steerability_section
 from steerlens.results import Cell, Result, labelled
 from steerlens.sites import Site
@@ -29,7 +35,9 @@ class SteerabilityMap(MapNumbers):
     The fields are those of `MapNumbers`; everything else is derived from them.
     """
 
-    def recommend(self, *, towards: int = 1, budget: float | None = None) -> Recommendation:
+    def recommend(
+        self, *, towards: int = 1, budget: float | None = None, by: Quantity = "gain"
+    ) -> Recommendation:
         """The cell with the largest gain within the budget and above the null, and why not others.
 
         Without null maps a cell only has to gain more than 0, and the recommendation says so.
@@ -37,11 +45,14 @@ class SteerabilityMap(MapNumbers):
         Args:
             towards: 1 to have more of the behaviour (positive multipliers), -1 to have less.
             budget: KL in nats per token; by default the map's own.
+            by: "gain", or "mediated" for the largest part of a gain that later blocks make of the
+                step: a gain that is mostly direct raises the asked answer and may write nothing.
 
         Raises:
-            ValueError: If there is no multiplier of the asked sign.
+            ValueError: If there is no multiplier of the asked sign, or by="mediated" and no gain
+                has parts.
         """
-        return recommend(self, towards=towards, budget=budget)
+        return recommend(self, towards=towards, budget=budget, by=by)
 
     @property
     def chosen(self) -> Cell | None:
@@ -76,6 +87,8 @@ class SteerabilityMap(MapNumbers):
                     f"utility {change:+.3g} nats",
                 ),
             ]
+            if note := mostly_direct(self, found):
+                lines.append(labelled("direct", note))
         if found.backwards:
             lines.append(labelled("wrong way", found.backwards))
         if found.outside:
@@ -106,6 +119,14 @@ class SteerabilityMap(MapNumbers):
     def plot(self) -> go.Figure:
         """Row x multiplier: mean gain, with the null and the budget marked and the score beside."""
         return map_figures.map_figure(self)
+
+    def plot_mediated(self) -> go.Figure:
+        """Row x multiplier: the part of each gain that later blocks make of the step.
+
+        Raises:
+            ValueError: If no gain of the map has parts.
+        """
+        return map_figures.mediated_figure(self)
 
     def plot_dose_response(self, rows: Sequence[str | int | Site] | None = None) -> go.Figure:
         """Propensity over multipliers in some rows, with the cost below.

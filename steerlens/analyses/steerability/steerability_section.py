@@ -19,7 +19,8 @@ def steerability_section(numbers: MapNumbers, probe: ProbeMap | None) -> Section
         probe: A probe of the same contrast. Its AUROC is shown for the rows whose site was probed.
     """
     found = recommend(numbers)
-    parts = [map_parts.doses(numbers), map_parts.tradeoff(numbers), map_parts.slopes(numbers)]
+    parts = [] if numbers.parts is None else [map_parts.mediated(numbers)]
+    parts += [map_parts.doses(numbers), map_parts.tradeoff(numbers), map_parts.slopes(numbers)]
     if probe is not None and numbers.covered_by(probe):
         parts.append(map_parts.against(numbers, probe))
     parts += [map_parts.others(numbers, found), map_parts.by_row(numbers, probe, found)]
