@@ -13,7 +13,7 @@ from steerlens.data.formats.text import components
 
 THRESHOLD = 0.8
 """Jaccard similarity of word 3-grams above which two texts are near-duplicates."""
-COMMON, MANY = 0.5, 20
+COMMON, MANY = 0.5, 4
 """3-grams that more than this share of at least so many texts have belong to a template, and are
 not counted."""
 KEPT = 256
