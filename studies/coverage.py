@@ -259,9 +259,11 @@ def summary(study: Coverage) -> dict[str, Any]:
         out[name] = {
             "coverage": {m: coverage_of([claims[m] for claims in mine]) for m in MEASURES},
             "again": {
-                m: share([x[m].holds for x in fresh]) for m in MEASURES if m != "chosen_gain"
+                m: share([x[m].holds for x in fresh if x[m].claimed.known])
+                for m in MEASURES
+                if m != "chosen_gain"
             },
-            "over_budget": share([claims["kl"].truth > BUDGET for claims in mine]),
+            "over_budget": share([one["kl"].truth > BUDGET for one in mine]),
             "flagged": {
                 kind: {f: share([x[f] for c in group for x in said[kind, c]]) for f in FLAGS}
                 for kind in ("real", "shuffled")
@@ -310,6 +312,7 @@ def samples(
 
 def coverage_of(claims: Sequence[Claim]) -> dict[str, Any]:
     """How often a claimed interval holds the truth, and on which side it misses."""
+    claims = [c for c in claims if c.claimed.known]
     if not claims:
         return {}
     off = torch.tensor([c.claimed.value - c.truth for c in claims])

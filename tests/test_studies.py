@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"n_fit": 24, "n_choose": 6, "n_report": 8, "n_neutral": 8, "nulls": 19, "draws": 3}
+SMALL = {"n_fit": 24, "n_choose": 8, "n_report": 8, "n_neutral": 16, "nulls": 19, "draws": 3}
 
 
 def script(name: str):

@@ -17,7 +17,7 @@ from steerlens.data.formats.text import (
     short_answer,
     shortened,
 )
-from steerlens.data.near_duplicates import THRESHOLD, Near
+from steerlens.data.near_duplicates import Near
 from steerlens.data.pair import ContrastPair
 from steerlens.data.templates import is_in_chat
 
@@ -49,7 +49,12 @@ class ContrastReport:
     repeated_prompts: int
     """Pairs minus distinct prompts, where there are prompts."""
     near_duplicates: int
-    """Pairs that ask nearly the same as a pair of another question; they are in one group."""
+    """Pairs that ask nearly the same as a pair of another question (word 3-grams with a Jaccard
+    similarity above 0.8); they are in one group."""
+    near_example: tuple[str, ...]
+    """The texts of two of them."""
+    effective_groups: float
+    """How many groups of equal size would tell as much: the unit of intervals and of nulls."""
     both_sides: int
     """Texts (prompt and continuation) that are positive in one pair and negative in another."""
     answers: tuple[tuple[str, int], ...]
@@ -59,10 +64,12 @@ class ContrastReport:
     notes: tuple[str, ...]
 
     def _lines(self) -> list[tuple[str, str]]:
+        few = self.effective_groups < 0.95 * self.groups
+        uneven = f", effectively {self.effective_groups:.3g}" if few else ""
         kind = "true pairs" if self.paired else "unpaired classes, matched at random"
         lines = [
             ("pairs", f"{self.pairs} ({kind}) from {self.rows} rows"),
-            ("groups", f"{self.groups}, the largest of {self.largest_group} pairs"),
+            ("groups", f"{self.groups}, the largest of {self.largest_group} pairs{uneven}"),
         ]
         if self.format:
             lines.insert(0, ("format", self.format))
@@ -73,10 +80,17 @@ class ContrastReport:
             (
                 "duplicates",
                 f"{self.duplicate_pairs} exact, {self.normalised_duplicates} up to case and "
-                f"blanks, {self.repeated_prompts} repeated prompts, {self.near_duplicates} near-"
-                "duplicates",
+                f"blanks, {self.repeated_prompts} repeated prompts",
             )
         )
+        if self.near_duplicates:
+            shown = " and ".join(repr(text) for text in self.near_example)
+            lines.append(
+                (
+                    "nearly the same",
+                    f"{self.near_duplicates} pairs, kept in one group, e.g. {shown}",
+                )
+            )
         if self.answers:
             shown = ", ".join(f"{answer} {count}" for answer, count in self.answers)
             lines.append(("matching answers", shown))
@@ -144,12 +158,15 @@ def audit(
         normalised_duplicates=len(pairs) - len(folded),
         repeated_prompts=len(prompts) - len(set(prompts)),
         near_duplicates=len(close),
+        near_example=tuple(
+            shortened(pairs[i].prompt or pairs[i].positive) for link in twins[:1] for i in link[:2]
+        ),
+        effective_groups=len(pairs) ** 2 / sum(n * n for n in sizes.values()),
         both_sides=len(both),
         answers=tuple((str(k), n) for k, n in answers.most_common()),
         warnings=(
             *(facts.remarks if facts else ()),
             *_warnings(pairs, answers, both, is_in_chat(notes)),
-            *_near_warning(pairs, twins, close, sizes),
         ),
         notes=notes,
     )
@@ -200,26 +217,6 @@ def _warnings(
         yield (
             "no prompt ends with a cue for the answer; consider with_chat(model), in an "
             "experiment chat=True, or with_template('{prompt}\\n\\nAnswer:')"
-        )
-
-
-def _near_warning(
-    pairs: Sequence[ContrastPair], twins: Sequence[Near], close: set[int], sizes: Counter[str]
-) -> Iterator[str]:
-    """What to know of pairs that ask nearly the same, and of large groups."""
-    if twins:
-        texts = [pairs[i].prompt or pairs[i].positive for i in twins[0][:2]]
-        shown = " and ".join(repr(shortened(text)) for text in texts)
-        yield (
-            f"{len(close)} of {len(pairs)} pairs are near-duplicates (word 3-grams with a Jaccard "
-            f"similarity above {THRESHOLD}), e.g. {shown}; they stay in one part of a split and count "
-            "as one group"
-        )
-    effective = len(pairs) ** 2 / sum(n * n for n in sizes.values())
-    if effective < len(pairs) / 2:
-        yield (
-            f"{len(pairs)} pairs are {len(sizes)} groups, effectively {effective:.3g}: intervals and "
-            "nulls are over groups, so more pairs of the same groups add little"
         )
 
 

@@ -50,9 +50,9 @@ class FeatureCard(Result):
     """Nats of KL per token, for the line in the figure."""
     name: str = ""
     """Name of the SAE."""
+    made_by: dict[str, Any] = field(default_factory=dict)
     groups: Int[Tensor, " example"] | None = None
     """The group of each question, the unit of the interval; None where each is a group."""
-    made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
     def found(self) -> FoundFeature:

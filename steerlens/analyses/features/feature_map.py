@@ -50,9 +50,9 @@ class FeatureMap(Result):
     are edited in the same way."""
     budget: float
     """Nats of KL per token that a recommended cell may cost."""
+    made_by: dict[str, Any] = field(default_factory=dict)
     groups: Int[Tensor, " example"] | None = None
     """The group of each example, the unit of every interval; None where each is a group."""
-    made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
     def operation(self) -> str:

@@ -32,11 +32,11 @@ class ProbeScores(Result):
     """Out-of-fold score of the positive and the negative side; above 0 means "positive"."""
     control: Float[Tensor, "control site pair side=2"]
     """The same after shuffling the labels: what a probe finds where there is nothing to find."""
+    made_by: dict[str, Any] = field(default_factory=dict)
     groups: Int[Tensor, " pair"] | None = None
     """The group of each pair, the unit of every interval; None where each is a group."""
     folds: Int[Tensor, " pair"] | None = None
     """The fold in which each pair was held out."""
-    made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[int, ...] | None:
