@@ -129,8 +129,8 @@ def _same_basis(processing: str, model: Model) -> bool:
 
 def _may_be_one(one: str, other: str) -> bool:
     """Whether two names can be of one model: not if TransformerLens knows both, as different."""
-    names = {official_name(name) for name in (one, other)}
-    return None in names or len(names) == 1
+    names = [official_name(name) for name in (one, other)]
+    return None in names or names[0] == names[1]
 
 
 def _how_to_load(processing: str) -> str:

@@ -60,7 +60,7 @@ def load_hub(
 
 
 def official_name(name: str) -> str | None:
-    """The repository that TransformerLens knows under a name or alias, or None."""
+    """The repository of a name or alias that TransformerLens knows; None for any other name."""
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
     try:
