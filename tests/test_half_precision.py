@@ -50,7 +50,7 @@ def test_saes_of_another_precision_are_taken_by_an_experiment_with_a_warning():
     model = experiment.load_model()
     with pytest.warns(UserWarning, match="in bfloat16 it cannot be checked which"):
         (sae,) = experiment.load_saes(model)
-    read = model.cache("the cat", [sae.site])[sae.site]
+    read = model.cache("the chef was splendid", [sae.site])[sae.site]
     assert sae.W_dec.dtype == torch.bfloat16
     assert torch.isfinite(sae.encode(read)).all()
 
