@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED, WritingVerdict
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.results import Cell
 from steerlens.stats import Interval
@@ -39,6 +40,8 @@ class Recommendation:
     """Whether there were null maps. Without them a cell only has to gain more than 0."""
     by: Quantity = "gain"
     """What the cell was chosen by."""
+    written: WritingVerdict | None = None
+    """What is claimed of the texts written there; None where nobody looked."""
 
     def __str__(self) -> str:
         if self.cell is None:
@@ -49,6 +52,7 @@ class Recommendation:
                 f"Best cell: {self.cell}. It gains {self.gain} {_NATS[self.by]} and costs "
                 f"{self.cost:.3g} nats of KL per token (budget {self.budget:g})."
             )
+            head += f"\nIn writing: {self.written or NOT_LOOKED}."
         untested = [] if self.tested else [UNTESTED]
         return "\n".join([head, *untested, *(f"  not {cell}: {why}" for cell, why in self.reasons)])
 
@@ -102,6 +106,7 @@ def recommend(
         reasons=_reasons(numbers, values, (i, j), asked, allowed, budget, by),
         tested=tested,
         by=by,
+        written=numbers.written_at(numbers.cell(i, j)),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED, WritingVerdict
+from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability import map_figures
 from steerlens.analyses.steerability.confirmation import Confirmation
@@ -62,6 +64,12 @@ class SteerabilityMap(MapNumbers):
         """The same map with the held-out numbers of its chosen cell."""
         return replace(self, confirmation=confirmation)
 
+    def with_writing(self, found: WrittenEffect | Sequence[WritingVerdict]) -> SteerabilityMap:
+        """The same map with what is claimed of the cells whose texts were read."""
+        return replace(
+            self, written=found.verdicts if isinstance(found, WrittenEffect) else tuple(found)
+        )
+
     # Words
 
     def summary(self) -> str:
@@ -86,6 +94,7 @@ class SteerabilityMap(MapNumbers):
                     f"utility {change:+.3g} nats",
                 ),
             ]
+            lines.append(labelled("in writing", str(found.written or NOT_LOOKED)))
             if note := mostly_direct(self, found):
                 lines.append(labelled("direct", note))
         lines.append(labelled("null", self._null_in_words()))
