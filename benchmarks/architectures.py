@@ -119,8 +119,49 @@ ARCHITECTURES: dict[str, Mapping[str, Any]] = {
     },
     "BioGpt": USUAL,
     "Mamba": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 4},
+    "Apertus": USUAL,
+    "DeepseekV3": {
+        **USUAL, "num_key_value_heads": HEADS, "head_dim": 4, "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4, "v_head_dim": 8, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 1,
+    },
+    "FalconH1": {
+        **USUAL, "lm_head_multiplier": 0.25, "embedding_multiplier": 2.0, "mamba_d_ssm": 32,
+        "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1,
+    },
+    "GptOss": {**USUAL, **EXPERTS, "sliding_window": 6},
+    "GraniteMoeHybrid": {
+        **USUAL, **EXPERTS, "logits_scaling": 8.0, "layer_types": ["attention", "mamba"],
+        "position_embedding_type": "rope", "shared_intermediate_size": 32, "mamba_n_heads": 8,
+        "mamba_d_head": 8, "mamba_d_state": 8,
+    },
+    "HunYuanDenseV1": USUAL,
+    "Lfm2": {**USUAL, "layer_types": ["conv", "full_attention"]},
+    "OpenAIGPT": GPT,
+    "Phimoe": {**USUAL, **EXPERTS},
+    "RecurrentGemma": {
+        **USUAL, "num_hidden_layers": 3, "logits_soft_cap": 3.0, "attention_window_size": 6,
+        "lru_width": WIDTH,
+    },
+    "VaultGemma": {**USUAL, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    "GPTNeoX, sequential blocks": {**USUAL, "use_parallel_residual": False},
+    "Llama, attention bias": {**USUAL, "attention_bias": True},
+    "Gemma3, capped logits": {
+        **USUAL, "sliding_window": 6, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0,
+    },
+    "OPT, post-norm and projected": {
+        **USUAL, "ffn_dim": 2 * WIDTH, "word_embed_proj_dim": 16, "do_layer_norm_before": False,
+    },
+    "Falcon, ALiBi": {**USUAL, "alibi": True, "new_decoder_architecture": False},
+    "Falcon, new decoder": {
+        **USUAL, "alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2,
+    },
+    "GPT2, untied": {**GPT, "tie_word_embeddings": False},
 }  # fmt: skip
-HEAD_NAMES = {"GPT2": "GPT2LMHeadModel"}
+"""By the name of the architecture, and after a comma what is unusual about its options."""
+HEAD_NAMES = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
 CONFIG_NAMES = {"Gemma3": "Gemma3TextConfig"}
 
 
@@ -150,7 +191,15 @@ def main(only: tuple[str, ...] = (), write: bool = False) -> None:
     ]
     for name in only or ARCHITECTURES:
         for kind, row in compared(name).items():
-            cells = [f"`{head(name)}`", kind, row.logits, row.log_odds, row.cached, row.padded]
+            option = name.partition(",")[1] + name.partition(",")[2]
+            cells = [
+                f"`{head(name)}`{option}",
+                kind,
+                row.logits,
+                row.log_odds,
+                row.cached,
+                row.padded,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     if write:
@@ -159,7 +208,8 @@ def main(only: tuple[str, ...] = (), write: bool = False) -> None:
 
 def head(name: str) -> str:
     """The Hugging Face class of an architecture."""
-    return HEAD_NAMES.get(name, f"{name}ForCausalLM")
+    base = name.partition(",")[0]
+    return HEAD_NAMES.get(base, f"{base}ForCausalLM")
 
 
 def replace_table(table: str) -> None:
@@ -173,10 +223,13 @@ def replace_table(table: str) -> None:
 def random_model(name: str) -> tuple[Any, Any]:
     """A random Hugging Face model of an architecture, with a tokenizer of words."""
     tokenizer = word_tokenizer(WORDS)
-    config_class = getattr(transformers, CONFIG_NAMES.get(name, f"{name}Config"))
+    base = name.partition(",")[0]
+    config_class = getattr(transformers, CONFIG_NAMES.get(base, f"{base}Config"))
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    has = config_class().to_dict()  # a config keeps what it does not know, and a bridge reads it
     torch.manual_seed(0)
-    config = config_class(**{**ids, **ARCHITECTURES[name]})
+    asked = {k: v for k, v in ARCHITECTURES[name].items() if k in has or v is not USUAL.get(k)}
+    config = config_class(**{**ids, **asked})
     config._attn_implementation = "eager"
     model = getattr(transformers, head(name))(config).eval()
     with torch.no_grad():
@@ -187,6 +240,7 @@ def random_model(name: str) -> tuple[Any, Any]:
                 parameter.add_(0.2 * noise)
             else:
                 parameter.copy_(noise / WIDTH**0.5)
+    hf_logits(model, [2, 5, 7])  # fails here if the config describes no working model
     return model, tokenizer
 
 

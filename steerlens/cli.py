@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     commands = {"run": _run, "show": _show, "list": _list}
     try:
-        with _terminable():
+        with _terminable(), _any_encoding():
             if not words or words[0] in ("-h", "--help"):
                 print(USAGE, end="", flush=True)
                 return 0 if words else ERROR
@@ -137,6 +138,20 @@ def _list(words: list[str]) -> int:
 def _refused(why: str) -> int:
     print(f"steerlens: {why}", file=sys.stderr)
     return ERROR
+
+
+@contextmanager
+def _any_encoding() -> Iterator[None]:
+    """Prints "?" for what the terminal's encoding lacks (cp1252, gbk), instead of ending there."""
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,7 +150,7 @@ def test_a_folder_in_use_is_refused_in_one_line(results, folder, tmp_path, capsy
 def test_results_that_are_a_file_are_refused(tmp_path, capsys):
     (tmp_path / "taken").write_text("precious")
     assert main(["run", str(PATH), "--results", str(tmp_path / "taken")]) == 2
-    assert "is a file, so it cannot be a folder" in capsys.readouterr().err
+    assert "taken is a file, so there is nothing below it" in capsys.readouterr().err
     assert (tmp_path / "taken").read_text() == "precious"
 
 
@@ -158,6 +160,19 @@ def test_a_reader_that_goes_away_is_no_error(folder):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "ascii"])
+def test_a_terminal_of_another_encoding_is_printed_to(folder, tmp_path, monkeypatch, encoding):
+    moved = tmp_path / "Zürich ≤ 東京"
+    shutil.copytree(folder, moved)
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["show", str(moved)]) == 0
+    assert terminal.errors == "strict"
+    shown = str(moved).encode(encoding, "replace")
+    assert shown in written.getvalue()
 
 
 def test_positions_that_cannot_be_steered_are_not_offered(tmp_path, capsys):

@@ -12,7 +12,7 @@ from steerlens.interventions import Add
 from steerlens.measures.generation import generated_tokens
 from steerlens.measures.sweep import sweep
 from steerlens.models.attached import SteeringError
-from steerlens.models.checkpoints import bridge_from_hf, word_tokenizer
+from steerlens.models.checkpoints import CheckpointError, bridge_from_hf, word_tokenizer
 from steerlens.models.measured import measured
 from steerlens.models.model import Model
 from steerlens.models.readout import ReadoutError
@@ -20,6 +20,10 @@ from steerlens.models.wrapped_state import GradientError, differentiable
 from steerlens.sites import Positions, Site
 from steerlens.testing import WORDS, tiny_bridge, tiny_hf, tiny_model
 
+MAMBA = {
+    "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+}  # fmt: skip
 TEXTS = ["the cat sat on the bed and ran", "you like"]
 
 
@@ -50,11 +54,12 @@ def log_odds(hf_model, model: Model, pair: ContrastPair) -> float:
 # Read-out
 
 
+@pytest.mark.filterwarnings("ignore:At layer 0")  # FalconH1's blocks have a third part
 @pytest.mark.parametrize(
     ("kind", "config", "scale"),
     [
         ("Granite", {"logits_scaling": 8.0}, 1 / 8),
-        ("Cohere", {"logit_scale": 0.25}, 0.25),
+        ("FalconH1", {"lm_head_multiplier": 0.25, "head_dim": 8, **MAMBA}, 0.25),
         ("Qwen3", {"head_dim": 8}, 1.0),
         (
             "Gemma3",
@@ -76,6 +81,13 @@ def test_logits_of_a_bridge_are_its_own_scaled_or_capped(kind, config, scale):
     assert float(swept.log_odds[0, 0, 0]) == pytest.approx(
         log_odds(hf_model, model, pair), abs=1e-4
     )
+
+
+def test_a_bridge_that_computes_something_else_is_refused():
+    """TransformerLens 3.9 turns the rotary pairs of Cohere as Llama's, which are others."""
+    hf_model, tokenizer = random_hf("Cohere", logit_scale=0.25)
+    with pytest.raises(CheckpointError, match="does not compute what Hugging Face's computes"):
+        bridge_from_hf(hf_model, tokenizer)
 
 
 def gemma3(config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -75,6 +77,25 @@ def test_gpt2_texts_start_with_its_separator_as_in_transformer_lens(tmp_path):
         model = Model.load(tmp_path / family)
         assert model.prepend_bos is starts
         assert (model.ids("the cat")[0] == tokenizer.bos_token_id) is starts
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "starts"),
+    [
+        ("llama", {}, True),
+        ("mistral", {}, True),
+        ("llama", {"add_bos_token": False}, False),
+        ("qwen2", {}, False),
+    ],
+)
+def test_llamas_sentencepiece_texts_start_with_its_bos(tmp_path, family, stated, starts):
+    tokenizer = metaspace()
+    saved(tmp_path / "m", family, tokenizer)
+    config = tmp_path / "m" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | stated))
+    model = Model.load(tmp_path / "m")
+    lead = [tokenizer.bos_token_id] if starts else []
+    assert model.ids("the cat") == [*lead, *tokenizer("the cat")["input_ids"]]
 
 
 def test_what_a_text_starts_with_can_be_chosen(tmp_path):
@@ -199,6 +220,9 @@ def test_a_prompt_and_its_continuation_join_to_the_whole_text(tmp_path, tokenize
     for prompt, row, text in zip(prompts, new.tolist(), texts, strict=True):
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         assert prompt + text == tokenizer.decode([*ids, *row], skip_special_tokens=True)
+        assert prompt + text == tokenizer.decode(
+            [*model.ids(prompt), *row], skip_special_tokens=True
+        )
     assert any(text.startswith(" ") for text in texts)
 
 

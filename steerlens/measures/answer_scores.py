@@ -9,8 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.measures.tokenised import Questions
-from steerlens.models.kernel import soft_cap
-from steerlens.models.measured import measured
 from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model
 
@@ -44,10 +42,7 @@ class AnswerScores:
         unembed = self.model.wrapped.unembed
         weight = unembed.W_U.T[both].float()  # [example, 2, read, d_model]
         logits = torch.einsum("pcvrd,pvrd->pcvr", states, weight) + unembed.b_U[both][:, None]
-        scale = measured(self.model.wrapped).logit_scale
-        if scale != 1.0:
-            logits = logits * scale
-        log_probs = soft_cap(logits.float(), self.model.cfg.output_logits_soft_cap)
+        log_probs = self.model.readout.finish(logits.float())
         if asked.variants == 2 or not self.odds:
             distinct = states[:, :, : asked.variants]
             log_probs = log_probs - self._normaliser(distinct)

@@ -38,6 +38,28 @@ class Readout:
         Raises:
             ReadoutError: If the wrapped model's own logits were found to be others.
         """
+        weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
+        if targets is not None:
+            weight, bias = weight[:, targets], bias[targets]
+        return self.finish(states @ weight + bias)
+
+    def finish(self, unembedded: Float[Tensor, "*rows token"]) -> Float[Tensor, "*rows token"]:
+        """Logits, of what the unembedding gives: scaled and capped as the model does.
+
+        Raises:
+            ReadoutError: If the wrapped model's own logits were found to be others.
+        """
+        scale = self.scale
+        scaled = unembedded if scale == 1.0 else unembedded * scale
+        return soft_cap(scaled, self.wrapped.cfg.output_logits_soft_cap)
+
+    @property
+    def scale(self) -> float:
+        """What the model multiplies its logits by, before any cap.
+
+        Raises:
+            ReadoutError: If the wrapped model's own logits were found to be others.
+        """
         found = measured(self.wrapped)
         if found.readout_differs:
             raise ReadoutError(
@@ -45,10 +67,4 @@ class Readout:
                 f"{found.readout_differs}. Its activations can be read; what needs logits cannot "
                 "be measured. Use a HookedTransformer of it where there is one."
             )
-        weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
-        if targets is not None:
-            weight, bias = weight[:, targets], bias[targets]
-        raw = states @ weight + bias
-        if found.logit_scale != 1.0:
-            raw = raw * found.logit_scale
-        return soft_cap(raw, self.wrapped.cfg.output_logits_soft_cap)
+        return found.logit_scale

@@ -64,7 +64,7 @@ def written_tokens(model: Model, sae: SAE, features: Sequence[int], *, k: int = 
     weight = model.wrapped.unembed.W_U
     empty = torch.zeros_like(rows[:1]).to(weight)
     states = _normed(model, rows.to(weight)) - _normed(model, empty)
-    logits = (states @ weight).float().cpu()
+    logits = ((states @ weight).float() * model.readout.scale).cpu()
     raised = logits.topk(min(k, logits.shape[-1]))
     lowered = (-logits).topk(min(k, logits.shape[-1]))
     return Written(raised.indices, raised.values, lowered.indices, -lowered.values)

@@ -35,6 +35,7 @@ def hooked_from_hf(
     *,
     check: bool = True,
     name: str | None = None,
+    prepend_bos: bool | None = None,
 ) -> HookedTransformer:
     """A `HookedTransformer` with the same unprocessed weights; the Hugging Face model is untouched.
 
@@ -42,6 +43,8 @@ def hooked_from_hf(
         tokenizer: Copied, because TransformerLens writes special tokens into it.
         check: Compare logits with the Hugging Face model (one short forward of each).
         name: What `cfg.model_name` says; "custom" by default.
+        prepend_bos: Whether plain texts start with BOS; by default as the tokenizer has it
+            (`prepends_bos`).
 
     Raises:
         CheckpointError: If the architecture or one of its options is not known, or the
@@ -80,7 +83,8 @@ def hooked_from_hf(
             hf_model, HookedTransformerConfig(**config, init_weights=False, seed=None)
         )
     if tokenizer is not None:
-        config["default_prepend_bos"] = prepends_bos(tokenizer, architecture)
+        starts = prepends_bos(tokenizer, architecture) if prepend_bos is None else prepend_bos
+        config["default_prepend_bos"] = starts
     # GPT-2 has no such bias, and its converter does not say so.
     parameters.setdefault("unembed.b_U", torch.zeros(c.vocab_size))
     hooked = build_hooked(config, copy.deepcopy(tokenizer), parameters=parameters)
@@ -106,6 +110,7 @@ def bridge_from_hf(
     name: str = "in-memory",
     keep: bool = True,
     check: bool = True,
+    prepend_bos: bool | None = None,
 ) -> TransformerBridge:
     """A `TransformerBridge` around the Hugging Face model, raw weights.
 
@@ -113,6 +118,7 @@ def bridge_from_hf(
         keep: A bridge replaces the blocks of the model that it is given, so it gets a copy; with
             False it gets the model itself, which is of no other use afterwards.
         check: Compare logits with the Hugging Face model's before it was bridged.
+        prepend_bos: Whether plain texts start with BOS; by default as the tokenizer has it.
 
     Raises:
         CheckpointError: If TransformerLens has no bridge for the architecture, or the logits
@@ -127,10 +133,12 @@ def bridge_from_hf(
     references = reference_logits(hf_model)[:1] if check else []
     own = keep_tokenizer(copy.deepcopy(tokenizer))
     with unchanged_rng(), quiet(), torch.inference_mode(False), named_tokens_kept(own):
+        inside = copy.deepcopy(hf_model) if keep else hf_model
+        inside.config.architectures = [architecture]  # a config that was never saved has none
         try:
             bridge = TransformerBridge.boot_transformers(
                 name,
-                hf_model=copy.deepcopy(hf_model) if keep else hf_model,
+                hf_model=inside,
                 tokenizer=own,
                 dtype=hf_model.dtype,
                 device=str(hf_model.device),
@@ -142,27 +150,35 @@ def bridge_from_hf(
                 f"a checkpoint of another architecture; {', '.join(KNOWN_ARCHITECTURES)} load as "
                 "HookedTransformers."
             ) from error
-    bridge.cfg.default_prepend_bos = prepends_bos(tokenizer, architecture)
+    starts = prepends_bos(tokenizer, architecture) if prepend_bos is None else prepend_bos
+    bridge.cfg.default_prepend_bos = starts
     _require_same_logits(bridge, references, architecture)
     return bridge
 
 
 def model_from_hf(
-    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str
+    hf_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    prepend_bos: bool | None = None,
 ) -> HookedTransformer | TransformerBridge:
     """A `HookedTransformer`, or a `TransformerBridge` where there is no equal one.
 
     The Hugging Face model is of no other use afterwards.
 
+    Args:
+        prepend_bos: Whether plain texts start with BOS; by default as the tokenizer has it.
+
     Raises:
         CheckpointError: If it can be neither, or the logits differ.
     """
     try:
-        return hooked_from_hf(hf_model, tokenizer, name=name)
+        return hooked_from_hf(hf_model, tokenizer, name=name, prepend_bos=prepend_bos)
     except NotConverted as error:
         reason = str(error)
     try:
-        return bridge_from_hf(hf_model, tokenizer, name=name, keep=False)
+        return bridge_from_hf(hf_model, tokenizer, name=name, keep=False, prepend_bos=prepend_bos)
     except CheckpointError as error:
         raise CheckpointError(f"{error} As a HookedTransformer: {reason}") from error
 
@@ -245,13 +261,19 @@ def logit_difference(
 
 def _require_same_logits(model: Any, references: Sequence[Reference], architecture: str) -> None:
     """Within 1e-4 in float32, plus rounding: 2e-5 of the largest logit (8-bit mantissas: 5 %)."""
-    worst, largest = _difference(model, references)
+    other = "The HookedTransformer" if isinstance(model, HookedTransformer) else "The bridge"
+    try:
+        worst, largest = _difference(model, references)
+    except Exception as error:  # whatever an unusual option of an architecture leads to
+        raise NotConverted(
+            f"{other} of this {architecture} cannot be run: {type(error).__name__}: {error}. Use a "
+            "checkpoint with other options, or of another architecture."
+        ) from error
     rounding = {torch.float32: 2e-5, torch.float64: 2e-5, torch.float16: 1e-2}
     allowed = 1e-4 + rounding.get(model.cfg.dtype, 5e-2) * largest
     if not worst <= allowed:
-        other = "the HookedTransformer" if isinstance(model, HookedTransformer) else "the bridge"
         raise NotConverted(
-            f"{other.capitalize()} of this {architecture} does not compute what Hugging "
+            f"{other} of this {architecture} does not compute what Hugging "
             f"Face's computes: logits differ by {worst:.3g}, and at most {allowed:.3g} is rounding "
             f"(largest logit {largest:.3g}). Report it, with the config of the checkpoint."
         )

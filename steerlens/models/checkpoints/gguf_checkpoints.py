@@ -80,7 +80,7 @@ def load_gguf(
         raise CheckpointError(
             f"{str(path)!r} is a GGUF file, and reading it needs the package gguf: pip install gguf"
         )
-    _require_readable(path)
+    header = _readable_header(path)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     given = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
@@ -104,7 +104,11 @@ def load_gguf(
     require_complete(loaded, f"The weights in {str(path)!r}")
     if hasattr(hf_model.config, "quantization_config"):
         del hf_model.config.quantization_config  # they are dequantised
-    return model_from_hf(hf_model.to(device).eval(), tokenizer, name=name or path.stem)
+    stated = header.metadata.get("tokenizer.ggml.add_bos_token")  # transformers does not read it
+    return model_from_hf(
+        hf_model.to(device).eval(), tokenizer, name=name or path.stem,
+        prepend_bos=stated if isinstance(stated, bool) and tokenizer.bos_token else None,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -121,8 +125,8 @@ def _no_bar() -> Iterator[None]:
         setattr(reader, "tqdm", bar)  # noqa: B010
 
 
-def _require_readable(path: Path) -> None:
-    """Reads the header, with every length checked, before another reader believes it.
+def _readable_header(path: Path) -> GGUFHeader:
+    """The header, with every length checked, before another reader believes it.
 
     Raises:
         CheckpointError: If the file is damaged, or in a quantisation that cannot be undone.
@@ -145,6 +149,7 @@ def _require_readable(path: Path) -> None:
             "dequantised here. Use another file of the model, such as Q8_0, Q4_K_M or F16."
         )
     _require_sizes(path, header)
+    return header
 
 
 def _require_sizes(path: Path, header: GGUFHeader) -> None:

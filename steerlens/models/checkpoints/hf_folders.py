@@ -14,6 +14,7 @@ from steerlens.models.checkpoints.config import read_json
 from steerlens.models.checkpoints.errors import CheckpointError, MissingCheckpoint, some
 from steerlens.models.checkpoints.families import KNOWN_ARCHITECTURES
 from steerlens.models.checkpoints.quiet import no_network, quiet, unchanged_rng
+from steerlens.models.checkpoints.text_conventions import leading_ids
 from steerlens.models.checkpoints.tokenizers import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 if TYPE_CHECKING:
@@ -186,6 +187,16 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"No tokenizer could be read from {str(folder)!r}: {error}. Save one there with "
             "tokenizer.save_pretrained(path), or pass tokenizer=."
         ) from error
+
+
+def stated_start(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool | None:
+    """False where a folder says ``add_bos_token: false`` and its tokenizer adds nothing; else None.
+
+    transformers reads no ``add_bos_token`` beside a tokenizer.json.
+    """
+    path = folder / TOKENIZER_CONFIG_FILE
+    stated = read_json(path).get("add_bos_token") if path.exists() else None
+    return False if stated is False and not leading_ids(tokenizer) else None
 
 
 def read_model(

@@ -24,6 +24,7 @@ from steerlens.models.checkpoints.hf_folders import (
     read_tokenizer,
     require_causal,
     require_weights,
+    stated_start,
 )
 
 if TYPE_CHECKING:
@@ -57,10 +58,15 @@ def load_hf_directory(
     if architecture not in FAMILIES:
         refuse_architecture(architecture)
     require_weights(folder, architecture, config)
-    tokenizer = tokenizer or read_tokenizer(folder)
+    starts = None
+    if tokenizer is None:
+        tokenizer = read_tokenizer(folder)
+        starts = stated_start(folder, tokenizer)
     hf_model = read_model(folder, architecture, device, dtype)
     try:
-        return hooked_from_hf(hf_model, tokenizer, check=check, name=folder.resolve().name)
+        return hooked_from_hf(
+            hf_model, tokenizer, check=check, name=folder.resolve().name, prepend_bos=starts
+        )
     except CheckpointError:
         raise
     except Exception as error:  # whatever a wrong field of config.json leads to
@@ -96,7 +102,10 @@ def load_hf_model(
     tokenizer = read_tokenizer(folder)
     hf_model = read_model(folder, architecture, device, dtype)
     try:
-        return model_from_hf(hf_model, tokenizer, name=name or folder.resolve().name)
+        return model_from_hf(
+            hf_model, tokenizer, name=name or folder.resolve().name,
+            prepend_bos=stated_start(folder, tokenizer),
+        )  # fmt: skip
     except CheckpointError:
         raise
     except Exception as error:  # whatever a wrong field of config.json leads to

@@ -30,6 +30,9 @@ def _remembered(ask: Callable[[Any], Ids]) -> Callable[[Any], Ids]:
 _SEPARATOR = "<|endoftext|>"
 """GPT-2 was trained on texts that this token separates, so TransformerLens starts texts with it."""
 
+_SENTENCEPIECE_BOS = "<s>"
+"""Llama and Mistral with a SentencePiece vocabulary were trained on texts that start with it."""
+
 
 @_remembered
 def leading_ids(tokenizer: Any) -> Ids:
@@ -43,13 +46,29 @@ def leading_ids(tokenizer: Any) -> Ids:
 def prepends_bos(tokenizer: Any, architecture: str) -> bool:
     """Whether plain texts of a checkpoint start with BOS.
 
-    What the tokenizer itself adds decides. The one exception is GPT-2's ``<|endoftext|>``, which
-    its tokenizer does not add: TransformerLens does, and so do we. No other token stands in for a
-    BOS that the tokenizer does not have or does not use, be it EOS or a chat template's marker.
+    What the tokenizer itself adds decides. Two exceptions, as in TransformerLens: GPT-2's
+    ``<|endoftext|>``, which its tokenizer does not add; and the ``<s>`` of a SentencePiece
+    vocabulary of Llama or Mistral, which is lost where a tokenizer was saved without its
+    ``add_bos_token``. No other token stands in for a BOS that the tokenizer does not have or does
+    not use, be it EOS or a chat template's marker.
+
+    Source: `add_bos_token` is true by default in transformers' LlamaTokenizer.
     """
     if leading_ids(tokenizer):
         return True
-    return architecture == "GPT2LMHeadModel" and str(tokenizer.bos_token) == _SEPARATOR
+    if architecture == "GPT2LMHeadModel":
+        return str(tokenizer.bos_token) == _SEPARATOR
+    return (
+        architecture in ("LlamaForCausalLM", "MistralForCausalLM")
+        and str(tokenizer.bos_token) == _SENTENCEPIECE_BOS
+        and tokenizer.eos_token != _SENTENCEPIECE_BOS
+        and _has_blanks_in_pieces(tokenizer)
+    )
+
+
+def _has_blanks_in_pieces(tokenizer: Any) -> bool:
+    """Whether a vocabulary is SentencePiece's, in which a blank is written as "\u2581"."""
+    return any(word.startswith("\u2581") for word in tokenizer.get_vocab())
 
 
 @_remembered
