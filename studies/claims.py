@@ -190,7 +190,7 @@ class Claims:
                     values = values[:, questions]
                 xs.append(values.mean(1))
                 ys.append(_share(one, reader, prompts))
-            return float(scipy_stats.spearmanr(torch.cat(xs), torch.cat(ys)).statistic)
+            return float(scipy_stats.spearmanr(torch.cat(xs), torch.cat(ys))[0])  # type: ignore[arg-type]
 
         many = torch.tensor([once(True) for _ in range(self.resamples)], dtype=torch.float64)
         low, high = torch.nanquantile(

@@ -44,18 +44,18 @@ def test_texts_of_pairs_stand_before_a_prompt_as_sentences(gpt2):
         (PROMPTS[1], "no"),
     )
     made = Contexts.from_pairs(gpt2, given, PROMPTS)
-    assert made.positive == ("the soup was good. ", "the film was great . ")
-    assert made.negative == ("the soup was bad. ", "the film was awful . ")
+    assert made.positive == ("the soup was good . ", "the film was great . ")
+    assert made.negative == ("the soup was bad . ", "the film was awful . ")
     assert made.place("you", "negative", 3) == "the film was awful . you"
     writes, reads = made.halves()
     assert not set(writes.positive) & set(reads.positive)
 
 
 def test_words_of_a_list_stand_together(gpt2):
-    given = pairs(*((f"good{k}", f"bad{k}") for k in range(10)))
+    given = pairs(*((f"good{k} the", f"bad{k} a") for k in range(10)))
     made = Contexts.from_pairs(gpt2, given, ["you"])
     assert len(made) == 2
-    assert made.positive[1] == "good8, good9. "
+    assert made.positive[1] == "good8 the , good9 the . "
     assert made.made_of == "words of the pairs"
 
 
@@ -211,6 +211,7 @@ def test_auroc_counts_ties_by_half_and_resamples_prompts():
     assert auroc_interval(one, other).value == pytest.approx(5.5 / 9)
     perfect = auroc_interval(torch.ones(20, 2), torch.zeros(20, 2))
     assert perfect.value == 1.0 and 0.8 < perfect.low < 1.0
+    assert auroc_interval(torch.ones(12, 1), torch.zeros(12, 1)).low < 0.9
 
 
 def effect(share: float = 0.8, noise: float = 0.3, span: float = 1.0, **changed) -> WrittenEffect:
@@ -247,15 +248,17 @@ def test_a_large_share_is_confirmed_and_a_small_one_is_a_gain_without_writing():
     assert made.verdict(0) == "confirmed in writing" and made.share(0).low > 0.5
     assert made.verdict(1) == "gain without writing" and made.share(1).value < 0.25
     assert made.against_opposite(0).low > 1.0
-    assert made.reader_auroc.low > 0.9
+    assert made.reader_auroc.low > 0.8
     assert made.verdict_of(Cell("nowhere", 1.0)) == "not looked at"
 
 
-def test_a_wide_interval_is_undecided():
+def test_a_wide_interval_says_that_more_prompts_would_decide():
     made = effect(share=0.45, noise=1.0)
     assert made.reader_is_good
     assert made.share(0).value > 0.25 > made.share(0).low
-    assert made.verdict(0) == "undecided in writing"
+    assert made.verdict(0) == "gain without writing" and made.verdicts[0].is_open
+    assert "more of them would decide it" in str(made.verdicts[0])
+    assert "Gain without writing, so far" in made.verdicts[0].sentence()
 
 
 def test_less_is_measured_against_the_negative_context():
@@ -388,6 +391,7 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(gpt2, tmp_path, monke
     gone = "steerlens.analyses.confirmation.measure_written.written_tokens"
     monkeypatch.setattr(gone, None)  # nothing is written again
     again = measured(gpt2, arms, at, cells=Cells(tmp_path, progress=False))
+    assert again.positive is not None and whole.positive is not None
     assert torch.equal(again.positive, whole.positive)
     assert again.steered_texts == whole.steered_texts
 

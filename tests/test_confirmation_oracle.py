@@ -17,6 +17,7 @@ from steerlens.testbed.grammar import SENTENCE_ENDS
 from steerlens.testbed.oracle import Oracle
 
 LAYER = Site(6)
+ORACLE = Oracle()
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def effect():
     found = read.direction(LAYER, DiffMean())
     other = read.direction(LAYER, Random(1)).unit() * found.norm
     arms = {"sentiment": Add(found), "random": Add(other, unit=Add(found).length)}
-    at = [Cell("sentiment", 0.5, LAYER), Cell("sentiment", -0.5, LAYER), Cell("random", 0.5, LAYER)]
+    at = [Cell("sentiment", 0.5, LAYER), Cell("random", 0.5, LAYER)]
     prompts = [pair.prompt for pair in data.report][:32]
     contexts = Contexts.from_pairs(model, data.fit, prompts, room=14)
     return confirm_in_writing(
@@ -38,11 +39,10 @@ def effect():
 
 def poles(effect, texts) -> torch.Tensor:
     """Clauses of the positive pole minus clauses of the negative one: [prompt, draw]."""
-    oracle = Oracle()
 
     def pole(prompt: str, text: str) -> float:
         whole = sum(word in SENTENCE_ENDS for word in prompt.split())
-        read = oracle.read(prompt + text)[whole:]
+        read = ORACLE.read(prompt + text)[whole:]
         return float(sum({True: 1, False: -1, None: 0}[clause.sentiment] for clause in read))
 
     return torch.tensor(
@@ -51,9 +51,9 @@ def poles(effect, texts) -> torch.Tensor:
 
 
 def test_the_reader_agrees_with_the_oracle_on_single_texts(effect):
-    texts = [effect.unsteered_texts, *effect.steered_texts[:2]]
+    texts = [effect.unsteered_texts, effect.steered_texts[0], effect.opposite_texts[0]]
     said = torch.cat([poles(effect, one) for one in texts]).flatten()
-    read = torch.cat([effect.unsteered, *effect.steered[:2]]).flatten()
+    read = torch.cat([effect.unsteered, effect.steered[0], effect.opposite[0]]).flatten()
     good, bad = read[said > 0][:, None], read[said < 0][:, None]
     assert len(good) > 20 and len(bad) > 20
     wins = (good > bad.T).float().mean()
@@ -62,14 +62,14 @@ def test_the_reader_agrees_with_the_oracle_on_single_texts(effect):
 
 def test_the_verdict_agrees_with_the_oracle(effect):
     before = poles(effect, effect.unsteered_texts)
-    for k, sign in enumerate((1, -1)):
-        moved = sign * (poles(effect, effect.steered_texts[k]) - before).mean()
-        assert float(moved) > 0.15
-        assert effect.verdict(k) == "confirmed in writing"
-        assert effect.against_opposite(k).low > 0
-    same = (poles(effect, effect.steered_texts[2]) - before).mean()
-    assert abs(float(same)) < 0.15
-    assert effect.verdict(2) == "gain without writing"
+    moved = poles(effect, effect.steered_texts[0]) - before
+    assert float(moved.mean()) > 0.15
+    assert float((poles(effect, effect.opposite_texts[0]) - before).mean()) < -0.15
+    assert effect.verdict(0) == "confirmed in writing"
+    assert effect.against_opposite(0).low > 0
+    same = poles(effect, effect.steered_texts[1]) - before
+    assert abs(float(same.mean())) < 0.15
+    assert effect.verdict(1) == "gain without writing"
     assert effect.reader_auroc.value > 0.7
     contexts = poles(effect, effect.positive_texts), poles(effect, effect.negative_texts)
     assert auroc_interval(*contexts).value > 0.7  # the contexts do what their name says

@@ -158,8 +158,8 @@ class Contexts:
             sides = [tuple(f"{text.strip()}\n\n" for text in both) for both in systems]
             return cls(*_columns(sides), made_of="instructions of the pairs")
         if all(len(text.split()) <= _WORDS for both in texts for text in both):
-            return cls(*_lists(texts), made_of="words of the pairs")
-        return cls(*_columns(_sentences(texts)), made_of="texts of the pairs")
+            return cls(*_lists(model, texts), made_of="words of the pairs")
+        return cls(*_columns(_sentences(model, texts)), made_of="texts of the pairs")
 
     def _fitting(self, model: Model, prompts: list[str], room: int) -> Contexts:
         """Those that leave room after every prompt."""
@@ -229,24 +229,41 @@ def _turns(model: Model, texts: Sequence[tuple[str, str]]) -> list[tuple[str, ..
     return found
 
 
-def _lists(texts: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _lists(
+    model: Model, texts: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Words of one side together, in the order of the pairs."""
-    columns = []
+    columns, stop = [], _full_stop(model, texts)
+    between = stop.replace(".", ",") + " "
     for side in (0, 1):
         words = [both[side].strip() for both in texts]
         runs = [words[k : k + _LISTED] for k in range(0, len(words), _LISTED)]
-        columns.append(tuple(", ".join(run) + ". " for run in runs))
+        columns.append(tuple(between.join(run) + stop + " " for run in runs))
     return columns[0], columns[1]
 
 
-def _sentences(texts: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
+def _full_stop(model: Model, texts: Sequence[tuple[str, str]]) -> str:
+    """What ends a sentence in the model's own writing: one that its tokenizer knows."""
+    known = [text.rstrip() for both in texts for text in both if text.rstrip()[-1:].isalnum()]
+    unknown = model.tokenizer.unk_token_id
+    if not known or unknown is None:
+        return "."
+
+    def count(stop: str) -> int:
+        return sum(model.ids(text + stop).count(unknown) for text in known[:8])
+
+    return min((".", " .", ""), key=count)  # the first of those with the fewest unknown tokens
+
+
+def _sentences(model: Model, texts: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
     """Each side as a sentence, with the space before what follows."""
-    found = []
+    found, stop = [], _full_stop(model, texts)
     for both in texts:
         whole = [_ENDS.match(text) for text in both]
         cut = tuple(end[0] for end in whole if end is not None)
         if len(cut) < 2 or cut[0].strip() == cut[1].strip():
-            cut = tuple(f"{text.rstrip()}." for text in both)
+            bare = [text.rstrip() for text in both]
+            cut = tuple(text + stop if text[-1:].isalnum() else text for text in bare)
         gap = "\n\n" if any("\n" in text.strip() for text in both) else " "
         found.append(tuple(text.strip() + gap for text in cut))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,15 @@ from steerlens.store.cells import Cells, cells_or_none
 
 PROMPTS = 24
 """Prompts that are continued, where an experiment does not say otherwise."""
+
+
+class _Work(NamedTuple):
+    """Texts that are written together."""
+
+    name: str
+    edit: Intervention | None
+    multipliers: tuple[float, ...]
+    prompts: list[str]
 
 
 @torch.no_grad()
@@ -92,7 +101,11 @@ def confirm_in_writing(
             "contexts=Contexts(…), or a reader such as WordReader(positive, negative)."
         )
     kept = cells_or_none(cells, "written", progress)
-    facts = {"work": _digest([prompts, draws, options, seed, found and found.hash])}
+    facts = {
+        "work": _digest(
+            [prompts, [list(c[:2]) for c in at], draws, options, seed, found and found.hash]
+        )
+    }
     writes, reads = (None, None) if found is None else found.halves()
     placed = prompts
     if writes is not None:
@@ -102,37 +115,36 @@ def confirm_in_writing(
         )
     rows = batch_rows(model, placed, options["max_new_tokens"])
 
-    work: list[tuple[str, Intervention | None, float, list[str]]] = [
-        ("unsteered", None, 0.0, prompts)
-    ]
+    work = [_Work("unsteered", None, (0.0,), prompts)]
     if writes is not None:
         work += [
-            (side, None, 0.0, [writes.place(p, side, i) for i, p in enumerate(prompts)])
+            _Work(side, None, (0.0,), [writes.place(p, side, i) for i, p in enumerate(prompts)])
             for side in SIDES
         ]
-    for cell in at:
-        for sign in (1, -1):
-            m = sign * cell.multiplier
-            work.append((f"{cell.row} at {m:.9g}", named[cell.row], m, prompts))
-    tokens: list[Tensor] = []
-    with kept.bar(len(work) * len(prompts) * draws, "text") as bar:
-        for name, edit, m, asked in work:
+    for cell in at:  # both signs together
+        m = cell.multiplier
+        work.append(_Work(f"{cell.row} at {m:.9g}", named[cell.row], (m, -m), prompts))
+    tokens: list[Int[Tensor, "prompt draw new"]] = []
+    texts: list[Texts] = []
+    with kept.bar(sum(len(w.multipliers) for w in work) * len(prompts) * draws, "text") as bar:
+        for one in work:
 
-            def make(edit=edit, m=m, asked=asked) -> dict[str, Tensor]:
+            def make(one: _Work = one) -> dict[str, Tensor]:
                 each = [
                     written_tokens(
-                        model, edit, asked, [m], rows, {**options, "seed": seed * 1009 + d}
-                    )[0]
+                        model, one.edit, one.prompts, list(one.multipliers), rows,
+                        {**options, "seed": seed * 1009 + d},
+                    )
                     for d in range(draws)
-                ]
-                return {"tokens": torch.stack(each, 1)}
+                ]  # fmt: skip
+                return {"tokens": torch.stack(each, 2)}
 
-            part = kept.part("texts", arm=repr(edit) if edit is not None else "", **facts)
-            tokens.append(part.compute(name, make)["tokens"])
-            bar.update(len(prompts) * draws)
-    texts = [_texts(model, w[3], one) for w, one in zip(work, tokens, strict=True)]
+            found_tokens = kept.part("texts", **facts).compute(one.name, make)["tokens"]
+            tokens += found_tokens.unbind(0)
+            texts += [_texts(model, one.prompts, own) for own in found_tokens]
+            bar.update(found_tokens[..., 0].numel())
     by = reader or LikelihoodReader(model, reads)  # type: ignore[arg-type]
-    asked = kept.part("read", reader=_name(by), arms=repr([w[1] for w in work]), **facts)
+    asked = kept.part("read", reader=_name(by), **facts)
     numbers: list[Tensor] = []
     if isinstance(by, LikelihoodReader):
 
@@ -142,12 +154,12 @@ def confirm_in_writing(
 
         numbers += asked.compute("all", ratios)["numbers"].split(draws, 1)
     else:
-        for (name, *_), written in zip(work, texts, strict=True):
+        for k, written in enumerate(texts):
 
-            def judged(written=written) -> dict[str, Tensor]:
+            def judged(written: Texts = written) -> dict[str, Tensor]:
                 return {"numbers": _judged(by, prompts, written)}
 
-            numbers.append(asked.compute(name, judged)["numbers"])
+            numbers.append(asked.compute(k, judged)["numbers"])
     first = 1 if writes is None else 3
     return WrittenEffect(
         cells=tuple(at),

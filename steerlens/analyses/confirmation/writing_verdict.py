@@ -11,9 +11,9 @@ from steerlens.report.numbers import format_share
 from steerlens.results import Cell
 from steerlens.stats import Interval
 
-Verdict = Literal[
-    "confirmed in writing", "gain without writing", "undecided in writing", "not looked at"
-]
+Verdict = Literal["confirmed in writing", "gain without writing", "not looked at"]
+ENOUGH = 0.25
+"""A share whose lower end is above this is confirmed in writing."""
 NOT_LOOKED: Verdict = "not looked at"
 
 
@@ -30,6 +30,11 @@ class WritingVerdict:
     why: str = ""
     """Why it was not looked at."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not confirmed and yet the share itself is above a quarter."""
+        return self.verdict == "gain without writing" and self.share.value > ENOUGH
+
     def same_cell(self, cell: Cell) -> bool:
         """Whether it is about a cell, whose multiplier may be rounded."""
         near = abs(self.cell.multiplier - cell.multiplier) <= 1e-5 * abs(cell.multiplier)
@@ -40,7 +45,7 @@ class WritingVerdict:
             return f"{NOT_LOOKED}: {self.why}" if self.why else NOT_LOOKED
         return (
             f"{self.verdict}: share {self.share} of what the context itself writes "
-            f"({self.prompts} prompts)"
+            f"({self.prompts} prompts{'; more of them would decide it' if self.is_open else ''})"
         )
 
     def sentence(self) -> str:
@@ -57,10 +62,10 @@ class WritingVerdict:
         )
         if self.verdict == "confirmed in writing":
             return f"**Confirmed in writing:** {size}."
-        if self.verdict == "undecided in writing":
+        if self.is_open:
             return (
-                f"**Undecided in writing:** {size}, an interval that holds both a quarter and less. "
-                "More prompts would decide it."
+                f"**Gain without writing, so far:** {size}, and the interval holds both a quarter "
+                "and less. More prompts would decide it."
             )
         return (
             f"**Gain without writing:** {size}, at most a quarter. The "

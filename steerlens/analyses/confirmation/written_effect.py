@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steerlens import plots
-from steerlens.analyses.confirmation.written_numbers import ENOUGH, WrittenNumbers
+from steerlens.analyses.confirmation.writing_verdict import ENOUGH
+from steerlens.analyses.confirmation.written_numbers import WrittenNumbers
 from steerlens.analyses.confirmation.written_section import written_section
 from steerlens.results import Result, chosen_cell
 from steerlens.results.summary_lines import labelled

@@ -13,15 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import stats
-from steerlens.analyses.confirmation.writing_verdict import Verdict, WritingVerdict
+from steerlens.analyses.confirmation.writing_verdict import ENOUGH, Verdict, WritingVerdict
 from steerlens.analyses.confirmation.written_share import auroc_interval, share_interval
 from steerlens.results import Cell, Column, Result
 from steerlens.stats import Interval
 
 Texts = tuple[tuple[str, ...], ...]
 """[prompt][draw]"""
-ENOUGH = 0.25
-"""A share whose lower end is above this is confirmed; one below it is a gain without writing."""
 POOR = 0.7
 """A reader whose AUROC, or its lower end half way down to 0.5, is below this is refused."""
 
@@ -129,22 +127,22 @@ class WrittenNumbers(Result):
         """What is claimed of a cell.
 
         - "confirmed in writing": the lower end of its share is above 0.25.
-        - "gain without writing": the share itself is at most 0.25.
-        - "undecided in writing": the share is above 0.25 and its lower end is not.
+        - "gain without writing": it is not. Where the share itself is above 0.25, more prompts may
+          confirm it, and the summary says so.
         - "not looked at": the reader is refused, or there is no scale.
         """
         share = self.share(cell)
         if not self.reader_is_good or share.low != share.low:
             return "not looked at"
-        if share.low > ENOUGH:
-            return "confirmed in writing"
-        return "gain without writing" if share.value <= ENOUGH else "undecided in writing"
+        return "confirmed in writing" if share.low > ENOUGH else "gain without writing"
 
     def find(self, cell: Cell | None) -> int | None:
         """The index of a cell; None where it was not looked at."""
+        if cell is None:
+            return None
         for k, one in enumerate(self.cells):
-            same = cell is not None and one.row == cell.row
-            if same and abs(one.multiplier - cell.multiplier) <= 1e-5 * abs(one.multiplier):
+            gap = abs(one.multiplier - cell.multiplier)
+            if one.row == cell.row and gap <= 1e-5 * abs(one.multiplier):
                 return k
         return None
 

@@ -72,7 +72,7 @@ def auroc_interval(
     weights, tail = _resampled(n), _tail(n)
     found = torch.einsum("di,ij,dj->d", weights, wins, weights)
     low, high = torch.quantile(found, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    if low == high:
+    if high - low < 1e-9:
         known = scipy_stats.binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
         low, high = float(known.low), float(known.high)
     return Interval(value, low, high)

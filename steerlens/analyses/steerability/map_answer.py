@@ -83,10 +83,7 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
 
 def _confirmed_elsewhere(numbers: MapNumbers, found: Recommendation) -> str:
     """Which runners-up are confirmed in writing, where the chosen cell is not."""
-    if found.written is None or found.written.verdict not in (
-        "gain without writing",
-        "undecided in writing",
-    ):
+    if found.written is None or found.written.verdict != "gain without writing":
         return ""
     kept = [one for one in numbers.written if one.verdict == "confirmed in writing"]
     if not kept:
