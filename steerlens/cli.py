@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from steerlens.experiment import Experiment
@@ -74,6 +75,8 @@ def run_experiment(experiment: Experiment, name: str, words: list[str]) -> int:
 
     import tyro
 
+    from steerlens.experiment.experiment_data import DataWarning
+
     results = tyro.conf.arg(help="Folder that holds the runs.")
     Options = make_dataclass(
         "Options",
@@ -90,7 +93,8 @@ def run_experiment(experiment: Experiment, name: str, words: list[str]) -> int:
         prog=f"steerlens run {name}",
         description=type(experiment).__doc__,
     )
-    run = options.experiment.run(options.results, name=name)
+    with _plain_warnings(DataWarning):
+        run = options.experiment.run(options.results, name=name)
     print(run.summary())
     return 0
 
@@ -170,6 +174,23 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _plain_warnings(kind: type[Warning]) -> Iterator[None]:
+    """Warnings of one kind as one line each, without the line of code that gave them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", kind)
+        other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
+            if issubclass(category, kind):
+                print(f"steerlens: warning: {message}", file=sys.stderr)
+            else:
+                other(message, category, *more)
+
+        warnings.showwarning = show
+        yield
 
 
 if __name__ == "__main__":

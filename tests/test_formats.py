@@ -655,18 +655,16 @@ def test_what_is_no_text_encoding_is_refused(write, encoding):
 
 @pytest.fixture
 def patience():
-    """Fails a test that waits for ever, or computes for more than 20 seconds."""
+    """Fails a test that does not end."""
 
     def late(*_):
         raise AssertionError("it waits")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(300)
-    start = time.process_time()
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-    assert time.process_time() - start < 20
 
 
 def test_fifos_devices_and_circles_of_links_are_refused_at_once(

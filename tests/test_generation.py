@@ -167,7 +167,7 @@ def test_a_text_that_ended_stays_ended_and_disturbs_no_other():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens=0: ask for at least one"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 is too small"),
         ({"max_new_tokens": 60}, "context of 'tiny-gpt2', 64. Use max_new_tokens=55 or"),
         ({"temperature": -1.0}, "temperature=-1.0 is negative"),
         ({"draws": [0]}, "1 draws for 3 prompts"),

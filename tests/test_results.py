@@ -140,7 +140,7 @@ def test_a_missing_result_is_named(made, tmp_path):
 def test_a_path_that_is_no_folder_of_files_is_explained(made, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(StorageError, match="file is a file, so it cannot be a folder"):
+    with pytest.raises(StorageError, match="file is a file, so there is nothing below it"):
         Made.load(file)
     with pytest.raises(StorageError, match="file is a file, so it cannot be a folder"):
         made.save(file)

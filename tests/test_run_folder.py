@@ -119,7 +119,7 @@ def test_a_folder_with_leftovers_only_is_empty(tmp_path):
         assert is_empty(tmp_path)
         write_text(tmp_path / "manifest.json", "{}")
         assert not is_empty(tmp_path)
-    with pytest.raises(StorageError, match="is a file, so it cannot be a folder"):
+    with pytest.raises(StorageError, match="is a file, so there is nothing below it"):
         is_empty(tmp_path / "manifest.json")
 
 

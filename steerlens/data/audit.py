@@ -184,8 +184,8 @@ def _warnings(
     cued = in_chat or bool(markers) or any(p.prompt.rstrip().endswith(":") for p in pairs)
     if answers and asked and not cued:
         yield (
-            "no prompt ends with a cue for the answer; consider with_chat(model) or "
-            "with_template('{prompt}\\n\\nAnswer:')"
+            "no prompt ends with a cue for the answer; consider with_chat(model), in an "
+            "experiment chat=True, or with_template('{prompt}\\n\\nAnswer:')"
         )
 
 

@@ -11,7 +11,7 @@ import html
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ class ContrastSet:
     """
 
     name: str
-    pairs: tuple[ContrastPair, ...]
+    pairs: tuple[ContrastPair, ...] = ()
     source: str = ""
     """Where the pairs came from: a path or a hub name."""
     paired: bool = True
@@ -448,3 +448,16 @@ class ContrastSet:
 
     def _with(self, pairs: Iterable[ContrastPair], note: str) -> ContrastSet:
         return replace(self, pairs=tuple(pairs), notes=(*self.notes, note))
+
+
+PairsLike = ContrastSet | Sequence[Any]
+"""A ContrastSet, or what `ContrastSet.from_pairs` takes: pairs, tuples, mappings, a table."""
+
+
+def as_contrast_set(pairs: Any) -> ContrastSet:
+    """A ContrastSet of whatever a public function was given as pairs.
+
+    Raises:
+        ContrastError: If it holds something that is not a pair.
+    """
+    return pairs if isinstance(pairs, ContrastSet) else ContrastSet.from_pairs(pairs)

@@ -21,9 +21,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from steerlens.data import ContrastError, ContrastSet
 from steerlens.directions.methods import DiffMean, as_method
 from steerlens.experiment import manifest
-from steerlens.experiment.experiment_data import ExperimentError, load_pairs
+from steerlens.experiment.experiment_data import (
+    ExperimentError,
+    load_pairs,
+    remarks_on,
+    warn_of_data,
+)
 from steerlens.experiment.fields import (
     MethodField,
     require_at_least,
@@ -67,6 +73,10 @@ class Experiment(ABC):
     """Where the model runs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the model's weights."""
+    chat: bool = False
+    """Whether each prompt is put into the model's own chat template, as the user's turn."""
+    system: str | None = None
+    """The text of a system turn before each prompt; with `chat`."""
 
     kind: ClassVar[str] = "experiment"
     """Names the folders of its runs, where no other name is given."""
@@ -82,6 +92,11 @@ class Experiment(ABC):
         require_at_least(0, seed=self.seed)
         require_examples(n_fit=self.n_fit)
         require_layers(self.layers)
+        if self.system is not None and not self.chat:
+            raise ExperimentError(
+                f"system={self.system!r} is the text of a turn in a chat. Set chat=True too, or "
+                "write the text into the prompts."
+            )
 
     # What a subclass writes
 
@@ -90,7 +105,23 @@ class Experiment(ABC):
 
         Whatever cannot work is refused here, before anything is written.
         """
-        return Inputs(data={"fit": load_pairs(self.contrast, self.n_fit, self.seed)})
+        pairs = load_pairs(self.contrast, self.n_fit, self.seed)
+        return Inputs(data={"fit": self.in_chat(model, pairs)})
+
+    def in_chat(self, model: Model, pairs: ContrastSet) -> ContrastSet:
+        """The pairs in the model's chat template with `chat`, else as they are.
+
+        Pairs of whole texts, without a prompt, have no turn of a user, and stay as they are.
+
+        Raises:
+            ExperimentError: If the model has no chat template, or it refuses the prompts.
+        """
+        if not self.chat or not any(pair.prompt for pair in pairs):
+            return pairs
+        try:
+            return pairs.with_chat(model, self.system)
+        except ContrastError as error:
+            raise ExperimentError(f"chat=True, and {pairs.name!r}: {error}") from error
 
     @abstractmethod
     def measure(self, run: Workplace[Any]) -> None:
@@ -139,6 +170,8 @@ class Experiment(ABC):
     ) -> None:
         """Everything that is written, in its order."""
         path, sources = folder.path, self._sources()
+        remarks = remarks_on(inputs.data)
+        warn_of_data(remarks)
         if manifest.require_same_inputs(path, stated):
             manifest.warn_of_other_code(path, sources)
         else:
@@ -147,6 +180,7 @@ class Experiment(ABC):
                 "parts": dict(self.parts),
                 "defined": self.defined(),
                 "device": self.device,
+                "remarks": remarks,
             }
             manifest.write_manifest(path, stated, more, sources)
         folder.reopen()

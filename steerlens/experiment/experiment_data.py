@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +22,30 @@ WORLD = "reviews/"
 
 class ExperimentError(ValueError):
     """An experiment that cannot be run as it is written."""
+
+
+class DataWarning(UserWarning):
+    """What the report on an experiment's data warns of."""
+
+
+def remarks_on(data: Mapping[str, ContrastSet]) -> dict[str, dict[str, list[str]]]:
+    """Warnings and notes of the report on each part of the data, where there are any."""
+    found = {part: pairs.report for part, pairs in data.items()}
+    return {
+        part: {"warnings": list(report.warnings), "notes": list(report.notes)}
+        for part, report in found.items()
+        if report.warnings or report.notes
+    }
+
+
+def warn_of_data(remarks: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Warns of what the reports on the data warn of: each warning once, with the parts it is about."""
+    parts: dict[str, list[str]] = {}
+    for part, remark in remarks.items():
+        for text in remark["warnings"]:
+            parts.setdefault(text, []).append(part)
+    for text, where in parts.items():
+        warnings.warn(f"{', '.join(where)}: {text}", DataWarning, stacklevel=5)
 
 
 class Data(NamedTuple):

@@ -116,6 +116,8 @@ class SAEExperiment(Experiment):
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
             self.n_neutral, self.seed,
         )  # fmt: skip
+        fit, choose, report = (self.in_chat(model, part) for part in data[:3])
+        data = data._replace(fit=fit, choose=choose, report=report)
         for asked in (data.choose, data.report):
             scorable(model, asked)
         used = {sae.site.hook: {"name": sae.name, "hash": sae.hash} for sae in saes}

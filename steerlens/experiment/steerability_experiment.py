@@ -158,6 +158,13 @@ class SteerabilityExperiment(Experiment):
         )  # fmt: skip
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
+        fit, choose, report = (self.in_chat(model, part) for part in data[:3])
+        data = data._replace(fit=fit, choose=choose, report=report)
+        shifts = Shifts(
+            self.in_chat(model, shifts.in_distribution),
+            {name: self.in_chat(model, part) for name, part in shifts.shifted.items()},
+        )
+        others = {name: self.in_chat(model, part) for name, part in others.items()}
         asked = {**shifts.shifted, **others}
         for one in (data.choose, data.report, *asked.values()):
             scorable(model, one)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data.contrast_set import PairsLike
 from steerlens.directions import Direction
 from steerlens.interventions.arms import Arms
 from steerlens.interventions.residual import Add
@@ -227,7 +227,7 @@ def _next(below: tuple[float, float] | None, above: tuple[float, float] | None) 
 def lengths_of_equal_utility(
     model: Model,
     directions: Sequence[Direction],
-    pairs: Sequence[ContrastPair] | ContrastSet,
+    pairs: PairsLike,
     *,
     drop: float,
     positions: Positions | None = None,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steerlens.arguments import ArgumentError, as_float, as_int
+from steerlens.data.formats.chat import render_chat
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.sites import TokenBatch
 
+Turn = Mapping[str, str]
+"""A turn of a chat: {"role": "user", "content": "…"}."""
 Step = Callable[[TokenBatch, int], Float[Tensor, "batch d_vocab"]]
 """Logits after the last column of a batch whose columns from the second argument on are new."""
 
@@ -20,11 +25,13 @@ Step = Callable[[TokenBatch, int], Float[Tensor, "batch d_vocab"]]
 @torch.no_grad()
 def generate(
     model: Model,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | Turn | Sequence[Turn]],
     *,
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    seed: int = 0,
+    chat: bool = False,
+    system: str | None = None,
+    max_new_tokens: SupportsIndex = 32,
+    temperature: SupportsFloat = 0.0,
+    seed: SupportsIndex = 0,
     stop_at_eos: bool = True,
     use_cache: bool = True,
     draws: Sequence[int] | None = None,
@@ -33,6 +40,11 @@ def generate(
     """Continuations of prompts, under whatever steering is attached to the model.
 
     Args:
+        prompts: A text, a chat as a list of turns `{"role": "user", "content": "…"}`, or a list
+            of texts or of chats. Chats are put into the model's own chat template, and the
+            continuation is the answer to the last turn.
+        chat: Makes each text the user's turn of a chat.
+        system: The text of a system turn before it; with `chat`.
         temperature: 0 takes the likeliest token; else samples.
         seed: Seeds the sampling; each row has a stream of its own, so that a row's text does not
             depend on what else is in the batch.
@@ -42,21 +54,55 @@ def generate(
         use_cache: False recomputes everything at every token: slow, and the same.
 
     Returns:
-        One string for one prompt, else a list; without the prompt, with the blank that separates
-        them: prompt and continuation join to the text of all tokens.
+        One string for one prompt or one chat, else a list; without the prompt, with the blank that
+        separates them: prompt and continuation join to the text of all tokens.
 
     Raises:
         ValueError: If the prompt and the new tokens do not fit the context.
+        ContrastError: If the model has no chat template, or it refuses the turns.
         SteeringError: If attached steering edits no token.
     """
     model = as_model(model)
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not isinstance(prompts, str | Sequence):
+        raise ArgumentError(
+            f"prompts={prompts!r:.80} is neither a text nor a list of texts or of chats. Write "
+            'e.g. "The soup was".'
+        )
+    one = isinstance(prompts, str) or _is_chat(prompts)
+    each: Sequence[Any] = [prompts] if one else prompts
+    texts = [_text(model, prompt, chat, system) for prompt in each]
     tokens = generated_tokens(
         model, texts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
         stop_at_eos=stop_at_eos, use_cache=use_cache, draws=draws, progress=progress,
     )  # fmt: skip
     written = continuations(model, texts, tokens, stop_at_eos=stop_at_eos)
-    return written[0] if isinstance(prompts, str) else written
+    return written[0] if one else written
+
+
+def _is_chat(prompts: Sequence[Any]) -> bool:
+    return len(prompts) > 0 and all(isinstance(turn, Mapping) for turn in prompts)
+
+
+def _text(model: Model, prompt: str | Turn | Sequence[Turn], chat: bool, system: str | None) -> str:
+    """A prompt as the text that the model reads."""
+    if not isinstance(prompt, str):
+        if chat or system is not None:
+            raise ValueError(
+                "chat= and system= are for prompts that are texts, and this one is a list of "
+                "turns. Write the system text as its first turn: "
+                "{'role': 'system', 'content': '…'}."
+            )
+        return render_chat(model, [prompt] if isinstance(prompt, Mapping) else prompt)
+    if not chat:
+        if system is not None:
+            raise ValueError(
+                f"system={system!r} is the text of a turn in a chat. Use chat=True too."
+            )
+        return prompt
+    turns = [{"role": "user", "content": prompt}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": system})
+    return render_chat(model, turns)
 
 
 def continuations(
@@ -80,9 +126,9 @@ def generated_tokens(
     model: Model,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    seed: int = 0,
+    max_new_tokens: SupportsIndex = 32,
+    temperature: SupportsFloat = 0.0,
+    seed: SupportsIndex = 0,
     stop_at_eos: bool = True,
     use_cache: bool = True,
     draws: Sequence[int] | None = None,
@@ -90,8 +136,8 @@ def generated_tokens(
 ) -> Int[Tensor, "batch new"]:
     """`generate`, as token ids; padded after the end of a text."""
     model = as_model(model)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least one token.")
+    max_new_tokens = as_int("max_new_tokens", max_new_tokens, least=1)
+    temperature, seed = as_float("temperature", temperature), as_int("seed", seed)
     if temperature < 0:
         raise ValueError(f"temperature={temperature} is negative. Use 0 for the likeliest token.")
     batch = model.tokens(prompts, padding_side="left")

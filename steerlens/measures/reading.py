@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,13 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steerlens.arguments import as_int
 from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.directions.methods.method import Method
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
-from steerlens.sites import Positions, Site, TokenBatch
+from steerlens.sites import Positions, Site, SiteLike, TokenBatch, as_positions, as_sites
 from steerlens.store.cells import Cells, cells_or_none
 
 PAIRS = 8
@@ -88,10 +90,10 @@ def chunks(
 
 def activations(
     model: Model,
-    pairs: ContrastSet,
-    sites: Sequence[Site] | None = None,
+    pairs: PairsLike,
+    sites: SiteLike | Iterable[SiteLike] | None = None,
     *,
-    positions: Positions | None = None,
+    positions: Positions | str | None = None,
     batch_size: int = 32,
     progress: bool = True,
     cells: Cells | None = None,
@@ -102,7 +104,8 @@ def activations(
     is the unembedding.
 
     Args:
-        sites: By default resid_post of every layer.
+        pairs: A set, or what `ContrastSet.from_pairs` takes.
+        sites: Sites, layers or names of hooks; by default resid_post of every layer.
         positions: Which token is read; by default `reading_positions(pairs)`.
         batch_size: Pairs of one chunk.
         cells: Where chunks are kept and found; by default nowhere. `ActivationStore` keeps them for
@@ -112,27 +115,28 @@ def activations(
         ValueError: For a site the model does not have, a text longer than the context, positions
             that choose no token, or both sides being read at a token where they cannot differ.
     """
-    model = as_model(model)
-    sites = tuple(sites or model.sites())
-    positions = positions or reading_positions(pairs)
-    shape = (len(pairs), len(sites), model.d_model)
+    model, pairs = as_model(model), as_contrast_set(pairs)
+    where = model.sites() if sites is None else as_sites(sites)
+    rule = reading_positions(pairs) if positions is None else as_positions(positions)
+    batch_size = as_int("batch_size", batch_size, least=1)
+    shape = (len(pairs), len(where), model.d_model)
     positive, negative = torch.empty(shape), torch.empty(shape)
-    norms = torch.empty(2, len(pairs), len(sites))
+    norms = torch.empty(2, len(pairs), len(where))
     kept = cells_or_none(cells, "activations", progress)
     with kept.bar(len(pairs), "pair") as bar:
-        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size, kept):
+        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, kept):
             positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
             norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
             bar.update(len(chunk.index))
     return Activations(
         positive=positive,
         negative=negative,
-        sites=sites,
+        sites=where,
         groups=pairs.groups,
         resid_norms=norms.flatten(0, 1).median(0).values,
         paired=pairs.paired,
         processing=model.processing,
-        read_at=repr(positions),
+        read_at=repr(rule),
         model=model.name,
         fingerprint=model.fingerprint,
         data=pairs.hash,
@@ -143,10 +147,10 @@ def activations(
 
 def diffmean(
     model: Model,
-    pairs: ContrastSet,
-    sites: Sequence[Site] | None = None,
+    pairs: PairsLike,
+    sites: SiteLike | Iterable[SiteLike] | None = None,
     *,
-    positions: Positions | None = None,
+    positions: Positions | str | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> list[Direction]:
@@ -155,13 +159,14 @@ def diffmean(
     Memory does not grow with the number of pairs (but for one norm per text and site). The numbers
     are those of ``activations(…).directions(DiffMean())``, but for rounding.
     """
-    model = as_model(model)
-    sites = tuple(sites or model.sites())
-    positions = positions or reading_positions(pairs)
-    total = torch.zeros(len(sites), model.d_model, dtype=torch.float64)
+    model, pairs = as_model(model), as_contrast_set(pairs)
+    where = model.sites() if sites is None else as_sites(sites)
+    rule = reading_positions(pairs) if positions is None else as_positions(positions)
+    batch_size = as_int("batch_size", batch_size, least=1)
+    total = torch.zeros(len(where), model.d_model, dtype=torch.float64)
     norms = []
     with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
-        for chunk in chunks(model, tuple(pairs), sites, positions, batch_size):
+        for chunk in chunks(model, tuple(pairs), where, rule, batch_size):
             total += (chunk.positive.double() - chunk.negative.double()).sum(0)
             norms.append(chunk.norms)
             bar.update(len(chunk.index))
@@ -174,7 +179,7 @@ def diffmean(
             method=label,
             resid_norm=float(median[i]),
             processing=model.processing,
-            read_at=repr(positions),
+            read_at=repr(rule),
             model=model.name,
             fingerprint=fingerprint,
             data=pairs.hash,
@@ -182,7 +187,7 @@ def diffmean(
             dtype=model.dtype,
             revision=model.revision or "",
         )
-        for i, site in enumerate(sites)
+        for i, site in enumerate(where)
     ]
 
 

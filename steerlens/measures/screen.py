@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens import stats
-from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data.contrast_set import PairsLike
 from steerlens.interventions.arms import require_fit
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import Questions, questions
@@ -48,7 +48,7 @@ class Screen:
 @torch.inference_mode(False)  # tensors made under it cannot be differentiated
 def screen(
     model: Model,
-    pairs: Sequence[ContrastPair] | ContrastSet,
+    pairs: PairsLike,
     arms: Sequence[Intervention],
     *,
     batch_size: int = 8,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data.contrast_set import PairsLike
 from steerlens.measures.answer_scores import AnswerScores
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
@@ -43,7 +43,7 @@ class Swept:
 
 def plan(
     model: Model,
-    pairs: Sequence[ContrastPair] | ContrastSet,
+    pairs: PairsLike,
     interventions: Sequence[Intervention],
     multipliers: Sequence[float],
     *,
@@ -61,7 +61,7 @@ def plan(
 @torch.no_grad()
 def sweep(
     model: Model,
-    pairs: Sequence[ContrastPair] | ContrastSet,
+    pairs: PairsLike,
     interventions: Sequence[Intervention],
     multipliers: Sequence[float],
     *,

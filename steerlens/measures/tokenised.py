@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data import ContrastPair
+from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.models.model import Model
 from steerlens.sites import TokenBatch
 
@@ -76,14 +77,14 @@ class Questions(Examples):
         return [*super()._content(), self.targets, self.counted]
 
 
-def questions(model: Model, pairs: Sequence[ContrastPair] | ContrastSet) -> Questions:
+def questions(model: Model, pairs: PairsLike) -> Questions:
     """Tokenises prompts and answers for scoring.
 
     Raises:
         ValueError: If a prompt is empty, too long, merges with its answer, or two answers are the
             same or one is the start of the other.
     """
-    pairs = list(pairs)
+    pairs = as_contrast_set(pairs).pairs
     for i, pair in enumerate(pairs):
         if not pair.prompt:
             raise ValueError(
@@ -140,7 +141,7 @@ def halved(model: Model, texts: Sequence[str], share: float = 0.5) -> TokenBatch
     return replace(batch, prompt_end=batch.width - lengths + kept)
 
 
-def neutral_texts_of(pairs: Sequence[ContrastPair] | ContrastSet) -> list[str]:
+def neutral_texts_of(pairs: Iterable[ContrastPair]) -> list[str]:
     """The ordinary texts on which steering costs something, where none are given.
 
     Each prompt with its positive answer.

@@ -6,7 +6,7 @@ It composes one part per idea: `texts` (texts to tokens), `attached` (the edits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
 from steerlens.models.wrapped_state import weights_state
 from steerlens.protocols import Edit, Strength
-from steerlens.sites import Positions, Site, TokenBatch
+from steerlens.sites import Positions, Site, SiteLike, TokenBatch, as_sites
 
 
 @dataclass(eq=False)
@@ -324,19 +324,20 @@ class Model:
 
     @torch.no_grad()
     def cache(
-        self, texts: TokenBatch | str | Sequence[str], sites: Sequence[Site]
+        self, texts: TokenBatch | str | Sequence[str], sites: SiteLike | Iterable[SiteLike]
     ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
         """The stream at the asked sites, for all tokens, after whatever steering is attached.
 
         Layers above the last asked one are not computed.
         """
         batch = texts if isinstance(texts, TokenBatch) else self.tokens(texts)
-        for site in sites:
+        where = as_sites(sites)
+        for site in where:
             self.require_site(site)
-        stop = max(site.layer for site in sites) + 1
+        stop = max(site.layer for site in where) + 1
         with self.attached.running(batch, stop):
             self.attached.computing(batch)
-            return self.forward.streams(batch, sites, stop)
+            return self.forward.streams(batch, where, stop)
 
     def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.

@@ -78,6 +78,7 @@ def page(manifest: Mapping[str, Any], results: Iterable[Result], summary: str) -
         provenance=_properties(_provenance(manifest)),
         results=[(k, _properties(r.made_by)) for k, r in by_kind.items() if r.made_by],
         roles=manifest.get("parts", {}),
+        remarks=_remarks(manifest.get("remarks", {})),
         summary=summary,
         font=Markup(plots.FONT),
         mono=Markup(plots.MONO),
@@ -200,6 +201,17 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any]:
         "weight processing": model["processing"],
         "BOS token before each text": "yes" if model["bos"] else "no",
     }
+
+
+def _remarks(by_part: Mapping[str, Mapping[str, Sequence[str]]]) -> list[tuple[Markup, str]]:
+    """Warnings and notes about the data, each once, with the parts that it is about."""
+    found: dict[Markup, list[str]] = {}
+    for part, remarks in by_part.items():
+        for text in remarks.get("warnings", ()):
+            found.setdefault(prose(f"**Warning:** {text}"), []).append(part)
+        for text in remarks.get("notes", ()):
+            found.setdefault(prose(text), []).append(part)
+    return [(text, ", ".join(parts)) for text, parts in found.items()]
 
 
 def _provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _same_basis(processing: str, model: Model) -> bool:
 def _may_be_one(one: str, other: str) -> bool:
     """Whether two names can be of one model: not if TransformerLens knows both, as different."""
     names = [official_name(name) for name in (one, other)]
-    return not all(known for known, _ in names) or names[0] == names[1]
+    return None in names or names[0] == names[1]
 
 
 def _how_to_load(processing: str) -> str:

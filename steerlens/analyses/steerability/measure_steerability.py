@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
 import torch
 
@@ -17,7 +17,8 @@ from steerlens.analyses.steerability.held_out import confirm
 from steerlens.analyses.steerability.nulls import null_gains, null_maps, require_nulls
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.arguments import as_float, as_int
-from steerlens.data import ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
@@ -36,9 +37,9 @@ from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, r
 
 def steerability(
     model: Model,
-    fit: ContrastSet | Activations | Arms,
-    choose: ContrastSet,
-    report: ContrastSet | None = None,
+    fit: PairsLike | Activations | Arms,
+    choose: PairsLike,
+    report: PairsLike | None = None,
     *,
     method: Method | str | None = None,
     sites: SiteLike | Iterable[SiteLike] | None = None,
@@ -92,6 +93,8 @@ def steerability(
     multipliers = require_multipliers(multipliers)
     budget, seed = as_float("budget", budget), as_int("seed", seed)
     nulls = None if nulls is None else as_int("nulls", nulls)
+    fit, choose = _pairs_or_arms(fit), as_contrast_set(choose)
+    report = None if report is None else as_contrast_set(report)
     fitted = isinstance(fit, ContrastSet | Activations)
     require_disjoint(fit=fit if fitted else None, choose=choose, report=report)
     chosen_texts, report_texts = _texts(model, neutral, choose)
@@ -151,6 +154,16 @@ def steerability(
     return made.with_confirmation(
         confirm(model, cell, arms[cell.row], report, report_texts, cells=cells)
     )
+
+
+def _pairs_or_arms(
+    fit: PairsLike | Activations | Arms,
+) -> ContrastSet | Activations | Arms:
+    """A list of pairs, tuples or mappings as a set; interventions and activations as they are."""
+    pair = ContrastPair | tuple | Mapping
+    if isinstance(fit, Sequence) and fit and all(isinstance(one, pair) for one in fit):
+        return as_contrast_set(fit)
+    return cast("ContrastSet | Activations | Arms", fit)
 
 
 def _texts(

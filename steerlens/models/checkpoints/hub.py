@@ -46,7 +46,7 @@ def load_hub(
         UnreachableHub: If the hub does not answer within seconds and the files are not cached.
         CheckpointError: If there is no such model, or it cannot be loaded.
     """
-    repo = official_name(name)
+    repo = official_name(name) or name
     cached = _cached_snapshot(repo, revision)
     if cached is None:
         require_hub(name)
@@ -59,14 +59,14 @@ def load_hub(
         return load_hf_model(folder, name=repo, device=device, dtype=dtype)
 
 
-def official_name(name: str) -> str:
-    """The repository of a TransformerLens alias; any other name as it is."""
+def official_name(name: str) -> str | None:
+    """The repository of a name or alias that TransformerLens knows; None for any other name."""
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
     try:
         return get_official_model_name(name)
     except ValueError:
-        return name
+        return None
 
 
 def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
