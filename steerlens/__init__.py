@@ -40,6 +40,7 @@ _HOME = {
     "direct_gain": "measures.direct_gain",
     "screen": "measures.screen",
     "equal_kl": "measures.equal_cost",
+    "ordinary_texts": "measures.ordinary_texts",
     # Analyses: a question in, a result out
     "probe": "analyses.probe.measure_probe",
     "steerability": "analyses.steerability.measure_steerability",

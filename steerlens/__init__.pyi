@@ -37,6 +37,7 @@ from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.direct_gain import direct_gain as direct_gain
 from steerlens.measures.screen import screen as screen
 from steerlens.measures.equal_cost import equal_kl as equal_kl
+from steerlens.measures.ordinary_texts import ordinary_texts as ordinary_texts
 
 # Analyses: a question in, a result out
 from steerlens.analyses.probe.measure_probe import probe as probe

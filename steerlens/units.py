@@ -16,7 +16,7 @@ MEANING: dict[str, str] = {
     "resid_norm": "the median norm of the residual stream at that layer",
     "direction": "the length of the direction as it was fitted",
     "projection_std": "one standard deviation of the fitted activations along the direction",
-    "equal_kl": "the length that costs the budget at that layer",
+    "equal_kl": "the longest one that is sure to be within the cost budget at that layer",
 }
 """The length of the vector that multiplier 1 adds, for each unit."""
 

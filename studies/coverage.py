@@ -57,7 +57,7 @@ MEASURES = {
 }
 FLAGS = {
     "shuffled": "p ≤ 0.05 against shuffled labels",
-    "random": "p ≤ 0.05 against random directions",
+    "random": "p ≤ 0.05 against the direction null",
     "both": "p ≤ 0.05 against both",
     "any": "a cell above both nulls",
     "recommended": "a cell to use",
@@ -78,7 +78,7 @@ class Coverage:
     """Questions that choose the cell."""
     n_report: int = 48
     """Questions that report on it."""
-    n_neutral: int = 32
+    n_neutral: int = 64
     """Ordinary texts; half of them choose and half report."""
     nulls: int = 20
     """Null maps of either kind."""
@@ -156,7 +156,7 @@ class Coverage:
             read = read.shuffled(FAR + seed)  # other shuffles than those of the nulls
         return steerability(
             self.model, read, data.choose, data.report if kind == "real" else None,
-            neutral=data.neutral, nulls=self.nulls, seed=seed, progress=False,
+            neutral=list(data.neutral or ()), nulls=self.nulls, seed=seed, progress=False,
         )  # fmt: skip
 
     # Truth
@@ -167,7 +167,7 @@ class Coverage:
 
     def _measure_truths(self, concept: str) -> None:
         todo = [
-            (self.truth_file(concept, index), self._edit(concept, index, found.confirmation))
+            (self.truth_file(concept, index), self._edit(concept, index, found))
             for index, found in self.maps("real", concept)
             if found.confirmation and not self.truth_file(concept, index).exists()
         ]
@@ -180,19 +180,21 @@ class Coverage:
             for i, (path, _) in enumerate(block):
                 write_tensors(path, {name: values[i] for name, values in found.items()})
 
-    def _edit(self, concept: str, index: int, confirmed: Confirmation) -> Add:
+    def _edit(self, concept: str, index: int, found: SteerabilityMap) -> Add:
         """The chosen cell's edit, made again; multiplier 1 is the cell's own."""
-        site, multiplier = confirmed.cell.site, confirmed.cell.multiplier
+        assert found.confirmation is not None and found.lengths is not None
+        cell = found.confirmation.cell
+        site, length = cell.site, found.lengths[found.find(cell.row)]
         assert site is not None
         fit = self.data(concept, self.seeded(index)).fit
         direction = activations(self.model, fit, [site], progress=False).direction(site, DiffMean())
-        return Add(direction, unit=float(Add(direction).step.norm()) * multiplier)
+        return Add(direction, unit=length * cell.multiplier)
 
     def truths(self, many: Sequence[Data], edits: Sequence[Add]) -> dict[str, Tensor]:
         """What each edit does on the large sample: [edit, draw, example]."""
         chosen, _ = self._gains([data.choose for data in many], edits)
         held, utility = self._gains([data.report for data in many], edits)
-        texts = [text for data in many for text in data.neutral[1::2]]
+        texts = [text for data in many for text in list(data.neutral or ())[1::2]]
         kl = divergence(self.model, texts, edits, (0.0, 1.0), progress=False)[:, 1]
         return {
             "chosen_gain": chosen,
@@ -257,9 +259,11 @@ def summary(study: Coverage) -> dict[str, Any]:
         out[name] = {
             "coverage": {m: coverage_of([claims[m] for claims in mine]) for m in MEASURES},
             "again": {
-                m: share([x[m].holds for x in fresh]) for m in MEASURES if m != "chosen_gain"
+                m: share([x[m].holds for x in fresh if x[m].claimed.known])
+                for m in MEASURES
+                if m != "chosen_gain"
             },
-            "over_budget": share([claims["kl"].truth > BUDGET for claims in mine]),
+            "over_budget": share([one["kl"].truth > BUDGET for one in mine]),
             "flagged": {
                 kind: {f: share([x[f] for c in group for x in said[kind, c]]) for f in FLAGS}
                 for kind in ("real", "shuffled")
@@ -271,9 +275,9 @@ def summary(study: Coverage) -> dict[str, Any]:
 def flags(found: SteerabilityMap) -> dict[str, bool]:
     """In which senses a map says that there is something."""
     return {
-        "shuffled": found.nulls["shuffled labels"].p_value <= 0.05,
-        "random": found.nulls["random directions"].p_value <= 0.05,
         "both": found.p_value <= 0.05,
+        "shuffled": found.label_null is not None and found.label_null.p_value <= 0.05,
+        "random": found.direction_null is not None and found.direction_null.p_value <= 0.05,
         "any": bool(found.exceeds.any()),
         "recommended": found.recommend().cell is not None,
     }
@@ -308,6 +312,7 @@ def samples(
 
 def coverage_of(claims: Sequence[Claim]) -> dict[str, Any]:
     """How often a claimed interval holds the truth, and on which side it misses."""
+    claims = [c for c in claims if c.claimed.known]
     if not claims:
         return {}
     off = torch.tensor([c.claimed.value - c.truth for c in claims])

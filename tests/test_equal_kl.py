@@ -113,7 +113,7 @@ def test_a_direction_without_a_norm_or_a_cost_below_zero_is_refused(gpt2, random
         equal_kl(gpt2, [direction], TEXTS, kl=0.0, progress=False)
 
 
-def test_a_map_in_units_of_cost_costs_the_budget_at_one_at_every_layer(world):
+def test_a_map_in_units_of_cost_is_sure_to_be_within_the_budget_at_one_at_every_layer(world):
     model, _, texts = world
     made = steerability(
         model, reviews.contexts("sentiment", 60), reviews.questions("sentiment", 12, seed=5),
@@ -121,6 +121,8 @@ def test_a_map_in_units_of_cost_costs_the_budget_at_one_at_every_layer(world):
         budget=0.2, nulls=19, progress=False,
     )  # fmt: skip
     assert bool(made.within_budget.all())
-    torch.testing.assert_close(made.cost[:, 2], torch.full((8,), 0.2), rtol=TOLERANCE, atol=0)
+    high = made.cost_interval[2][:, 2]
+    assert bool((high <= 0.2 + 1e-6).all() & (high >= 0.96 * 0.2 - 1e-6).all())
+    assert bool((made.cost[:, 2] < high).all())
     assert made.made_by["unit"] == "equal_kl"
     assert len(made.made_by["lengths"]) == 8

@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(experiment, run, tmp_path, mon
     written.clear()
     most = 10**6
     resumed = experiment.run(tmp_path, progress=False)
-    parts = set(written) | {"map/gain"}
+    parts = set(written) | {"map/gain", "map/lengths", "map/ordinary"}
     everything = [path for part in parts for path in (folder / "cells" / part).glob("*.*")]
     assert len(written) == len(everything) - 3, "finished cells are not computed again"
     torch.testing.assert_close(resumed.map.propensities, run.map.propensities, atol=1e-5, rtol=1e-5)

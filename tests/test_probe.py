@@ -29,7 +29,8 @@ def found(read):
 def test_the_probe_reads_the_contrast_and_shuffled_labels_read_nothing(read):
     found = probe(read, progress=False)
     assert float(found.auroc.min()) > 0.99
-    assert float((found.control_auroc - 0.5).abs().max()) < 0.2
+    # Pairs of one opening share their coin, so a single control has few independent labels.
+    assert float((found.control_auroc.mean(0) - 0.5).abs().max()) < 0.1
 
 
 def test_a_probe_survives_saving_and_loading(read, tmp_path):

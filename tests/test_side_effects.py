@@ -280,7 +280,7 @@ def test_a_spill_over_survives_saving_and_loading(spill, tmp_path):
     )  # fmt: skip
     gain = float(spill.mean_gain[2, 0, spill.sets.index("nice")])
     assert float(cell["gain"]) == pytest.approx(gain, abs=1e-5) and gain < -2
-    assert (cell["layer"], cell["target"], cell["threshold"]) == ("2", "True", "")
+    assert (cell["layer"], cell["target"], cell["p_value"]) == ("2", "True", "")
 
 
 def test_a_missing_result_is_refused(tmp_path):

@@ -100,14 +100,22 @@ def test_a_large_mean_does_not_drown_the_spread():
     assert far.high - far.low == pytest.approx(near.high - near.low, rel=0.01)
 
 
-def test_examples_that_agree_have_an_interval_of_no_width():
-    mean, low, high = mean_interval(torch.full((2, 6), 3.0))
-    assert torch.equal(low, mean) and torch.equal(high, mean)
+def test_examples_that_agree_allow_for_those_that_were_not_seen():
+    mean, low, high = mean_interval(torch.full((2, 24), 3.0))
+    missed = 1 - 0.025 ** (1 / 24)
+    torch.testing.assert_close(low, mean * (1 - missed))
+    torch.testing.assert_close(high, mean * (1 + missed))
+    nothing = mean_interval(torch.zeros(1, 24))
+    assert float(nothing[0]) == 0 and bool(nothing[1].isnan()) and bool(nothing[2].isnan())
 
 
-def test_one_example_has_no_interval():
-    with pytest.raises(ValueError, match="at least two examples; got 1"):
-        mean_interval(torch.ones(3, 1))
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_few_examples_have_a_mean_and_no_interval(n):
+    mean, low, high = mean_interval(torch.ones(3, n))
+    assert torch.equal(mean, torch.ones(3))
+    assert bool(low.isnan().all() & high.isnan().all())
+    with pytest.raises(ValueError, match="needs examples; got none"):
+        mean_interval(torch.ones(3, 0))
 
 
 def test_an_interval_prints_itself():
@@ -131,8 +139,9 @@ def test_the_best_cell_of_nothing_passes_as_rarely_as_promised(nulls):
         noise = torch.randn(nulls + 1, 4, 3, generator=generator)
         maps = (noise + torch.randn(nulls + 1, 1, 1, generator=generator)) ** 3 * scale
         found = max_statistic(maps[0], maps[1:])
-        above = bool((maps[0] > found.threshold).any())
-        assert above == (found.p_value <= 0.05 + 1e-9), "the threshold says what the p-value says"
+        above = bool(found.above.any())
+        assert above == (found.p_value <= 0.05 + 1e-9), "the best cell has the p-value of the map"
+        assert float(found.p_values.min()) == pytest.approx(found.p_value)
         passed += above
     assert passed <= scipy_stats.binom.ppf(0.999, 600, 0.05)
     exact = int(0.05 * (nulls + 1) + 1e-9) / (nulls + 1)
@@ -146,8 +155,8 @@ def test_a_cell_that_stands_out_passes_and_a_still_one_never_does():
     observed[1, 1] = 8
     found = max_statistic(observed, nulls)
     assert found.p_value == pytest.approx(1 / 40)
-    above = observed > found.threshold
-    assert above.nonzero().tolist() == [[1, 1]]
+    assert found.above.nonzero().tolist() == [[1, 1]]
+    assert float(found.p_values[0, 0]) == 1.0
     assert found.outstanding.shape == (39,)
 
 

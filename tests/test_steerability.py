@@ -37,7 +37,14 @@ def read(model, planted_data):
 @pytest.fixture(scope="module")
 def made(model, read, planted_data):
     _, choose, report = planted_data
-    return steerability(model, read, choose, report, sites=read.sites, progress=False)
+    return steerability(
+        model, read, choose, report, sites=read.sites, unit="resid_norm", neutral=texts_of(choose),
+        progress=False,
+    )  # fmt: skip
+
+
+def texts_of(questions) -> list[str]:
+    return [pair.prompt + pair.positive for pair in questions]
 
 
 def alive(planted) -> list[bool]:
@@ -277,7 +284,8 @@ def test_rows_along_a_direction_are_compared_with_random_directions(model, read,
     found = steerability(model, by_name, choose, multipliers=multipliers, progress=False)
     assert found.shuffled is None and found.random.shape == (20, 2, 3)
     assert found.label_null is None and found.p_value == found.direction_null.p_value
-    assert "against random directions (best of all 6 cells, 20 null maps)" in found.summary()
+    assert "(best of all 6 cells; " in found.summary()
+    assert "against 20 maps of random directions)" in found.summary()
     untested = steerability(
         model, by_name, choose, multipliers=multipliers, nulls=0, progress=False
     )
@@ -287,7 +295,9 @@ def test_rows_along_a_direction_are_compared_with_random_directions(model, read,
 
 def test_a_fitted_map_without_null_maps_has_the_same_numbers(model, read, made, planted_data):
     _, choose, _ = planted_data
-    fast = steerability(model, read, choose, nulls=0, progress=False)
+    fast = steerability(
+        model, read, choose, unit="resid_norm", neutral=texts_of(choose), nulls=0, progress=False
+    )
     assert fast.sites == made.sites, "the sites that were read"
     assert fast.shuffled is None and fast.random is None
     torch.testing.assert_close(fast.propensities, made.propensities)
@@ -371,8 +381,8 @@ def test_a_stopped_map_goes_on_to_the_same_numbers(
 
     whole = measured(None)
     assert torch.equal(measured(Cells(tmp_path)).propensities, whole.propensities)
-    kept = {"gain", "cost", "direct", "shuffled", "random"}
-    assert {path.name for path in tmp_path.iterdir()} == kept
+    parts = {"ordinary", "lengths", "gain", "cost", "direct", "shuffled", "random"}
+    assert {path.name for path in tmp_path.iterdir()} == parts
     shutil.rmtree(tmp_path / "random")
     written = []
     save = Cells.save
@@ -380,7 +390,7 @@ def test_a_stopped_map_goes_on_to_the_same_numbers(
         Cells, "save", lambda self, *what: (written.append(self.name), save(self, *what))[1]
     )
     again = measured(Cells(tmp_path))
-    assert set(written) == {"random"}, "finished parts are not computed again"
+    assert {name.partition("/")[0] for name in written} == {"random"}, "others are kept"
     for name in ("propensities", "utilities", "shuffled", "random"):
         assert torch.equal(getattr(again, name), getattr(whole, name)), name
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"n_fit": 24, "n_choose": 6, "n_report": 8, "n_neutral": 8, "nulls": 19, "draws": 3}
+SMALL = {"n_fit": 24, "n_choose": 8, "n_report": 8, "n_neutral": 16, "nulls": 19, "draws": 3}
 
 
 def script(name: str):
@@ -95,7 +95,7 @@ def test_the_truth_is_of_the_same_cell_and_direction(covered):
     index, found = next(study.maps("real", "register"))
     data = study.data("register", study.seeded(index))
     one = type(study)(**{**SMALL, "draws": 1}, output=study.output)
-    large = one.truths([data], [study._edit("register", index, found.confirmation)])
+    large = one.truths([data], [study._edit("register", index, found)])
     close = {"rtol": 1e-2, "atol": 1e-3}  # a utility near its ceiling magnifies rounding
     torch.testing.assert_close(large["held_gain"][0, 0], found.confirmation.gains, **close)
     torch.testing.assert_close(large["utility"][0, 0], found.confirmation.utilities, **close)
@@ -199,3 +199,61 @@ def test_the_saved_study_is_as_large_as_the_page_says(coverage):
     for kind in ("real", "shuffled"):
         assert saved["all"]["flagged"][kind]["both"]["n"] >= 300
     assert saved["all"]["coverage"]["held_gain"]["covered"]["n"] >= 300
+
+
+# Null tests and simulated intervals
+
+
+def test_the_null_tests_run_and_go_on(tmp_path):
+    module = script("null_tests")
+    study = module.NullTests(
+        kinds=("real", "random"), copies=(2,), repeats=1, layers=(3,), n_fit=16, n_choose=6,
+        nulls=19, multipliers=(0.0, 0.5), output=tmp_path,
+    )  # fmt: skip
+    found = study.run()
+    (path,) = (tmp_path / "real-2").iterdir()
+    one = json.loads(path.read_text())
+    assert one["with_projected"] == max(one["label"], one["projected"])
+    assert one["with_isotropic"] == max(one["label"], one["isotropic"])
+    path.unlink()
+    assert flat(study.run()) == pytest.approx(flat(found))
+    assert "| random | 2 | 1 |" in module.tables(found)[0]
+    with pytest.raises(ValueError, match="would be mixed"):
+        module.NullTests(n_fit=17, output=tmp_path).run()
+
+
+def test_simulated_intervals_count_what_they_say(tmp_path):
+    module = script("simulated_intervals")
+    study = module.SimulatedIntervals(
+        quantities=("normal", "mostly_zero", "auroc_980"), groups=(8, 24), sizes=(1, 2),
+        repeats=60, output=tmp_path,
+    )  # fmt: skip
+    found = study.run()
+    assert found["normal"]["24"]["1"]["known"] == 60
+    assert found["mostly_zero"]["8"]["1"]["known"] < 60, "nothing moved in some"
+    for name in study.quantities:
+        for one in found[name]["24"].values():
+            assert one["held"] / one["known"] > 0.85
+    assert flat(study.run()) == flat(found)
+    assert "| AUROC of 0.98 | 2, copies |" in module.tables(found)[0]
+
+
+@pytest.mark.parametrize("name", ["null_tests", "simulated_intervals"])
+def test_the_page_holds_the_new_tables(name):
+    saved = json.loads((ROOT / "docs" / "trust.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "trust.md").read_text("utf-8")
+    for table in script(name).tables(saved[name]):
+        assert table in page
+
+
+def test_the_stated_type_i_error_is_the_measured_one():
+    from steerlens.analyses.steerability.recommendation import MEASURED
+
+    saved = json.loads((ROOT / "docs" / "trust.json").read_text("utf-8"))["null_tests"]
+    found = [
+        saved[kind][copies]["with_projected"]
+        for kind in ("shuffled", "unrelated", "random")
+        for copies in saved[kind]
+    ]
+    yes, n = (sum(one[name] for one in found) for name in ("yes", "n"))
+    assert f"{yes} of {n} " in MEASURED

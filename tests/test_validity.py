@@ -188,7 +188,7 @@ def test_the_valid_interval_is_where_validity_is_above_tau(name, tau):
 
 def test_an_interval_that_leaves_the_sweep_is_cut_and_says_so():
     m, branch = torch.tensor(M), Branch(0.0, 9.0, 1.0)
-    found = FittedCurve(0.0, 1.0, 0.0, Branch(0.0, 1.0, 1.0), branch, 1.0, 0 * m, True, ())
+    found = FittedCurve(0.0, 1.0, 0.0, Branch(0.0, 1.0, 1.0), branch, 1.0, 0 * m, True, (), ())
     holds = found.holds(0.4, (-3.0, 3.0))
     assert (holds.low_beyond, holds.high, holds.high_beyond) == (False, 3.0, True)
     assert holds.low == pytest.approx(-math.sqrt(1.5))
@@ -200,7 +200,11 @@ def test_a_sweep_that_stops_before_utility_is_used_up_says_that_the_base_is_a_gu
     near = torch.tensor(decay(m.numpy(), (0.0, 2.0, 1.0), (0.0, 2.0, 1.0)))
     fit = fit_validity(m, 2 * m * near, 6 * near - 4)
     assert fit.utility.r2 > 0.999 and not fit.utility.base_seen
-    assert "base not seen" in str(fit.valid_interval()) and "base not seen" in fit.summary()
+    assert not fit.valid_interval().known
+    unknown = "not known: the sweep does not show how far utility falls"
+    assert unknown in str(fit.valid_interval()) and unknown in fit.summary()
+    rects = [shape for shape in fit.plot().layout.shapes if shape.type == "rect"]
+    assert not rects, "nothing is shaded"
     assert any("sweep larger multipliers" in flag for flag in fit.flags)
 
 
@@ -350,7 +354,7 @@ def test_what_was_measured_comes_back_and_the_curves_are_fitted_when_asked_for(
         m, preference, utility, clamped=clamped, row="lora", site=Site(3), made_by={"model": "x"}
     )
     summary = fit.summary()
-    assert summary.startswith("lora: preference R²")
+    assert summary.startswith("lora: fits the means over examples at 25 multipliers from ")
     fit.save(tmp_path)
     fitted, real = [], module.fit_curve
     monkeypatch.setattr(
@@ -389,7 +393,8 @@ def test_the_section_has_both_figures_and_the_flags():
     section = fit.section({})
     text, curves, words, tradeoff = section.blocks[:4]
     assert section.title == "How far steering at L3 resid_post can be pushed"
-    assert isinstance(text, Paragraph) and f"R² is {fit.preference.r2:.3g} for" in text.text
+    assert isinstance(text, Paragraph)
+    assert f"(R²) {fit.preference.r2:.3g} for preference" in text.text
     assert f"{fit.valid_interval()}".replace("-", "−").replace("D_u >=", "D ≥") in text.text
     for block in (curves, tradeoff):
         assert isinstance(block, Figure) and block.draw().data
@@ -405,7 +410,8 @@ def test_the_section_has_both_figures_and_the_flags():
 def test_a_run_says_where_utility_holds():
     fit = fitted("one top at 0")
     said = fit.run_summary({})
-    assert said == f"  how far         utility holds {fit.valid_interval()}; fitted with R² 1.00"
+    assert said.startswith(f"  how far         utility holds {fit.valid_interval()}; the curve of")
+    assert "R² 1.00 over multipliers, held-out error" in said
 
 
 def named(figure, name):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens import stats
@@ -38,6 +38,9 @@ class Answers(RowResult):
     multipliers: Float[Tensor, " multiplier"]
     propensities: Mapping[str, Float[Tensor, "row multiplier _example"]]
     """Log-odds of the positive over the negative answer, in nats, by the name of the set."""
+    groups: Mapping[str, Int[Tensor, " _example"]] = field(default_factory=dict)
+    """The group of each question, by the name of the set; a set that is missing here has a group
+    for each question. The group is the unit of every interval."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,10 @@ class Answers(RowResult):
         odds = self.of(name)
         return odds - odds[:, find_multiplier(self.multipliers, 0.0), None]
 
+    def groups_of(self, name: str) -> stats.Groups:
+        """The group of each question of a set; None where each is a group."""
+        return self.groups.get(name)
+
     def slopes(self, name: str) -> Float[Tensor, "row _example"]:
         """Steerability of every question of a set: nats of propensity per unit multiplier."""
         return stats.steerability_slope(self.multipliers, self.of(name).mT)
@@ -83,6 +90,11 @@ def as_lists(bounds: Bounds) -> tuple[list, list, list]:
     """Value, low and high as a figure takes them."""
     value, low, high = (torch.as_tensor(part).tolist() for part in bounds)
     return value, low, high
+
+
+def groups_of_sets(sets: Mapping[str, ContrastSet]) -> dict[str, Int[Tensor, " _example"]]:
+    """The groups of the questions of every set, as numbers."""
+    return {name: stats.group_numbers(asked.groups) for name, asked in sets.items()}
 
 
 def rows_made_by(

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
-from steerlens.data import ContrastSet
+from jaxtyping import Int
+from torch import Tensor
+
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
+from steerlens.stats import group_numbers
+
+
+def question_groups(pairs: Sequence[ContrastPair] | ContrastSet) -> Int[Tensor, " example"]:
+    """The group of each pair, as a number: the unit of intervals and of nulls."""
+    asked = pairs if isinstance(pairs, ContrastSet) else ContrastSet("pairs", tuple(pairs))
+    return group_numbers(asked.groups)
 
 
 def require_disjoint(**parts: ContrastSet | Activations | None) -> None:
@@ -28,5 +39,5 @@ def require_disjoint(**parts: ContrastSet | Activations | None) -> None:
 def _keys(part: ContrastSet | Activations) -> set[str]:
     """Everything by which a question of this part is known."""
     if isinstance(part, Activations):
-        return set(part.groups)
+        return set(part.groups) | set(part.keys)
     return set(part.groups) | {key for pair in part for key in pair.keys}

@@ -17,6 +17,7 @@ from steerlens.data.formats.text import (
     short_answer,
     shortened,
 )
+from steerlens.data.near_duplicates import Near
 from steerlens.data.pair import ContrastPair
 from steerlens.data.templates import is_in_chat
 
@@ -47,6 +48,13 @@ class ContrastReport:
     """Pairs minus distinct pairs, ignoring case and blanks; includes the exact ones."""
     repeated_prompts: int
     """Pairs minus distinct prompts, where there are prompts."""
+    near_duplicates: int
+    """Pairs that ask nearly the same as a pair of another question (word 3-grams with a Jaccard
+    similarity above 0.8); they are in one group."""
+    near_example: tuple[str, ...]
+    """The texts of two of them."""
+    effective_groups: float
+    """How many groups of equal size would tell as much: the unit of intervals and of nulls."""
     both_sides: int
     """Texts (prompt and continuation) that are positive in one pair and negative in another."""
     answers: tuple[tuple[str, int], ...]
@@ -56,10 +64,12 @@ class ContrastReport:
     notes: tuple[str, ...]
 
     def _lines(self) -> list[tuple[str, str]]:
+        few = self.effective_groups < 0.95 * self.groups
+        uneven = f", effectively {self.effective_groups:.3g}" if few else ""
         kind = "true pairs" if self.paired else "unpaired classes, matched at random"
         lines = [
             ("pairs", f"{self.pairs} ({kind}) from {self.rows} rows"),
-            ("groups", f"{self.groups}, the largest of {self.largest_group} pairs"),
+            ("groups", f"{self.groups}, the largest of {self.largest_group} pairs{uneven}"),
         ]
         if self.format:
             lines.insert(0, ("format", self.format))
@@ -73,6 +83,14 @@ class ContrastReport:
                 f"blanks, {self.repeated_prompts} repeated prompts",
             )
         )
+        if self.near_duplicates:
+            shown = " and ".join(repr(text) for text in self.near_example)
+            lines.append(
+                (
+                    "nearly the same",
+                    f"{self.near_duplicates} pairs, kept in one group, e.g. {shown}",
+                )
+            )
         if self.answers:
             shown = ", ".join(f"{answer} {count}" for answer, count in self.answers)
             lines.append(("matching answers", shown))
@@ -109,8 +127,16 @@ def audit(
     paired: bool,
     notes: tuple[str, ...],
     facts: FileFacts | None,
+    near: Sequence[Near] = (),
 ) -> ContrastReport:
-    """Counts the pairs of a set, and warns of what makes them misleading."""
+    """Counts the pairs of a set, and warns of what makes them misleading.
+
+    Args:
+        groups: The group of each pair.
+        near: Pairs that ask nearly the same.
+    """
+    twins = [link for link in near if not set(pairs[link.one].keys) & set(pairs[link.other].keys)]
+    close = {i for link in twins for i in (link.one, link.other)}
     sizes = Counter(groups)
     exact = {(p.prompt, p.positive, p.negative) for p in pairs}
     folded = {tuple(map(normalised, key)) for key in exact}
@@ -131,6 +157,11 @@ def audit(
         duplicate_pairs=len(pairs) - len(exact),
         normalised_duplicates=len(pairs) - len(folded),
         repeated_prompts=len(prompts) - len(set(prompts)),
+        near_duplicates=len(close),
+        near_example=tuple(
+            shortened(pairs[i].prompt or pairs[i].positive) for link in twins[:1] for i in link[:2]
+        ),
+        effective_groups=len(pairs) ** 2 / sum(n * n for n in sizes.values()),
         both_sides=len(both),
         answers=tuple((str(k), n) for k, n in answers.most_common()),
         warnings=(

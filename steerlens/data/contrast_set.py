@@ -24,6 +24,8 @@ from steerlens.data.formats.chat import CHAT_DATE, ChatTokenizer, HasTokenizer
 from steerlens.data.formats.drafts import FileFacts
 from steerlens.data.formats.text import ContrastError, components, digest, shortened
 from steerlens.data.load_pairs import LoadOptions, load_pairs
+from steerlens.data.near_duplicates import Near
+from steerlens.data.near_pairs import near_pairs
 from steerlens.data.pair import ContrastPair, as_pair, as_samples
 from steerlens.data.templates import in_chat, in_template, is_in_chat
 from steerlens.store.files import expanded, write_text
@@ -192,6 +194,7 @@ class ContrastSet:
             paired=self.paired,
             notes=self.notes,
             facts=self.facts,
+            near=self.near_duplicates,
         )
 
     def __repr__(self) -> str:
@@ -257,9 +260,24 @@ class ContrastSet:
         return digest("contrast-set 1", self.paired, *parts)
 
     @cached_property
+    def near_duplicates(self) -> tuple[Near, ...]:
+        """Pairs that ask nearly the same, by their indices: enough to connect all of them.
+
+        Compared are prompts, or both texts of pairs without a prompt, by word 3-grams.
+        """
+        return tuple(near_pairs(self.pairs))
+
+    @cached_property
     def groups(self) -> tuple[str, ...]:
-        """For each pair, the name of the group that a split does not divide."""
-        return tuple(components([pair.keys for pair in self.pairs]))
+        """For each pair, the name of the group that a split does not divide.
+
+        Pairs of one group share a key (their group, their question) or are near-duplicates. The
+        group is the unit of every interval and of every null.
+        """
+        keys = [set(pair.keys) for pair in self.pairs]
+        for one, other, _ in self.near_duplicates:
+            keys[other].add(min(self.pairs[one].keys))
+        return tuple(components(keys))
 
     def split(
         self,
@@ -312,12 +330,19 @@ class ContrastSet:
         return self._with((p.flipped() for p in self.pairs), note="positive and negative exchanged")
 
     def shuffled(self, seed: SupportsIndex) -> ContrastSet:
-        """A control: each pair is flipped with probability one half, so no concept is left."""
+        """A control: the pairs of each group are flipped, all or none, with probability one half.
+
+        So no concept is left. Pairs of one group share their coin, as they share their question.
+        """
         seed = as_int("seed", seed)
-        coins = (int(key, 16) % 2 for key in splitting.ranks(self.pairs, "shuffle", seed))
+        coins: dict[str, int] = {}
+        ranked = splitting.ranks(self.pairs, "shuffle", seed)
+        for group, key in zip(self.groups, ranked, strict=True):
+            coins[group] = coins.get(group, 0) ^ int(key, 16) % 2  # whatever the order of its pairs
+        flip = (coins[group] for group in self.groups)
         return self._with(
-            (p.flipped() if coin else p for p, coin in zip(self.pairs, coins, strict=True)),
-            note=f"labels shuffled pair by pair with seed={seed}",
+            (p.flipped() if coin else p for p, coin in zip(self.pairs, flip, strict=True)),
+            note=f"labels shuffled group by group with seed={seed}",
         )
 
     def subset(self, n: SupportsIndex, seed: SupportsIndex = 0) -> ContrastSet:

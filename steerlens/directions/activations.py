@@ -15,6 +15,7 @@ from steerlens.directions.methods import as_method
 from steerlens.directions.methods.method import Method
 from steerlens.directions.vector import Direction
 from steerlens.sites import Site, SiteLike, as_site, format_sites
+from steerlens.stats import group_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Activations:
     negative: Float[Tensor, "pair site d_model"]
     sites: tuple[Site, ...]
     groups: tuple[str, ...]
-    """The question of each pair. Cross-validation does not divide a group."""
+    """The group of each pair: cross-validation does not divide it, and shuffled labels share it."""
     resid_norms: Float[Tensor, " site"]
     """Median over texts of the median norm of a text's tokens."""
     paired: bool = True
@@ -42,6 +43,8 @@ class Activations:
     dtype: str = ""
     """Precision of the model, e.g. "float32"."""
     revision: str = ""
+    keys: tuple[str, ...] = ()
+    """Everything by which the questions of the pairs are known."""
 
     def __post_init__(self) -> None:
         for name, side in (("positive", self.positive), ("negative", self.negative)):
@@ -122,10 +125,16 @@ class Activations:
             yield self.direction(site, method)
 
     def shuffled(self, seed: SupportsIndex = 0) -> Activations:
-        """A control: the sides of about half of the pairs, chosen at random, are exchanged."""
+        """A control: the sides of about half of the groups, chosen at random, are exchanged.
+
+        The pairs of one group share their coin. With a coin for each pair, copies of a pair would
+        cancel in the control but not in the data.
+        """
         seed = as_int("seed", seed)
         generator = torch.Generator().manual_seed(seed)
-        swap = (torch.rand(len(self), generator=generator) < 0.5)[:, None, None]
+        group = group_numbers(self.groups)
+        coins = torch.rand(int(group.max()) + 1, generator=generator) < 0.5
+        swap = coins[group][:, None, None]
         return replace(
             self,
             positive=torch.where(swap, self.negative, self.positive),

@@ -6,11 +6,14 @@ import dataclasses
 import hashlib
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
-from steerlens.measures.tokenised import neutral_texts_of
+from steerlens.data.formats.text import ContrastError
+from steerlens.measures.ordinary_texts import WRITTEN
 from steerlens.results import Result
+from steerlens.store.files import expanded
 from steerlens.testbed import reviews
 from steerlens.testbed.grammar import CONCEPTS
 from steerlens.testbed.review_grammar import TOPICS
@@ -54,11 +57,19 @@ class Data(NamedTuple):
     fit: ContrastSet
     choose: ContrastSet
     report: ContrastSet
-    neutral: list[str]
+    neutral: list[str] | None
+    """None for texts that the unsteered model writes."""
+    ordinary: str = WRITTEN
+    """What the ordinary texts are, in words."""
 
 
 def load_data(
-    contrast: str, questions: str | None, sizes: tuple[int, int, int], n_neutral: int, seed: int
+    contrast: str,
+    questions: str | None,
+    sizes: tuple[int, int, int],
+    n_neutral: int,
+    seed: int,
+    neutral: str | None = None,
 ) -> Data:
     """The three parts of an experiment's data.
 
@@ -67,13 +78,17 @@ def load_data(
             fitted on it.
         questions: A second file, whose prompts are scored; None to split `contrast` in three.
         sizes: Most pairs to fit, choose and report on.
+        n_neutral: Most ordinary texts.
+        neutral: A file of ordinary texts, one a line; None for documents of the reference world, and
+            for a contrast of one's own those that the unsteered model writes.
 
     Raises:
         ContrastError: If a file cannot be read or has too few questions.
         ExperimentError: If nothing in the data has a prompt with two answers.
     """
     if contrast.startswith(WORLD):
-        return _from_the_world(contrast.removeprefix(WORLD), sizes, n_neutral, seed)
+        made = _from_the_world(contrast.removeprefix(WORLD), sizes, n_neutral, seed)
+        return made if neutral is None else _with_texts(made, neutral, n_neutral)
     pairs = ContrastSet.load(contrast)
     if questions is None:
         if not all(pair.prompt for pair in pairs):
@@ -85,14 +100,43 @@ def load_data(
     else:
         asked = ContrastSet.load(questions)
         known = {text for p in pairs for text in (*p.keys, p.prompt, p.positive, p.negative)}
-        fresh = _without(asked, known)
+        fresh = _without_near(pairs, _without(asked, known))
         parts = (pairs, *fresh.halved(seed))
     fit, choose, held = (
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
     )
-    # Not of the reporting questions, which must have no part in any length or choice.
-    neutral = neutral_texts_of(choose)
-    return Data(fit, choose, held, neutral[:n_neutral])
+    made = Data(fit, choose, held, None)
+    return made if neutral is None else _with_texts(made, neutral, n_neutral)
+
+
+def _with_texts(data: Data, path: str, n: int) -> Data:
+    """The data with the ordinary texts of a file.
+
+    Raises:
+        ExperimentError: If it cannot be read.
+    """
+    try:
+        lines = expanded(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(
+            f"neutral={path!r} cannot be read ({error}). Give a UTF-8 file of ordinary texts, one a "
+            "line."
+        ) from error
+    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    return data._replace(neutral=texts[:n], ordinary=f"texts of {Path(path).name}")
+
+
+def _without_near(pairs: ContrastSet, asked: ContrastSet) -> ContrastSet:
+    """The questions that are no near-duplicates of a pair that directions are fitted to."""
+    groups = pairs.merged(asked).groups
+    known = set(groups[: len(pairs)])
+    kept = [p for p, group in zip(asked, groups[len(pairs) :], strict=True) if group not in known]
+    if not kept:
+        raise ContrastError(
+            f"Every question of {asked.name!r} is nearly a pair of {pairs.name!r}, which directions "
+            "are fitted to. Ask other questions."
+        )
+    return dataclasses.replace(asked, pairs=tuple(kept))
 
 
 def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, ContrastSet]:
@@ -115,8 +159,15 @@ def with_data_name(found: R, pairs: ContrastSet) -> R:
     return dataclasses.replace(found, made_by={**found.made_by, "data_name": pairs.name})  # type: ignore[type-var]
 
 
-def neutral_stated(neutral: list[str]) -> dict[str, Any]:
+def with_ordinary(found: R, ordinary: str) -> R:
+    """A result that states what the ordinary texts were."""
+    return dataclasses.replace(found, made_by={**found.made_by, "ordinary": ordinary})  # type: ignore[type-var]
+
+
+def neutral_stated(neutral: list[str] | None) -> dict[str, Any]:
     """What a manifest states of the ordinary texts."""
+    if neutral is None:
+        return {"texts": WRITTEN}
     digest = hashlib.sha256("\0".join(neutral).encode()).hexdigest()
     return {"texts": len(neutral), "hash": digest}
 
@@ -141,14 +192,15 @@ def _from_the_world(concept: str, sizes: tuple[int, int, int], n_neutral: int, s
         dataclasses.replace(fresh, name=fit.name, pairs=pairs[: sizes[1]]),
         dataclasses.replace(fresh, name=fit.name, pairs=pairs[sizes[1] :]),
         reviews.neutral_texts(n_neutral, seed=3 * seed + 2),
+        "documents of the reference world",
     )
 
 
 def _without(asked: ContrastSet, known: set[str]) -> ContrastSet:
     """The questions, each prompt once, that no known text gives away."""
     kept: dict[str, ContrastPair] = {}
-    for pair, group in zip(asked.pairs, asked.groups, strict=True):
-        if group not in known and pair.prompt not in known:
+    for pair in asked:
+        if pair.prompt not in known and not known.intersection(pair.keys):
             kept.setdefault(pair.prompt, pair)
     return dataclasses.replace(asked, pairs=tuple(kept.values()))
 

@@ -50,8 +50,8 @@ class SAEInputs(Inputs):
     fit: ContrastSet
     choose: ContrastSet
     report: ContrastSet
-    neutral: list[str]
-    """Ordinary texts for the cost."""
+    neutral: list[str] | None
+    """Ordinary texts for the cost; None for those that the unsteered model writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,9 @@ class SAEExperiment(Experiment):
     """Most questions to choose on."""
     n_report: int = 64
     """Most questions to report on."""
+    neutral: str | None = None
+    """A file of ordinary texts for the cost, one a line; None takes documents of the reference
+    world, and for a contrast of your own texts that the unsteered model writes."""
     n_neutral: int = 64
     """Most ordinary texts for the cost; half set the lengths and half report."""
 
@@ -114,7 +117,7 @@ class SAEExperiment(Experiment):
         saes = self.load_saes(model)
         data = load_data(
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
-            self.n_neutral, self.seed,
+            self.n_neutral, self.seed, self.neutral,
         )  # fmt: skip
         fit, choose, report = (self.in_chat(model, part) for part in data[:3])
         data = data._replace(fit=fit, choose=choose, report=report)
@@ -139,7 +142,8 @@ class SAEExperiment(Experiment):
             FeatureComparison,
             lambda: compare_features(
                 run.model, asked.saes, read, asked.choose, asked.report, k=self.k,
-                neutral=asked.neutral, budget=self.budget, utility_drop=self.utility_drop,
+                neutral=self.n_neutral if asked.neutral is None else asked.neutral,
+                budget=self.budget, utility_drop=self.utility_drop,
                 positions=getattr(Positions, self.positions)(), nulls=self.nulls,
                 targeted=self.targeted, seed=self.seed, progress=run.progress,
                 cells=run.cells.part("comparison"),

@@ -35,6 +35,7 @@ from steerlens.experiment.experiment_data import (
     named_parts,
     neutral_stated,
     with_data_name,
+    with_ordinary,
 )
 from steerlens.experiment.fields import (
     SteeredRule,
@@ -46,6 +47,7 @@ from steerlens.experiment.fields import (
 )
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.interventions.arms import layer_family
+from steerlens.interventions.residual import Add
 from steerlens.measures.dose_response import DoseResponse, dose_response
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
@@ -62,8 +64,10 @@ class Questions(Inputs):
     fit: ContrastSet
     choose: ContrastSet
     report: ContrastSet
-    neutral: list[str]
-    """Ordinary texts for the cost."""
+    neutral: list[str] | None
+    """Ordinary texts for the cost; None for those that the unsteered model writes."""
+    ordinary: str
+    """What they are, in words."""
     shifts: Shifts
     others: Mapping[str, ContrastSet]
     """Questions about other concepts, by name."""
@@ -81,10 +85,10 @@ class SteerabilityExperiment(Experiment):
     """A file of prompts with two answers to score; None takes them from `contrast`."""
     multipliers: tuple[float, ...] = MULTIPLIERS
     """Steering strengths, in `unit`s; with 0."""
-    unit: MapUnit = "resid_norm"
-    """What multiplier 1 adds: the median residual norm at the layer ("resid_norm"), the direction
-    as fitted ("direction"), a standard deviation along it ("projection_std"), or as much as costs
-    the budget ("equal_kl")."""
+    unit: MapUnit = "equal_kl"
+    """What multiplier 1 adds: as much as is sure to be within the budget ("equal_kl"), the median
+    residual norm at the layer ("resid_norm"), the direction as fitted ("direction"), or a standard
+    deviation along it ("projection_std")."""
     positions: SteeredRule = "from_prompt_end"
     """Which tokens are steered."""
     budget: float = BUDGET
@@ -96,7 +100,10 @@ class SteerabilityExperiment(Experiment):
     """Most questions to choose the cell on."""
     n_report: int = 64
     """Most questions to report on."""
-    n_neutral: int = 32
+    neutral: str | None = None
+    """A file of ordinary texts for the cost, one a line; None takes documents of the reference
+    world, and for a contrast of your own texts that the unsteered model writes."""
+    n_neutral: int = 64
     """Most ordinary texts for the cost; half choose and half report."""
     written: int = 8
     """Most prompts that are continued in every cell, to see what steering does to writing; 0 for
@@ -105,8 +112,8 @@ class SteerabilityExperiment(Experiment):
     """Most prompts that are continued at the recommended cell and its runners-up, to confirm the
     gain in writing; 0 for not looking."""
     strengths: int = 17
-    """Strengths at the chosen layer, to twice the largest multiplier, through which the
-    validity-decay curves are fitted; odd, and 0 for none."""
+    """Strengths at the chosen layer, to twice the largest multiplier or the stream's median norm,
+    whichever is more, through which the validity-decay curves are fitted; odd, and 0 for none."""
     shifts: tuple[str, ...] | None = None
     """Files of shifted questions, or templates with {prompt}, to see whether steering generalises;
     None takes the topics, registers and negations of the reference world."""
@@ -154,7 +161,7 @@ class SteerabilityExperiment(Experiment):
         """Three parts of the data that share no question, and questions of other kinds."""
         data = load_data(
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
-            self.n_neutral, self.seed,
+            self.n_neutral, self.seed, self.neutral,
         )  # fmt: skip
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
@@ -180,6 +187,7 @@ class SteerabilityExperiment(Experiment):
             data=named_parts(data, asked),
             stated={"neutral": neutral_stated(data.neutral)},
             fit=data.fit, choose=data.choose, report=data.report, neutral=data.neutral,
+            ordinary=data.ordinary,
             shifts=shifts, others=others, prompts=prompts, confirming=confirming,
         )  # fmt: skip
 
@@ -194,11 +202,15 @@ class SteerabilityExperiment(Experiment):
         )
         made = run.compute(
             SteerabilityMap,
-            lambda: steerability(
-                run.model, read, asked.choose, asked.report, method=self.method, sites=sites,
-                multipliers=self.multipliers, positions=rule, unit=self.unit,
-                neutral=asked.neutral, budget=self.budget, nulls=self.nulls, seed=self.seed,
-                progress=run.progress, cells=run.cells.part("map"),
+            lambda: with_ordinary(
+                steerability(
+                    run.model, read, asked.choose, asked.report, method=self.method, sites=sites,
+                    multipliers=self.multipliers, positions=rule, unit=self.unit,
+                    neutral=self.n_neutral if asked.neutral is None else asked.neutral,
+                    budget=self.budget, nulls=self.nulls, seed=self.seed,
+                    progress=run.progress, cells=run.cells.part("map"),
+                ),
+                asked.ordinary,
             ),
         )  # fmt: skip
         directions = [read.direction(site, self.method) for site in sites]
@@ -250,7 +262,7 @@ class SteerabilityExperiment(Experiment):
         """How far the chosen row can be pushed, what else it moves, and what it writes."""
         asked = run.inputs
         if self.strengths:
-            far = strengths(2 * max(abs(m) for m in self.multipliers), self.strengths)
+            far = strengths(self._reach(arm), self.strengths)
             run.compute(
                 ValidityFit,
                 lambda: decay(
@@ -272,6 +284,13 @@ class SteerabilityExperiment(Experiment):
         if prompts:
             run.compute(DoseResponse, lambda: self._samples(run.model, arm, cell, prompts))
 
+    def _reach(self, arm: Intervention) -> float:
+        """How far the curves go: twice the largest multiplier, and twice the stream's median norm."""
+        reach = 2 * max(abs(m) for m in self.multipliers)
+        if isinstance(arm, Add) and arm.direction.resid_norm:
+            reach = max(reach, 2 * arm.direction.resid_norm / float(arm.step.norm()))
+        return reach
+
     def _samples(
         self, model: Model, arm: Intervention, cell: Cell, prompts: list[str]
     ) -> DoseResponse:
@@ -286,6 +305,12 @@ class SteerabilityExperiment(Experiment):
 
 
 def _prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
-    """The first few different prompts that leave room for new tokens."""
-    fitting = (p.prompt for p in asked if len(model.ids(p.prompt)) + room <= model.n_ctx)
-    return list(itertools.islice(dict.fromkeys(fitting), count))
+    """The first few different prompts that leave room for new tokens, one of each group first."""
+    fits = [len(model.ids(pair.prompt)) + room <= model.n_ctx for pair in asked]
+    firsts: dict[str, str] = {}
+    for pair, group, fitting in zip(asked, asked.groups, fits, strict=True):
+        if fitting:
+            firsts.setdefault(group, pair.prompt)
+    others = (pair.prompt for pair, fitting in zip(asked, fits, strict=True) if fitting)
+    distinct = dict.fromkeys(itertools.chain(firsts.values(), others))
+    return list(itertools.islice(distinct, count))

@@ -25,6 +25,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sites import Positions
+from steerlens.stats import Groups, mean_interval
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET
 
@@ -177,6 +178,51 @@ def lengths_of_equal_kl(
 
     units = [_norm(direction) for direction in directions]
     return torch.tensor(_secant(cost, units, kl, tolerance))
+
+
+def lengths_within_budget(
+    model: Model,
+    directions: Sequence[Direction],
+    texts: Sequence[str],
+    *,
+    budget: float = BUDGET,
+    positions: Positions | None = None,
+    groups: Groups = None,
+    progress: bool = True,
+) -> tuple[float, ...]:
+    """The length of each direction at which adding it is just sure to be within a budget.
+
+    That is where the upper end of the 95% interval of its KL, over texts, is the budget, or at most
+    4% below. So the mean KL is lower, the more so the fewer the texts. Where the texts are too few
+    for an interval, it is the mean. A direction that costs less even at 16 times the stream's median
+    norm gets that length, and one that costs more at a 256th of it gets that one.
+
+    Args:
+        texts: Ordinary texts. Measure the cost that you report on others.
+        budget: Nats of KL per token.
+        positions: Which tokens are steered; by default from the prompt's end on.
+        groups: The group of each text, the unit of the interval.
+
+    Raises:
+        CalibrationError: If a direction states no resid_norm, or the budget is not positive.
+    """
+    _require_kl(budget)
+    positions = positions or Positions.from_prompt_end()
+
+    def cost(chosen: list[int], lengths: list[float]) -> list[float]:
+        edits = [Add(directions[i], positions, n) for i, n in zip(chosen, lengths, strict=True)]
+        found = divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
+        mean, _, high = mean_interval(found, groups, least=0.0)
+        return torch.where(high.isnan(), mean, high).tolist()
+
+    units = [_norm(direction) for direction in directions]
+    found = _secant(cost, units, budget * (1 - NEAR), NEAR)
+    missing = [i for i, length in enumerate(found) if math.isnan(length)]
+    if missing:
+        least = cost(missing, [LEAST * units[i] for i in missing])
+        for i, value in zip(missing, least, strict=True):
+            found[i] = (MOST if value < budget else LEAST) * units[i]
+    return tuple(found)
 
 
 def _secant(

@@ -133,6 +133,7 @@ def activations(
         negative=negative,
         sites=where,
         groups=pairs.groups,
+        keys=tuple(sorted({key for pair in pairs for key in pair.keys})),
         resid_norms=norms.flatten(0, 1).median(0).values,
         paired=pairs.paired,
         processing=model.processing,

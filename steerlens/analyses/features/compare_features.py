@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -35,8 +35,9 @@ from steerlens.analyses.question_splits import require_disjoint
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_of_equal_utility
+from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.reading import activations as read_activations
-from steerlens.measures.tokenised import neutral_texts_of, questions
+from steerlens.measures.tokenised import questions
 from steerlens.models.model import Model, as_model
 from steerlens.saes.sae import SAE, SAEError
 from steerlens.sites import Positions, Site
@@ -57,7 +58,7 @@ def compare_features(
     report: ContrastSet,
     *,
     k: int = 3,
-    neutral: Sequence[str] | None = None,
+    neutral: Sequence[str] | SupportsIndex | None = None,
     budget: float = BUDGET,
     utility_drop: float = UTILITY_DROP,
     positions: Positions | None = None,
@@ -93,7 +94,7 @@ def compare_features(
         fit: Pairs, or activations already read from them at the SAEs' sites.
         k: Candidates of each arm.
         neutral: Ordinary texts; the first, third, … set the lengths, and the others measure what
-            these cost. By default those of `choose`.
+            these cost; or how many of them the unsteered model writes, 64 by default.
         nulls: Repetitions of the controls; 20 allow p = 0.048 at the best. With 0 there are no
             controls and no p-values.
         effects: What SAE-TS learnt at each site (`fit_effects`), without any knowledge of the
@@ -109,7 +110,8 @@ def compare_features(
     """
     model = as_model(model)
     positions = positions or Positions.from_prompt_end()
-    texts = list(neutral or neutral_texts_of(choose))
+    kept = cells_or_none(cells, "comparison", progress)
+    texts, _ = given_or_written(model, neutral, seed, kept)
     require_settings(budget=budget, utility_drop=utility_drop, targeted=targeted, nulls=nulls, k=k)
     _require_data(model, saes, fit, choose, report, texts)
     for sae in saes:
@@ -133,7 +135,6 @@ def compare_features(
         "targeted": targeted,
         "seed": seed,
     }
-    kept = cells_or_none(cells, "comparison", progress)
     parts = []
     with kept.bar(len(saes), "layer") as bar:
         for sae, effect in zip(saes, learnt, strict=True):
@@ -176,7 +177,7 @@ def _at_one_site(
     progress: bool,
 ) -> Unit:
     """The numbers of one SAE, which do not depend on the others."""
-    chosen_texts, report_texts = texts[::2], texts[1::2]
+    chosen_texts, report_texts = text_halves(texts)
     # Another seed for each site, or the random directions would be the same at all of them.
     seed = zlib.crc32(f"{seed} {sae.site}".encode())
     contrast = rank_by_contrast(sae, read, seed=seed)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens import plots, stats
 from steerlens.analyses.features.feature_ranking import Excerpt, FeatureRanking, FoundFeature
 from steerlens.analyses.features.feature_writing import written_tokens
 from steerlens.analyses.features.find_features import find_features
+from steerlens.analyses.question_splits import question_groups
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.interventions.residual import Add
@@ -50,6 +51,8 @@ class FeatureCard(Result):
     name: str = ""
     """Name of the SAE."""
     made_by: dict[str, Any] = field(default_factory=dict)
+    groups: Int[Tensor, " example"] | None = None
+    """The group of each question, the unit of the interval; None where each is a group."""
 
     @property
     def found(self) -> FoundFeature:
@@ -77,13 +80,18 @@ class FeatureCard(Result):
         ]
         return "; ".join(words)
 
+    def _gain_interval(self, gains: Tensor) -> stats.Bounds:
+        found = stats.mean_interval(gains, self.groups)
+        mean, low, high = (part.masked_fill(self.multipliers == 0, 0.0) for part in found)
+        return mean, low, high
+
     def plot(self) -> go.Figure:
         """Texts it reads, tokens it writes, and its dose-response with the cost below."""
         response: dict[str, Any] = {}
         if self.gains is not None and self.kl is not None:
             response = {
                 "multipliers": self.multipliers.tolist(),
-                "gain": tuple(part.tolist() for part in stats.mean_interval(self.gains)),
+                "gain": tuple(part.tolist() for part in self._gain_interval(self.gains)),
                 "kl": self.kl.mean(-1).tolist(),
                 "budget": self.budget,
             }
@@ -101,7 +109,7 @@ class FeatureCard(Result):
         """Gain and cost of adding it, by multiplier; without questions, no columns."""
         if self.gains is None or self.kl is None:
             return []
-        parts = zip(("", "_low", "_high"), stats.mean_interval(self.gains), strict=True)
+        parts = zip(("", "_low", "_high"), self._gain_interval(self.gains), strict=True)
         axes = ("multiplier",)
         gains = [Column(f"gain{end}", axes, part) for end, part in parts]
         return [*gains, Column("kl", axes, self.kl.mean(-1))]
@@ -167,6 +175,7 @@ def feature_card(
         kl=kl,
         budget=budget,
         name=sae.name,
+        groups=None if pairs is None else question_groups(pairs),
         made_by=ranking.made_by,
     )
 

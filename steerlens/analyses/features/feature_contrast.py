@@ -14,6 +14,7 @@ from steerlens.directions import Activations
 from steerlens.saes.sae import SAE
 from steerlens.saes.sae_errors import SAEError
 from steerlens.sites import Site
+from steerlens.stats import group_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +82,12 @@ def rank_by_contrast(
     auroc = torch.full((sae.d_sae,), 0.5)
     auroc[some] = _auroc(positive[:, some], negative[:, some])
     generator = torch.Generator().manual_seed(seed)
-    best = torch.zeros(shuffles)
+    best, group = torch.zeros(shuffles), group_numbers(read.groups)
     for k in range(shuffles):
         if len(some) == 0:
             break
-        swap = torch.rand(len(positive), 1, generator=generator) < 0.5
+        coins = torch.rand(int(group.max()) + 1, 1, generator=generator) < 0.5
+        swap = coins[group]  # pairs of one group share their coin
         one = torch.where(swap, negative[:, some], positive[:, some])
         other = torch.where(swap, positive[:, some], negative[:, some])
         best[k] = (_auroc(one, other) - 0.5).abs().max()

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens import plots, stats
@@ -51,6 +51,8 @@ class FeatureMap(Result):
     budget: float
     """Nats of KL per token that a recommended cell may cost."""
     made_by: dict[str, Any] = field(default_factory=dict)
+    groups: Int[Tensor, " example"] | None = None
+    """The group of each example, the unit of every interval; None where each is a group."""
 
     @property
     def operation(self) -> str:
@@ -69,7 +71,9 @@ class FeatureMap(Result):
     @cached_property
     def gain_interval(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean gain per cell with its 95% interval over examples."""
-        return stats.mean_interval(self.gains)
+        found = stats.mean_interval(self.gains, self.groups)
+        mean, low, high = (part.masked_fill(self.multipliers == 0, 0.0) for part in found)
+        return mean, low, high
 
     @property
     def cost(self) -> Float[Tensor, "feature multiplier"]:
@@ -87,7 +91,7 @@ class FeatureMap(Result):
         return self.cost <= self.budget
 
     @cached_property
-    def null(self) -> stats.NullThreshold | None:
+    def null(self) -> stats.NullTest | None:
         """Against the largest effect, of either sign, of as many random directions or features.
 
         So the search over features and multipliers counts. None without null maps.
@@ -104,7 +108,7 @@ class FeatureMap(Result):
         """
         if self.null is None:
             return (self.multipliers != 0).expand(len(self.features), -1)
-        return self.gains.mean(-1).abs() > self.null.threshold
+        return self.null.above
 
     @property
     def best(self) -> tuple[int, float] | None:

@@ -12,6 +12,7 @@ from steerlens.analyses.features.feature_contrast import FeatureContrast, rank_b
 from steerlens.analyses.features.feature_ranking import FeatureRanking, FoundFeature
 from steerlens.analyses.features.feature_writing import Written, output_scores, written_tokens
 from steerlens.analyses.features.rank_features import MULTIPLIER, alive, rank_by_effect
+from steerlens.analyses.question_splits import question_groups
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Activations
 from steerlens.measures.reading import activations as read_activations
@@ -130,7 +131,7 @@ def _of_contrast(
     if read is None or contrast is None or not top:
         return [{} for _ in top]
     sides = [sae.read(side.to(sae.device), top).float().cpu() for side in read.at(sae.site)]
-    gaps = stats.mean_interval((sides[0] - sides[1]).T)
+    gaps = stats.mean_interval((sides[0] - sides[1]).T, stats.group_numbers(read.groups))
     return [
         {
             "auroc": float(contrast.auroc[feature]),
@@ -203,9 +204,10 @@ def _of_effect(
         model, sae, pairs, list(signs), multiplier=multiplier, screened=None,
         positions=positions, progress=progress,
     )  # fmt: skip
+    groups = question_groups(pairs)
     columns: _Columns = []
     for gains, sign in zip(effects.gains, signs.values(), strict=True):
-        down, up = (stats.interval_of_mean(side) for side in gains)
+        down, up = (stats.interval_of_mean(side, groups) for side in gains)
         columns.append({"gain": up, "against": down} if sign > 0 else {"gain": down, "against": up})
     return columns
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 
 from steerlens.analyses.features.feature_map import FeatureMap
 from steerlens.analyses.features.random_directions import random_directions
 from steerlens.analyses.features.rank_features import alive
+from steerlens.analyses.question_splits import question_groups
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
+from steerlens.measures.ordinary_texts import given_or_written
 from steerlens.measures.sweep import sweep
-from steerlens.measures.tokenised import neutral_texts_of
 from steerlens.models.model import Model, as_model
 from steerlens.saes.feature_edits import AblateFeature, ClampFeature
 from steerlens.saes.sae import SAE
@@ -34,7 +35,7 @@ def feature_map(
     *,
     operation: Operation = "add",
     multipliers: Sequence[float] | None = None,
-    neutral: Sequence[str] | None = None,
+    neutral: Sequence[str] | SupportsIndex | None = None,
     budget: float = BUDGET,
     positions: Positions | None = None,
     nulls: int = 20,
@@ -50,7 +51,7 @@ def feature_map(
             norm; "clamp" the activation to its largest, which is reached at multiplier 1; or
             "ablate" it, which is complete at multiplier 1.
         multipliers: With 0; by default -1 to 1 for "add", and 0 to 1 for the others.
-        neutral: Ordinary texts for the cost; by default those of `choose`.
+        neutral: Ordinary texts for the cost, or how many the unsteered model writes: 64 by default.
         nulls: How many sets of random directions (for "add") or random living features, each as
             large as `features`; 20 allow p = 0.048 at the best, 0 gives no p-value.
 
@@ -72,7 +73,7 @@ def feature_map(
         sae.facts.require_resid_norm()
     positions = positions or Positions.from_prompt_end()
     edits = [_edit(sae, f, operation, positions) for f in features]
-    texts = list(neutral or neutral_texts_of(choose))
+    texts, _ = given_or_written(model, neutral, seed, Cells(progress=progress))
     swept = sweep(
         model, choose, edits, multipliers, cells=Cells(name="features", progress=progress)
     )
@@ -94,6 +95,7 @@ def feature_map(
         kl=kl,
         random=random,
         budget=budget,
+        groups=question_groups(choose),
         made_by={
             **model.facts,
             "sae": sae.name,

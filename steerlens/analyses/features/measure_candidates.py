@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +14,14 @@ from steerlens.analyses.features.candidates import Candidate
 from steerlens.analyses.features.comparison_arms import BY_CONTRAST, CONTROLS
 from steerlens.analyses.features.paired_comparison import PairedComparison
 from steerlens.data import ContrastSet
+from steerlens.data.near_duplicates import text_groups
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Positions
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells
 
 Chosen = dict[tuple[str, int], int]
@@ -91,7 +94,7 @@ def held_out_comparison(
         held_out[able] = swept.log_odds[:, 1] - swept.log_odds[:, 0]
         utilities[able] = utility[:, 1] - utility[:, 0]
         kl[able] = divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1]
-    return _arranged(
+    found = _arranged(
         [candidates[i] for i in chosen.values()],
         {
             "gains": held_out,
@@ -102,6 +105,11 @@ def held_out_comparison(
         },
         arms,
         nulls,
+    )
+    return replace(
+        found,
+        groups=group_numbers(report.groups),
+        text_groups=group_numbers(text_groups(texts)),
     )
 
 

@@ -69,6 +69,10 @@ class PairedComparison:
     control_kl: Float[Tensor, "control null site text"]
     control_lengths: Float[Tensor, "control null site"]
     control_chosen_gains: Float[Tensor, "control null site"]
+    groups: Int[Tensor, " example"] | None = None
+    """The group of each question, the unit of every interval; None where each is a group."""
+    text_groups: Int[Tensor, " text"] | None = None
+    """The same for the ordinary texts."""
 
     @property
     def nulls(self) -> int:
@@ -91,16 +95,16 @@ class PairedComparison:
 
     def gain(self, name: str, site: int | None = None) -> Interval:
         """Mean held-out gain with its 95% interval over questions."""
-        return _interval(self.examples(name, site))
+        return _interval(self.examples(name, site), self.groups)
 
     def utility(self, name: str, site: int | None = None) -> Interval:
         """Mean change of the utility log-odds, held out, with its 95% interval."""
-        return _interval(self._values("utilities", name, site))
+        return _interval(self._values("utilities", name, site), self.groups)
 
     def cost(self, name: str, site: int | None = None) -> Interval:
         """Mean KL on texts that did not set the lengths, with its 95% interval."""
         found = self._values("kl", name, site)
-        return NOT_MEASURED if bool(found.isnan().any()) else stats.percentile_interval(found)
+        return _interval(found, self.text_groups, least=0.0)
 
     def length(self, name: str, site: int | None, norms: Float[Tensor, " site"]) -> float:
         """The length of what is added; of a control, the mean over its repetitions that have one.
@@ -120,7 +124,7 @@ class PairedComparison:
 
         Each at the site, or at its own best one.
         """
-        return _interval(self.examples(name, site) - self.examples(other, site))
+        return _interval(self.examples(name, site) - self.examples(other, site), self.groups)
 
     def p_value(self, name: str, control: str, site: int | None = None) -> float:
         """The probability that a control gains as much as the arm on held-out questions.
@@ -164,13 +168,22 @@ class PairedComparison:
             axis = 2 if name.startswith("control_") else 1
             return torch.cat([getattr(part, name) for part in parts], axis)
 
-        return cls(first.arms, first.controls, **{name: joined(name) for name in first.tensors()})
+        made = {
+            name: value if name in ("groups", "text_groups") else joined(name)
+            for name, value in first.tensors().items()
+        }
+        return cls(first.arms, first.controls, **made)
 
     def tensors(self) -> dict[str, Tensor]:
         """All its arrays by name."""
         names = [f.name for f in fields(self) if f.name not in ("arms", "controls")]
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def _interval(values: Float[Tensor, " example"]) -> Interval:
-    return NOT_MEASURED if bool(values.isnan().any()) else stats.interval_of_mean(values)
+def _interval(
+    values: Float[Tensor, " example"], groups: stats.Groups, least: float | None = None
+) -> Interval:
+    if bool(values.isnan().any()):
+        return NOT_MEASURED
+    return stats.interval_of_mean(values, groups, least=least)

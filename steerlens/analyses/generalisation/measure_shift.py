@@ -7,7 +7,12 @@ from typing import SupportsFloat
 
 import torch
 
-from steerlens.analyses.answers import require_scorable, rows_made_by, same_questions
+from steerlens.analyses.answers import (
+    groups_of_sets,
+    require_scorable,
+    rows_made_by,
+    same_questions,
+)
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.data import ContrastSet
 from steerlens.interventions.arms import Arms, named_arms, site_of
@@ -81,6 +86,7 @@ def shifted(
         sites=tuple(map(site_of, named.values())),
         multipliers=torch.tensor(multipliers, dtype=torch.float32),
         propensities=propensities,
+        groups=groups_of_sets(sets),
         in_distribution=in_distribution.name,
         matched=matched,
         made_by=rows_made_by(model, named, sets)

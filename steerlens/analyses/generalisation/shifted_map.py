@@ -50,7 +50,7 @@ class ShiftedMap(Answers):
 
     def slope_interval(self, name: str) -> Bounds:
         """Mean slope of a set, for every row: value, low, high."""
-        return stats.mean_interval(self.slopes(name))
+        return stats.mean_interval(self.slopes(name), self.groups_of(name))
 
     def anti_steerable(self, name: str) -> Float[Tensor, " row"]:
         """Share of a set's questions whose slope is below zero."""
@@ -61,7 +61,9 @@ class ShiftedMap(Answers):
 
         Of matched sets the mean of the differences of each question, else with Welch's interval.
         """
-        return difference_of_means(*self._both(name), matched=name in self.matched)
+        return difference_of_means(
+            *self._both(name), self._groups(name), matched=name in self.matched
+        )
 
     def ratio(self, name: str) -> Bounds:
         """Mean slope of a shifted set over that in distribution, for every row (Fieller).
@@ -72,7 +74,7 @@ class ShiftedMap(Answers):
 
         Source: relative steerability of Tan et al., arXiv:2407.12404; the interval is ours.
         """
-        return ratio_of_means(*self._both(name), matched=name in self.matched)
+        return ratio_of_means(*self._both(name), self._groups(name), matched=name in self.matched)
 
     def row_correlation(self, name: str) -> Interval:
         """Spearman's correlation over rows of the mean slopes of a shifted set and in distribution.
@@ -95,7 +97,13 @@ class ShiftedMap(Answers):
                 "wording, so no question has two slopes to correlate. Make the set with "
                 "in_distribution.with_template(…), or use row_correlation."
             )
-        return tuple(stats.rank_correlation(x, y) for x, y in zip(original, shifted, strict=True))
+        groups = self.groups_of(self.in_distribution)
+        return tuple(
+            stats.rank_correlation(x, y, groups) for x, y in zip(original, shifted, strict=True)
+        )
+
+    def _groups(self, name: str) -> tuple[stats.Groups, stats.Groups]:
+        return self.groups_of(name), self.groups_of(self.in_distribution)
 
     def _both(self, name: str) -> tuple[Float[Tensor, "row _one"], Float[Tensor, "row _other"]]:
         return self.slopes(name), self.slopes(self.in_distribution)

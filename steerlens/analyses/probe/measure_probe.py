@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import SupportsIndex
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from steerlens.arguments import as_int
 from steerlens.directions import Activations
 from steerlens.directions.methods import Logistic, as_method
 from steerlens.directions.methods.method import Method
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 
 
@@ -56,17 +58,24 @@ def probe(
         )
     runs = [activations, *(activations.shuffled(seed + k) for k in range(controls))]
     cells = cells_or_none(cells, "", progress).part("probe")
+    splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+    parts = list(splitter.split(range(len(activations)), groups=activations.groups))
+    fold_of = torch.zeros(len(activations), dtype=torch.long)
+    for number, (_, held) in enumerate(parts):
+        fold_of[held] = number
     scores = []
     # Many small fits: threads cost more than they give, and on a busy machine far more.
     with cells.bar(len(runs) * len(activations.sites), "site") as bar, threadpool_limits(1):
         for k, run in enumerate(runs):
-            unit = cells.compute(k, lambda run=run: {"scores": _scores(run, fitting, folds, seed)})
+            unit = cells.compute(k, lambda run=run: {"scores": _scores(run, fitting, parts)})
             scores.append(unit["scores"])
             bar.update(len(activations.sites))
     return ProbeMap(
         sites=activations.sites,
         scores=scores[0],
         control=torch.stack(scores)[1:],
+        groups=group_numbers(activations.groups),
+        folds=fold_of,
         made_by={
             "model": activations.model,
             "revision": activations.revision,
@@ -84,11 +93,9 @@ def probe(
 
 
 def _scores(
-    run: Activations, method: Method, folds: int, seed: int
+    run: Activations, method: Method, parts: Sequence[tuple[Any, Any]]
 ) -> Float[Tensor, "site pair side=2"]:
     out = torch.full((len(run.sites), len(run), 2), torch.nan)
-    splitter = GroupKFold(folds, shuffle=True, random_state=seed)
-    parts = list(splitter.split(range(len(run)), groups=run.groups))
     for s, site in enumerate(run.sites):
         positive, negative = (side.float() for side in run.at(site))
         for train, held in parts:

@@ -32,8 +32,11 @@ class ProbeMap(ProbeScores):
 
     def run_summary(self, beside: Mapping[str, Result]) -> str:
         """The same in one line."""
-        value, low, high = self.auroc_at(self.best_row)
-        found = f"best at {self.best}: AUROC {value:.3f} [{low:.3f}, {high:.3f}]"
+        value, low, high = self.best_auroc
+        ends = f" [{low:.3f}, {high:.3f}]" if self.best_auroc.known else ""
+        found = f"best at {self.best}: AUROC {value:.3f}{ends}, {self.examples}"
+        if self.chosen_rows is not None:
+            found += ", chosen and reported on different folds"
         if len(self.control):
             control = self.control_auroc
             found += f"; shuffled labels {float(control.min()):.2f} to {float(control.max()):.2f}"

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens import stats
@@ -33,6 +33,10 @@ class ProbeScores(Result):
     control: Float[Tensor, "control site pair side=2"]
     """The same after shuffling the labels: what a probe finds where there is nothing to find."""
     made_by: dict[str, Any] = field(default_factory=dict)
+    groups: Int[Tensor, " pair"] | None = None
+    """The group of each pair, the unit of every interval; None where each is a group."""
+    folds: Int[Tensor, " pair"] | None = None
+    """The fold in which each pair was held out."""
 
     @property
     def layers(self) -> tuple[int, ...] | None:
@@ -53,38 +57,25 @@ class ProbeScores(Result):
     def accuracy_interval(
         self,
     ) -> tuple[Float[Tensor, " site"], Float[Tensor, " site"], Float[Tensor, " site"]]:
-        """Accuracy with Wilson's 95% interval, as if the two texts of a pair were one."""
-        return stats.share_interval(self.accuracy, self.scores.shape[1])
+        """Accuracy with Wilson's 95% interval over groups, as if the two texts of a pair were one."""
+        return stats.share_interval(_right(self.scores), self.groups)
 
     @cached_property
     def auroc(self) -> Float[Tensor, " site"]:
         """Probability that a held-out positive text scores above a held-out negative one."""
-        return _wins(self.scores).mean((-1, -2))
+        return stats.auroc(self.scores)
 
     @cached_property
     def auroc_interval(
         self,
     ) -> tuple[Float[Tensor, " site"], Float[Tensor, " site"], Float[Tensor, " site"]]:
-        """AUROC with a 95% interval, by resampling pairs.
-
-        Where every resample is perfect, resampling shows no uncertainty: there it is Wilson's
-        interval.
-        """
-        wins = _wins(self.scores)
-        n = wins.shape[-1]
-        generator = torch.Generator().manual_seed(0)
-        draws = torch.randint(n, (500, n), generator=generator)
-        counts = torch.zeros(500, n).scatter_add_(1, draws, torch.ones(500, n)) / n
-        resampled = torch.einsum("di,sij,dj->ds", counts, wins, counts)
-        low, high = (torch.quantile(resampled, q, dim=0) for q in (0.025, 0.975))
-        _, least, most = stats.share_interval(self.auroc, n)
-        certain = low == high
-        return self.auroc, torch.where(certain, least, low), torch.where(certain, most, high)
+        """AUROC with its 95% interval over groups of pairs; not empty where every text is right."""
+        return stats.auroc_interval(self.scores, self.groups)
 
     @property
     def control_auroc(self) -> Float[Tensor, "control site"]:
         """AUROC with shuffled labels: about 0.5, unless the probe sees what it is tested on."""
-        return _wins(self.control).mean((-1, -2))
+        return stats.auroc(self.control)
 
     @property
     def best(self) -> Site:
@@ -95,6 +86,37 @@ class ProbeScores(Result):
     def best_row(self) -> int:
         """The index of that site."""
         return int(self.auroc.argmax())
+
+    @cached_property
+    def chosen_rows(self) -> Int[Tensor, " pair"] | None:
+        """For each pair, the index of the site that has the largest AUROC on the other folds."""
+        if self.folds is None or len(self.folds.unique()) < 2:
+            return None
+        rows = torch.zeros(len(self.folds), dtype=torch.long)
+        for fold in self.folds.unique().tolist():
+            others = self.folds != fold
+            rows[~others] = int(stats.auroc(self.scores[:, others]).argmax())
+        return rows
+
+    @cached_property
+    def best_auroc(self) -> Interval:
+        """AUROC of the best site, chosen and reported on different folds, with its 95% interval.
+
+        In each fold it is that of the site with the largest AUROC on the other folds; the mean over
+        folds is reported. The AUROC of the site that is best on all folds is too high on average,
+        as the largest of many. Without folds it is that one.
+        """
+        rows = self.chosen_rows
+        if rows is None:
+            return self.auroc_at(self.best_row)
+        scores = self.scores[rows, torch.arange(len(rows))]
+        found = stats.auroc_interval(scores, self.groups, blocks=self.folds)
+        return Interval(*(float(x) for x in found))
+
+    @property
+    def examples(self) -> str:
+        """How many pairs there are, and in how many groups."""
+        return stats.sizes_in_words(self.groups, self.scores.shape[1], "pairs")
 
     def auroc_at(self, row: int) -> Interval:
         """AUROC at one site, given by its index."""
@@ -121,9 +143,3 @@ def _right(scores: Float[Tensor, "*grid pair side=2"]) -> Float[Tensor, "*grid p
     """Share of the two sides that are on the right side of the boundary."""
     right = torch.stack([scores[..., 0] > 0, scores[..., 1] < 0], -1).float()
     return right.mean(-1)
-
-
-def _wins(scores: Float[Tensor, "*grid pair side=2"]) -> Float[Tensor, "*grid pair pair"]:
-    """Positive text i against negative text j: 1 for a win, a half for a tie."""
-    gap = scores[..., :, None, 0] - scores[..., None, :, 1]
-    return (gap > 0).float() + 0.5 * (gap == 0).float()

@@ -20,7 +20,7 @@ def probe_section(scores: ProbeScores, *, with_map: bool) -> Section:
     layers = scores.layers
     best = scores.best_row
     where = str(scores.best) if layers is None else f"layer {layers[best]}"
-    auroc, accuracy = format_interval(scores.auroc_at(best)), format_share(scores.accuracy_at(best))
+    auroc, accuracy = format_interval(scores.best_auroc), format_share(scores.accuracy_at(best))
     control = _control(scores)
     found = "" if with_map or not control else f" With shuffled labels, AUROC is {control}."
     name = scores.made_by.get("data_name") or "the contrast"
@@ -32,8 +32,8 @@ def probe_section(scores: ProbeScores, *, with_map: bool) -> Section:
     )
     caption = (
         f"Best at {where}: AUROC {auroc} (the probability that a positive text scores above a "
-        f"negative one), accuracy {accuracy}, cross-validated over {scores.scores.shape[1]} pairs "
-        f"with no question in two folds.{shuffled}"
+        f"negative one; in each fold that of the site that is best on the other folds), accuracy "
+        f"{accuracy}, cross-validated over {scores.examples} with no question in two folds.{shuffled}"
     )
     return Section(
         title="Probe: where the contrast can be read",

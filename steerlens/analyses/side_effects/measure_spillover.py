@@ -10,7 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.analyses.answers import require_scorable, rows_made_by, same_questions
+from steerlens.analyses.answers import (
+    groups_of_sets,
+    require_scorable,
+    rows_made_by,
+    same_questions,
+)
 from steerlens.analyses.side_effects.null_maps import null_maps
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
 from steerlens.arguments import as_int
@@ -79,6 +84,7 @@ def spillover(
         sites=tuple(map(site_of, named.values())),
         multipliers=torch.tensor(multipliers, dtype=torch.float32),
         propensities=propensities,
+        groups=groups_of_sets(sets),
         targets=targets,
         null_gains=_by_null(null_gains, len(controls.maps), rows),
         matched=tuple(

@@ -51,7 +51,7 @@ class SpilloverMap(Answers):
     @cached_property
     def gain_interval(self) -> Bounds:
         """Mean gain with its interval over questions, each [row, multiplier, set]."""
-        each = [stats.mean_interval(self.gains(name)) for name in self.sets]
+        each = [self._interval(name, self.gains(name)) for name in self.sets]
         value, low, high = (torch.stack(parts, -1) for parts in zip(*each, strict=True))
         return value, low, high
 
@@ -61,9 +61,15 @@ class SpilloverMap(Answers):
 
         Where the mean gain is near 0, gains of both signs may cancel, e.g. of negated questions.
         """
-        each = [stats.mean_interval(self.gains(name).abs()) for name in self.sets]
+        each = [self._interval(name, self.gains(name).abs()) for name in self.sets]
         value, low, high = (torch.stack(parts, -1) for parts in zip(*each, strict=True))
         return value, low, high
+
+    def _interval(self, name: str, values: Tensor) -> Bounds:
+        """The mean of each cell over a set's questions; 0 by definition where nothing is steered."""
+        found = stats.mean_interval(values, self.groups_of(name))
+        mean, low, high = (part.masked_fill(self.multipliers == 0, 0.0) for part in found)
+        return mean, low, high
 
     @property
     def is_target(self) -> Bool[Tensor, "row set"]:
@@ -83,7 +89,8 @@ class SpilloverMap(Answers):
             own = self.gains(target)[i]
             for k, name in enumerate(self.sets):
                 matched = self._together(name, target)
-                found = ratio_of_means(self.gains(name)[i], own, matched=matched)
+                groups = self.groups_of(name), self.groups_of(target)
+                found = ratio_of_means(self.gains(name)[i], own, groups, matched=matched)
                 for part, values in zip(out, found, strict=True):
                     part[i, :, k] = values
         return out[0], out[1], out[2]
@@ -98,7 +105,9 @@ class SpilloverMap(Answers):
         largest of several gains too large, so the value and the interval are biased downwards.
         """
         means = {
-            name: stats.bootstrap_means(self.gains(name), seed=self._seed(name))
+            name: stats.bootstrap_means(
+                self.gains(name), self.groups_of(name), seed=self._seed(name)
+            )
             for name in self.sets
         }
         draws = torch.stack([means[name] for name in self.sets], -1)
@@ -139,11 +148,11 @@ class SpilloverMap(Answers):
         return ~self.is_target[:, None] & (self.multipliers != 0)[:, None]
 
     @cached_property
-    def null(self) -> stats.NullThreshold:
+    def null(self) -> stats.NullTest:
         """How far the null maps move the other concepts, with either sign.
 
         It compares the most extreme of all cells of other concepts. They are flattened in the order
-        of [row, multiplier, set]; `threshold` has them in place.
+        of [row, multiplier, set]; `p_values` has them in place.
 
         Raises:
             ValueError: If there are fewer than 19 null maps.
@@ -152,10 +161,14 @@ class SpilloverMap(Answers):
         return stats.max_statistic(self.mean_gain[cells].abs(), self.null_gains[:, cells].abs())
 
     @cached_property
-    def threshold(self) -> Float[Tensor, "row multiplier set"]:
-        """Absolute gain that null maps reach, in nats; NaN on the target and at multiplier 0."""
+    def p_values(self) -> Float[Tensor, "row multiplier set"]:
+        """How often the largest gain of a null map stands out as much as that of each cell.
+
+        NaN on the target, at multiplier 0 and without null maps.
+        """
         out = torch.full(self.mean_gain.shape, torch.nan)
-        out[self.others] = self.null.threshold
+        if self.has_null:
+            out[self.others] = self.null.p_values.to(out)
         return out
 
     @property
@@ -164,7 +177,7 @@ class SpilloverMap(Answers):
 
         False does not mean that there is no spill-over: see `gain_interval` and `size_interval`.
         """
-        return self.mean_gain.abs() > self.threshold
+        return self.p_values <= 1 - stats.LEVEL + 1e-9
 
     # Words and pictures
 
@@ -259,9 +272,8 @@ class SpilloverMap(Answers):
         lines = [f"gain {interval_at(self.gain_interval, i, j, k)} nats"]
         if not self.is_target[i, k]:
             lines.append(f"{interval_at(self.relative, i, j, k)} of the gain on the target")
-            if self.has_null:
-                reach = float(self.threshold[i, j, k])
-                lines.append(f"{self.null_name} reach ±{reach:.3g} nats")
+            if self.has_null and float(self.multipliers[j]):
+                lines.append(f"p = {float(self.p_values[i, j, k]):.3g} against {self.null_name}")
         return "<br>".join(lines)
 
     def _finding(self, j: int) -> str:
@@ -291,7 +303,7 @@ class SpilloverMap(Answers):
     # Tables
 
     def columns(self) -> Sequence[Column]:
-        """Gains of every cell on every set, with their intervals and the threshold."""
+        """Gains of every cell on every set, with their intervals and p-values."""
         axes = ("row", "multiplier", "set")
         named = {"gain": self.gain_interval, "relative": self.relative, "size": self.size_interval}
         found = [
@@ -299,6 +311,5 @@ class SpilloverMap(Answers):
             for name, parts in named.items()
             for end, part in zip(("", "_low", "_high"), parts, strict=True)
         ]
-        missing = torch.full(self.mean_gain.shape, torch.nan)
-        found.append(Column("threshold", axes, self.threshold if self.has_null else missing))
+        found.append(Column("p_value", axes, self.p_values))
         return [*found, Column("target", ("row", "set"), self.is_target)]

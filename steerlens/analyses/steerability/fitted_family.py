@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from steerlens.data import ContrastSet
+from steerlens.data.near_duplicates import text_groups
 from steerlens.directions import Activations, Direction
 from steerlens.directions.methods import Random
 from steerlens.directions.methods.method import Method
 from steerlens.interventions.arms import layer_family
 from steerlens.interventions.residual import Add
-from steerlens.measures.equal_cost import equal_kl
+from steerlens.measures.equal_cost import lengths_within_budget
 from steerlens.measures.reading import activations as read_activations
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site, SiteLike, as_sites
+from steerlens.stats import group_numbers
+from steerlens.store.cells import Cells
 from steerlens.units import MapUnit
 
 
@@ -74,6 +80,21 @@ class FittedFamily:
             ]
         )
 
+    def projected(self, seed: int) -> list[Add]:
+        """A map of the direction null: directions fitted to shuffled labels, as long as the real ones.
+
+        What they have in common with the real direction is taken out first: so they are other
+        directions in which the activations vary, which steer more than isotropic ones.
+        """
+        read = self.read.shuffled(seed)
+        found = []
+        for d in self.directions:
+            other = read.direction(d.site, self.method)
+            unit = d.vector / d.norm
+            rest = other.vector - (other.vector @ unit) * unit
+            found.append(replace(other, vector=rest * (d.norm / rest.norm().clamp(min=1e-30))))
+        return self._scaled(found)
+
     def _scaled(self, directions: Sequence[Direction]) -> list[Add]:
         """Lengthened by the factors by which multiplier 1 lengthens the real directions."""
         factors = [n / d.norm for d, n in zip(self.directions, self.lengths, strict=True)]
@@ -93,25 +114,43 @@ def fit_family(
     positions: Positions,
     unit: MapUnit,
     budget: float,
-    progress: bool,
+    cells: Cells,
 ) -> FittedFamily:
     """Reads the activations, fits a direction at every site, and sets its length.
 
     Args:
-        texts: Ordinary texts on which a length that costs the budget is found, for "equal_kl".
+        texts: Ordinary texts on which a length within the budget is found, for "equal_kl".
         budget: That cost, in nats of KL per token.
+        cells: Where the lengths are kept.
     """
-    read = fit
+    read, progress = fit, cells.progress
     if not isinstance(read, Activations):
         read = read_activations(model, read, sites, progress=progress)
     directions = tuple(read.direction(site, method) for site in sites)
     if unit == "equal_kl":
-        lengths = equal_kl(
-            model, directions, texts, kl=budget, positions=positions, progress=progress
-        )
+        lengths = _kept_lengths(model, directions, texts, budget, positions, cells)
     else:
         lengths = tuple(float(Add(d, positions, unit).step.norm()) for d in directions)
     return FittedFamily(read, method, directions, positions, unit, lengths)
+
+
+def _kept_lengths(
+    model: Model,
+    directions: Sequence[Direction],
+    texts: Sequence[str],
+    budget: float,
+    positions: Positions,
+    cells: Cells,
+) -> tuple[float, ...]:
+    def found() -> dict[str, Tensor]:
+        groups = group_numbers(text_groups(texts))
+        lengths = lengths_within_budget(
+            model, directions, texts, budget=budget, positions=positions, groups=groups,
+            progress=cells.progress,
+        )  # fmt: skip
+        return {"lengths": torch.tensor(lengths, dtype=torch.float64)}
+
+    return tuple(cells.part("lengths").compute(0, found)["lengths"].tolist())
 
 
 def require_sites(

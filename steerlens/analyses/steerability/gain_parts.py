@@ -34,6 +34,8 @@ class GainParts:
     """The direct part of it; NaN in rows whose intervention has no step."""
     sign: Float[Tensor, " multiplier"]
     """1 where the multiplier is above 0, -1 where it is below."""
+    groups: stats.Groups = None
+    """The group of each example, the unit of every interval; None where each is a group."""
 
     @property
     def mediated(self) -> Float[Tensor, "row multiplier example"]:
@@ -63,8 +65,9 @@ class GainParts:
     def _interval(self, values: Float[Tensor, "row multiplier example"]) -> Bounds:
         found = tuple(torch.full(values.shape[:2], torch.nan) for _ in range(3))
         if bool(self.known.any()):
-            for whole, part in zip(found, stats.mean_interval(values[self.known]), strict=True):
-                whole[self.known] = part
+            intervals = stats.mean_interval(values[self.known], self.groups)
+            for whole, part in zip(found, intervals, strict=True):
+                whole[self.known] = part.masked_fill(self.sign == 0, 0.0)
         return found  # type: ignore[return-value]
 
     @cached_property
@@ -74,7 +77,7 @@ class GainParts:
         NaN where the gain is not told apart from 0. Above 1 where later blocks work against the
         step, and below 0 where the step itself works against what they make of it.
         """
-        return ratio_of_means(self.direct, self.gains, matched=True)
+        return ratio_of_means(self.direct, self.gains, (self.groups, self.groups), matched=True)
 
     def columns(self) -> list[Column]:
         """Columns of the map's table: parts of the gain, with the sign of the gain."""

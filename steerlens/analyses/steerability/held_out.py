@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.data import ContrastSet
+from steerlens.data.near_duplicates import text_groups
 from steerlens.measures import scores
 from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.divergence import divergence
@@ -13,6 +14,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Cell
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells
 
 
@@ -45,5 +47,11 @@ def confirm(
     direct = direct_gain(model, report, [intervention], multipliers, cells=direct_cells)[0, 1]
     known = bool(direct.isfinite().all())
     return Confirmation(
-        cell, gain * sign, utility[1] - utility[0], kl[0, 1], direct * sign if known else None
+        cell,
+        gain * sign,
+        utility[1] - utility[0],
+        kl[0, 1],
+        direct * sign if known else None,
+        groups=group_numbers(report.groups),
+        text_groups=group_numbers(text_groups(texts)),
     )

@@ -7,9 +7,15 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from steerlens import stats
 from steerlens.analyses.steerability.gain_words import mostly_direct
 from steerlens.analyses.steerability.map_numbers import MapNumbers
-from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
+from steerlens.analyses.steerability.recommendation import (
+    MEASURED,
+    UNTESTED,
+    Recommendation,
+    recommend,
+)
 from steerlens.analyses.steerability.row_words import row_word, rows_named
 from steerlens.report.numbers import (
     format_interval,
@@ -18,6 +24,7 @@ from steerlens.report.numbers import (
     format_share,
     format_signed,
     in_words,
+    with_minus,
 )
 from steerlens.report.section import Fact
 from steerlens.stats import Interval
@@ -77,6 +84,10 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
         )
     else:
         yield f"**Nothing is gained** at any multiplier above zero. {chance}"
+    if found.backwards:
+        yield f"**{found.backwards.partition(':')[0]}**:{with_minus(found.backwards.partition(':')[2])}"
+    if found.outside:
+        yield found.outside
     if found.cell is None:
         yield "So no cell was chosen to steer with, and what needs one was not measured."
 
@@ -110,22 +121,18 @@ def _effect(numbers: MapNumbers, found: Recommendation) -> str:
     assert found.cell is not None and found.gain is not None
     held = numbers.confirmation
     gain = found.gain if held is None else held.gain
-    confirmed = held is None or gain.low > 0
+    confirmed = held is None or (gain.low > 0 if gain.known else gain.value > 0)
     use = "Use" if numbers.layers is None else "Steer at"
     lead = use if confirmed else "The best cell is"
     doubt = "" if confirmed else ", but **held-out examples do not confirm it**"
-    examples = (
-        f"{numbers.gains.shape[-1]} examples"
-        if held is None
-        else f"{len(held.gains)} held-out examples"
-    )
+    examples = numbers.examples if held is None else held.examples
+    ends = f" [{format_number(gain.low)}, {format_number(gain.high)}]" if gain.known else ""
     odds = Interval(*(math.exp(min(x, 700.0)) for x in gain))
     return (
         f"{lead} **{numbers.row_name(numbers.find(found.cell.row))}** with multiplier "
         f"**{format_signed(found.cell.multiplier)}**{doubt}: the log-odds of the positive answer "
-        f"change by **{format_signed(gain.value)} nats** [{format_number(gain.low)}, "
-        f"{format_number(gain.high)}] on {examples}, which makes the odds {format_interval(odds)} "
-        "times what they were."
+        f"change by **{format_signed(gain.value)} nats**{ends} on {examples}, which makes "
+        f"the odds {format_interval(odds)} times what they were."
     )
 
 
@@ -137,8 +144,8 @@ def _price(numbers: MapNumbers, found: Recommendation) -> str:
         f", and moves {format_share(held.wrong_way)} of the examples the wrong way"
     )  # fmt: skip
     return (
-        f"It costs {cost} nats of KL per token of ordinary text, of {format_number(numbers.budget)} "
-        f"allowed{wrong}."
+        f"It costs {cost} nats of KL per token of ordinary text ({numbers.ordinary}), of "
+        f"{format_number(numbers.budget)} allowed{wrong}."
     )
 
 
@@ -146,12 +153,11 @@ def _chance(numbers: MapNumbers) -> str:
     """What the nulls say, in a sentence."""
     if not numbers.nulls:
         return UNTESTED
-    cases = {
-        "shuffled labels": "if the labels meant nothing",
-        "random directions": "with random directions",
-    }
-    each = [f"p = {format_number(n.p_value)} {cases[name]}" for name, n in numbers.nulls.items()]
-    return f"The best of all cells would stand out as much with probability {in_words(each)}."
+    names = in_words([name for name in numbers.nulls])
+    return (
+        f"The best of all cells would stand out as much by chance ({names}) with probability "
+        f"**p = {format_number(numbers.p_value)}**."
+    )
 
 
 def introduction(numbers: MapNumbers) -> str:
@@ -180,18 +186,18 @@ def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
     """The numbers of the answer, each with what it means."""
     held, cells = numbers.confirmation, numbers.cost.numel()
     if held is not None:
-        n = len(held.gains)
+        n = held.examples
         yield Fact(
             "Gain, held out",
             f"{format_interval(held.gain)} nats",
             "How much steering raises the log-odds of the positive answer over the negative one, "
-            f"with its 95% interval, on {n} examples that had no part in the choice. One nat "
+            f"with its 95% interval, on {n} that had no part in the choice. One nat "
             "multiplies the odds by 2.72.",
         )
         yield Fact(
             "Steered the wrong way",
             format_share(held.wrong_way),
-            f"Share of those {n} examples whose gain is below zero, with its 95% interval: a good "
+            f"Share of those {n} whose gain is below zero, with its 95% interval: a good "
             "mean can hide examples that steering harms.",
         )
         yield Fact(
@@ -210,7 +216,7 @@ def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
         yield Fact(
             "Gain where it was chosen",
             f"{format_interval(found.gain)} nats",
-            f"The same on the {numbers.gains.shape[-1]} examples that chose this cell out of "
+            f"The same on the {numbers.examples} that chose this cell out of "
             f"{cells}. As the best of many it is too large on average.",
         )
         if held is None:
@@ -226,24 +232,37 @@ def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
 
 
 def _null_facts(numbers: MapNumbers, cells: int) -> Iterator[Fact]:
-    """Whether the map is more than chance."""
+    """Whether the map is more than chance: one p-value, and what it is made of."""
     if not numbers.nulls:
         yield Fact("More than chance?", "not tested", UNTESTED)
+        return
+    most = max(null.planned for null in numbers.nulls.values())
+    both = (
+        "the larger of the two below, so that it holds against both"
+        if len(numbers.nulls) > 1
+        else "of the one below"
+    )
+    yield Fact(
+        "More than chance?",
+        format_p_value(numbers.p_value, most),
+        f"Probability that the best of all {cells} cells stands out as much by chance: {both}. "
+        f"{MEASURED if len(numbers.nulls) > 1 else ''}".rstrip(),
+    )
     if (null := numbers.label_null) is not None:
-        count = len(null.outstanding)
         yield Fact(
-            "Is it the labels?",
-            format_p_value(null.p_value, count),
-            f"Probability that the best of all {cells} cells stands out as much if the labels mean "
-            f"nothing, from {count} maps of directions fitted to shuffled labels.",
+            "Part of it: the labels",
+            format_number(null.p_value),
+            f"Against {null.maps} maps of directions fitted to shuffled labels. It rejects labels "
+            "without meaning; it does not reject a readable contrast that is not the one asked "
+            "about, whose direction is longer than those of shuffled labels.",
         )
     if (null := numbers.direction_null) is not None:
-        count = len(null.outstanding)
+        name = list(numbers.nulls)[-1]
         yield Fact(
-            "Is it this direction?",
-            format_p_value(null.p_value, count),
-            f"Probability that the best of all {cells} cells stands out as much among {count} maps "
-            "of random directions just as long: would any push do it?",
+            "Part of it: the direction",
+            format_number(null.p_value),
+            f"Against {null.maps} maps of {name} just as long: would any push do it? It does not "
+            "reject directions of shuffled labels, since they lie where activations vary.",
         )
 
 
@@ -289,14 +308,23 @@ def limits(numbers: MapNumbers) -> Iterator[str]:
         else "The held-out gain accounts for that, since other examples measure it."
     )
     if numbers.nulls:
-        least = 1 / (1 + min(len(null.outstanding) for null in numbers.nulls.values()))
+        least = 1 / (1 + min(null.planned for null in numbers.nulls.values()))
         yield (
-            f"{picked}{gain} The p-values account for it, since they compare best cells with best "
-            f"cells. With this number of null maps, p cannot fall below {format_number(least)}."
+            f"{picked}{gain} The p-value accounts for it, since it compares best cells with best "
+            f"cells. With at most this number of null maps, p cannot fall below "
+            f"{format_number(least)}; where it is clear that p is far from that, fewer are made."
         )
     else:
         yield f"{picked}{gain} {UNTESTED}"
     yield (
-        "**Intervals are over examples only,** one cell at a time. Other fitting pairs, seeds or "
-        "models would add to them."
+        "**Intervals are over groups of examples only,** one cell at a time: examples that share a "
+        "question or are near-duplicates are one group. Other fitting pairs, seeds or models would "
+        "add to them."
     )
+    held = numbers.confirmation
+    few = {
+        stats.too_few(numbers.groups, numbers.gains.shape[-1], "choosing examples"),
+        "" if held is None else stats.too_few(held.groups, len(held.gains), "held-out examples"),
+        "" if held is None else stats.too_few(held.text_groups, len(held.kl), "ordinary texts"),
+    }
+    yield from (f"**There are few of them.** {words}" for words in sorted(few - {""}))

@@ -127,7 +127,7 @@ def dose_response_figure(
 ) -> go.Figure:
     """Propensity over multipliers in some rows, with the cost below."""
     chosen = numbers.best_rows(MOST_LINES) if rows is None else [numbers.find(r) for r in rows]
-    bands = stats.mean_interval(numbers.propensities)
+    bands = stats.mean_interval(numbers.propensities, numbers.groups)
     cost = numbers.cost
     return plots.dose_response(
         {numbers.row_name(i): _lists(tuple(x[i] for x in bands)) for i in chosen},

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens import stats
@@ -51,6 +51,13 @@ class MapNumbers(RowResult):
     """The direction null: the same for random directions as long as the real ones."""
     budget: float
     """KL in nats per token that steering may cost."""
+    groups: Int[Tensor, " example"] | None = None
+    """The group of each example, the unit of every interval; None where each is a group."""
+    text_groups: Int[Tensor, " text"] | None = None
+    """The same for the ordinary texts."""
+    planned: int | None = None
+    """Null maps of each kind that would have been made if the answer had not been clear earlier;
+    None where all that there are were made at once."""
     confirmation: Confirmation | None = None
     """The recommended cell on held-out examples."""
     direct: Float[Tensor, "row multiplier example"] | None = None
@@ -59,6 +66,16 @@ class MapNumbers(RowResult):
     written: tuple[WritingVerdict, ...] = ()
     """What is claimed of cells whose texts were read (`steerlens.confirm_in_writing`)."""
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> str:
+        """How many choosing examples there are, and in how many groups."""
+        return stats.sizes_in_words(self.groups, self.gains.shape[-1], "choosing examples")
+
+    @property
+    def ordinary(self) -> str:
+        """What the ordinary texts are on which the cost was measured."""
+        return str(self.made_by.get("ordinary", "given texts"))
 
     # Rows and cells
 
@@ -107,8 +124,22 @@ class MapNumbers(RowResult):
         Float[Tensor, "row multiplier"],
         Float[Tensor, "row multiplier"],
     ]:
-        """Mean oriented gain of each cell with its 95% interval over examples."""
-        return stats.mean_interval(self.oriented)
+        """Mean oriented gain of each cell with its 95% interval over groups of examples.
+
+        At multiplier 0 it is 0 by definition.
+        """
+        return self._at_zero(stats.mean_interval(self.oriented, self.groups))
+
+    def _at_zero(
+        self, found: stats.Bounds
+    ) -> tuple[
+        Float[Tensor, "row multiplier"],
+        Float[Tensor, "row multiplier"],
+        Float[Tensor, "row multiplier"],
+    ]:
+        """The same, but 0 without an error where nothing is steered."""
+        mean, low, high = (x.masked_fill(self.multipliers == 0, 0.0) for x in found)
+        return mean, low, high
 
     @cached_property
     def slopes(self) -> Float[Tensor, "row example"]:
@@ -119,8 +150,8 @@ class MapNumbers(RowResult):
     def slope_interval(
         self,
     ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
-        """Mean slope of each row with its 95% interval over examples."""
-        return stats.mean_interval(self.slopes)
+        """Mean slope of each row with its 95% interval over groups of examples."""
+        return stats.mean_interval(self.slopes, self.groups)
 
     @property
     def anti_steerable(self) -> Float[Tensor, " row"]:
@@ -137,7 +168,7 @@ class MapNumbers(RowResult):
         """The direct and the mediated part of every gain; None if no row can be split."""
         if self.direct is None or bool(self.direct.isnan().all()):
             return None
-        return GainParts(self.gains, self.direct, self.multipliers.sign())
+        return GainParts(self.gains, self.direct, self.multipliers.sign(), self.groups)
 
     # Costs
 
@@ -146,6 +177,17 @@ class MapNumbers(RowResult):
         """Mean KL of each cell, in nats per token."""
         return self.kl.mean(-1)
 
+    @cached_property
+    def cost_interval(
+        self,
+    ) -> tuple[
+        Float[Tensor, "row multiplier"],
+        Float[Tensor, "row multiplier"],
+        Float[Tensor, "row multiplier"],
+    ]:
+        """Mean KL of each cell with its 95% interval over texts."""
+        return self._at_zero(stats.mean_interval(self.kl, self.text_groups, least=0.0))
+
     @property
     def utility_change(self) -> Float[Tensor, "row multiplier"]:
         """Mean change of the utility log-odds of each cell, in nats."""
@@ -153,54 +195,90 @@ class MapNumbers(RowResult):
 
     @property
     def within_budget(self) -> Bool[Tensor, "row multiplier"]:
-        """Cells whose KL is within the budget."""
-        return self.cost <= self.budget
+        """Cells whose KL is within the budget, as far as these texts tell: see `affordable`."""
+        return self.affordable(self.budget)
+
+    def affordable(self, budget: float) -> Bool[Tensor, "row multiplier"]:
+        """Cells whose KL, by the upper end of its interval, is at most the budget.
+
+        The mean itself is too low for the cheapest-looking of many cells. Where the texts are too
+        few for an interval, it is the mean.
+        """
+        cost, _, high = self.cost_interval
+        return torch.where(high.isnan(), cost, high) <= budget
 
     # Chance
 
     @cached_property
-    def label_null(self) -> stats.NullThreshold | None:
-        """Is it the labels? The map against maps of directions fitted to shuffled labels."""
-        if self.shuffled is None:
-            return None
-        return stats.max_statistic(self.oriented.mean(-1), self.shuffled)
+    def label_null(self) -> stats.NullTest | None:
+        """Is it the labels? The map against maps of directions fitted to shuffled labels.
+
+        It cannot reject a direction that steers this answer without being that of the labels: any
+        readable contrast is longer than a mean difference of shuffled labels.
+        """
+        return self._tested(self.shuffled)
 
     @cached_property
-    def direction_null(self) -> stats.NullThreshold | None:
-        """Is it this direction? The map against maps of random directions of the same length."""
-        if self.random is None:
+    def direction_null(self) -> stats.NullTest | None:
+        """Is it this direction? The map against maps of other directions of the same length.
+
+        It cannot reject directions of shuffled labels: they lie where activations vary.
+        """
+        return self._tested(self.random)
+
+    def _tested(self, maps: Tensor | None, sign: int = 1) -> stats.NullTest | None:
+        if maps is None:
             return None
-        return stats.max_statistic(self.oriented.mean(-1), self.random)
+        return stats.max_statistic(sign * self.oriented.mean(-1), sign * maps, planned=self.planned)
 
     @property
-    def nulls(self) -> dict[str, stats.NullThreshold]:
+    def nulls(self) -> dict[str, stats.NullTest]:
         """Each null that there is, by what its maps are made of."""
-        made = {"shuffled labels": self.label_null, "random directions": self.direction_null}
+        name = str(self.made_by.get("direction_null", "random directions"))
+        made = {"shuffled labels": self.label_null, name: self.direction_null}
         return {name: null for name, null in made.items() if null is not None}
 
     @property
     def p_value(self) -> float:
         """Probability that the best of all cells stands out as much by chance.
 
-        The larger one, where there are two nulls; NaN without null maps.
+        The larger one of both nulls, which is a test against either (an intersection-union test,
+        Berger 1982, doi:10.1080/00401706.1982.10487790): neither null alone rejects everything that
+        is not this contrast. docs/trust.md has its measured type I error. NaN without null maps.
         """
         return max((null.p_value for null in self.nulls.values()), default=float("nan"))
 
     @property
-    def threshold(self) -> Float[Tensor, "row multiplier"]:
-        """Mean oriented gain that a cell must exceed to be recommended, in nats.
-
-        It is above what the nulls reach; without null maps it is 0, which tests nothing.
-        """
+    def p_values(self) -> Float[Tensor, "row multiplier"]:
+        """The same for every cell: how often the best cell of a null map stands out as much."""
         found = torch.zeros_like(self.cost)
-        for k, null in enumerate(self.nulls.values()):
-            found = null.threshold if k == 0 else torch.maximum(found, null.threshold)
-        return found
+        for null in self.nulls.values():
+            found = torch.maximum(found, null.p_values.to(found))
+        return found if self.nulls else found.fill_(torch.nan)
+
+    @cached_property
+    def wrong_way_p_value(self) -> float:
+        """The p-value of the opposite claim: that steering works against what is asked.
+
+        1 where the null maps that were made are too few to say so, since one of them already stood
+        out as much; NaN without null maps.
+        """
+        found = []
+        for maps in (self.shuffled, self.random):
+            try:
+                test = self._tested(maps, -1)
+            except ValueError:  # sampling stopped: some map stood out as much the wrong way
+                return 1.0
+            found += [] if test is None else [test.p_value]
+        return max(found, default=float("nan"))
 
     @property
     def exceeds(self) -> Bool[Tensor, "row multiplier"]:
-        """Cells whose mean oriented gain is above the threshold."""
-        return self.oriented.mean(-1) > self.threshold
+        """Cells with a mean oriented gain above 0 and, against null maps, p of at most 0.05."""
+        found = self.oriented.mean(-1) > 0
+        for null in self.nulls.values():
+            found = found & null.above
+        return found
 
     @property
     def above_null(self) -> Bool[Tensor, "row multiplier"] | None:

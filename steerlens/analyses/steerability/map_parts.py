@@ -35,11 +35,11 @@ def how_to_read(numbers: MapNumbers) -> str:
         else f"Hatched cells cost too much. {UNTESTED}"
     )
     return (
-        f"Each cell is the mean change of the log-odds over {numbers.gains.shape[-1]} choosing "
-        "examples. Red raises the positive answer and blue the negative one, so what can be steered "
+        f"Each cell is the mean change of the log-odds over {numbers.examples}. "
+        "Red raises the positive answer and blue the negative one, so what can be steered "
         f"both ways is blue on the left and red on the right. {tested} The bars show the most that "
         f"each {row_word(numbers)} gains, either way, within the budget. The cost was measured on "
-        f"{numbers.kl.shape[-1]} ordinary texts{others}."
+        f"{numbers.kl.shape[-1]} ordinary texts{others} ({numbers.ordinary})."
     )
 
 
@@ -167,7 +167,7 @@ def by_row(numbers: MapNumbers, probe: ProbeMap | None, found: Recommendation) -
     if probe is not None and not set(numbers.sites) & set(probe.sites):
         probe = None
     lead = (
-        f"On the {numbers.gains.shape[-1]} choosing examples"
+        f"On the {numbers.examples}"
         f"{'' if probe is None else '; AUROC on the fitting pairs, out of fold'}. **Monotonicity** "
         "is Spearman's rank correlation of an example's log-odds with the multiplier, from −1 to 1, "
         "averaged over examples. The best gain counts either way of steering: a negative multiplier "

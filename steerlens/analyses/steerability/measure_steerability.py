@@ -19,6 +19,7 @@ from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.arguments import as_float, as_int
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
+from steerlens.data.near_duplicates import text_groups
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
@@ -26,11 +27,13 @@ from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures import scores
 from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.divergence import divergence
+from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.sweep import sweep
-from steerlens.measures.tokenised import halved, neutral_texts_of, questions
+from steerlens.measures.tokenised import halved, questions
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sites import Positions, SiteLike, as_positions
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
 
@@ -45,8 +48,8 @@ def steerability(
     sites: SiteLike | Iterable[SiteLike] | None = None,
     multipliers: Iterable[SupportsFloat] = MULTIPLIERS,
     positions: Positions | str | None = None,
-    unit: MapUnit = "resid_norm",
-    neutral: Sequence[str] | None = None,
+    unit: MapUnit = "equal_kl",
+    neutral: Sequence[str] | SupportsIndex | None = None,
     budget: SupportsFloat = BUDGET,
     nulls: SupportsIndex | None = None,
     seed: SupportsIndex = 0,
@@ -69,15 +72,17 @@ def steerability(
             or resid_post of every layer.
         multipliers: Strengths, in `unit`s for fitted directions; must hold 0 and one above 0.
         positions: Which tokens are steered, e.g. "all"; by default from the prompt's end on.
-        unit: What multiplier 1 adds at a layer: a length that `Add` knows, or with "equal_kl" the
-            length that costs the budget there, so that layers and methods compare at equal cost.
-        neutral: Ordinary texts for the cost; by default the texts of `choose`. Every second one is
-            for choosing and the others for reporting.
+        unit: What multiplier 1 adds at a layer: by default the longest vector that is sure to be
+            within the budget there ("equal_kl"), so that layers and methods compare at equal cost
+            and most cells can be used; or a length that `Add` knows.
+        neutral: Ordinary texts for the cost, or how many of them the unsteered model writes: 64 by
+            default. Every second one is for choosing and the others for reporting.
         budget: KL to the unsteered model that steering may cost, nats per token.
-        nulls: How many null maps to make of each kind (directions fitted to shuffled labels, random
-            directions): at least 19, where 20 allow p = 0.048 at the best; or 0 for a map without
-            p-values. By default 20 for fitted directions and for interventions that are all along
-            one direction (random directions only), and 0 for other interventions.
+        nulls: How many null maps to make of each kind at most (directions fitted to shuffled labels;
+            other directions as long as the real ones): at least 19, where 20 allow p = 0.048 at the
+            best; or 0 for a map without p-values. Fewer are made where the answer is clear earlier,
+            i.e. where p is far above 0.05. By default 20 for fitted directions and for interventions
+            that are all along one direction (random directions only), and 0 for others.
         seed: Seeds the null maps.
         cells: Where finished parts are kept, so that a stopped run goes on.
 
@@ -97,11 +102,12 @@ def steerability(
     report = None if report is None else as_contrast_set(report)
     fitted = isinstance(fit, ContrastSet | Activations)
     require_disjoint(fit=fit if fitted else None, choose=choose, report=report)
-    chosen_texts, report_texts = _texts(model, neutral, choose)
     for part in (choose, report):
         if part is not None:
             questions(model, part)
     cells = cells_or_none(cells, "", progress)
+    ordinary, what = given_or_written(model, neutral, seed, cells)
+    chosen_texts, report_texts = _texts(model, ordinary, choose)
     if isinstance(fit, ContrastSet | Activations):
         require_unit(unit, MapUnit)
         where = require_sites(model, fit, sites)
@@ -109,7 +115,7 @@ def steerability(
         family: FittedFamily | None = fit_family(
             model, fit, where, chosen_texts, method=as_method(method or DiffMean()),
             positions=as_positions(positions or Positions.from_prompt_end()), unit=unit,
-            budget=budget, progress=cells.progress,
+            budget=budget, cells=cells,
         )  # fmt: skip
         arms: Mapping[str, Intervention] = family.arms
     else:
@@ -126,16 +132,26 @@ def steerability(
     swept = sweep(model, choose, edits, multipliers, cells=cells.part("gain"))
     kl = divergence(model, chosen_texts, edits, multipliers, cells=cells.part("cost"))
     maps = null_maps(family or arms, count, seed)
+    odds = scores.preference(swept)
+    zero, sign = multipliers.index(0.0), torch.tensor(multipliers, dtype=torch.float32).sign()
+    observed = ((odds - odds[:, zero, None]) * sign[:, None]).mean(-1)
+    shuffled, others = (
+        null_gains(model, choose, make, observed, multipliers, count, cells.part(name))
+        for name, make in (("shuffled", maps.shuffled), ("random", maps.random))
+    )
     made = SteerabilityMap(
         rows=tuple(arms),
         sites=tuple(map(site_of, edits)),
         multipliers=torch.tensor(multipliers, dtype=torch.float32),
-        propensities=scores.preference(swept),
+        propensities=odds,
         utilities=scores.utility(swept).value,
         kl=kl,
-        shuffled=null_gains(model, choose, maps.shuffled, multipliers, cells.part("shuffled")),
-        random=null_gains(model, choose, maps.random, multipliers, cells.part("random")),
+        shuffled=shuffled,
+        random=others,
         budget=budget,
+        groups=group_numbers(choose.groups),
+        text_groups=group_numbers(text_groups(chosen_texts)),
+        planned=count or None,
         direct=direct_gain(model, choose, edits, multipliers, cells=cells.part("direct")),
         made_by={
             **model.facts,
@@ -145,6 +161,8 @@ def steerability(
             "choose": choose.hash,
             "report": None if report is None else report.hash,
             "seed": seed,
+            "direction_null": maps.what,
+            "ordinary": what,
             "utilities_clamped": float(scores.utility(swept).clamped.float().mean()),
         },
     )
@@ -166,24 +184,21 @@ def _pairs_or_arms(
     return cast("ContrastSet | Activations | Arms", fit)
 
 
-def _texts(
-    model: Model, neutral: Sequence[str] | None, choose: ContrastSet
-) -> tuple[list[str], list[str]]:
+def _texts(model: Model, texts: list[str], choose: ContrastSet) -> tuple[list[str], list[str]]:
     """Ordinary texts for choosing and for reporting."""
-    texts = list(neutral or neutral_texts_of(choose))
     if len(texts) < 4 or len(choose) < 2:
         raise ValueError(
             f"{len(texts)} neutral texts and {len(choose)} choosing questions are too few: at least "
             "4 texts (half of them to report on) and 2 questions are needed."
         )
     halved(model, texts)  # refuses texts that are too short or too long
-    return texts[::2], texts[1::2]
+    return text_halves(texts)
 
 
 def _require_no_fitting(unit: str, **given: Any) -> None:
     """Raises ValueError if something was given that only directions to be fitted can use."""
     named = [name for name, value in given.items() if value is not None]
-    named += ["unit"] if unit != "resid_norm" else []
+    named += ["unit"] if unit != "equal_kl" else []
     if named:
         raise ValueError(
             f"{', '.join(named)} cannot be used with interventions, which state themselves where "

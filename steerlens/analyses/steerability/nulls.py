@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens import stats
 from steerlens.analyses.direction_nulls import (
     DEFAULT,
     random_maps,
@@ -23,25 +24,33 @@ from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells
 
+OTHER_SEEDS = 500_000
+"""Seeds of the shuffled labels of the direction null start so far from those of the label null."""
+
+MakeMap = Callable[[int], Sequence[Intervention]]
+"""Makes null map number k: an intervention for each row."""
+
 
 class NullMaps(NamedTuple):
-    """The interventions of every null map, one for each row; None for a null that is not made."""
+    """How to make each null map; None for a null that is not made."""
 
-    shuffled: list[list[Intervention]] | None
+    shuffled: MakeMap | None
     """Directions fitted to shuffled labels."""
-    random: list[list[Intervention]] | None
-    """Random directions."""
+    random: MakeMap | None
+    """Other directions, as long as the real ones."""
+    what: str = "random directions"
+    """What the second are."""
 
 
 def require_nulls(nulls: int | None, arms: Mapping[str, Intervention], fitted: bool) -> int:
-    """How many null maps of each kind there will be.
+    """How many null maps of each kind there will be at most.
 
     Args:
         nulls: What was asked for; None for 20 where they cost no training, and else for none.
         fitted: Whether the arms are a fitted family.
 
     Raises:
-        ValueError: If these are too few for a threshold, or a random direction cannot take the
+        ValueError: If these are too few for a p-value, or a random direction cannot take the
             place of some intervention.
     """
     other = without_direction(arms)
@@ -62,32 +71,62 @@ def null_maps(source: FittedFamily | Mapping[str, Intervention], count: int, see
 
     Args:
         source: The fitted family, or interventions that are all `Directed`.
-        count: How many maps of each kind.
+        count: How many maps of each kind at most.
     """
     if not count:
         return NullMaps(None, None)
     if isinstance(source, FittedFamily):
-        rows = len(source.directions)
         return NullMaps(
-            [list(source.shuffled(seed + 1 + k)) for k in range(count)],
-            [list(source.random(seed + 1 + k * rows)) for k in range(count)],
+            lambda k: source.shuffled(seed + 1 + k),
+            lambda k: source.projected(seed + OTHER_SEEDS + k),
+            "other directions",
         )
-    return NullMaps(None, random_maps(source, count, seed))
+    maps = random_maps(source, count, seed)
+    return NullMaps(None, lambda k: maps[k])
 
 
 def null_gains(
     model: Model,
     choose: ContrastSet,
-    maps: Sequence[Sequence[Intervention]] | None,
+    make: MakeMap | None,
+    observed: Float[Tensor, "row multiplier"],
     multipliers: Sequence[float],
+    count: int,
     cells: Cells,
 ) -> Float[Tensor, "null row multiplier"] | None:
-    """Mean oriented gain of every cell of every null map; None if there are none."""
-    if maps is None:
+    """Mean oriented gain of every cell of the null maps; None if there are none.
+
+    Maps are made in batches until the answer is clear: more of them stand out as much as the
+    observed map than a significant one could have, and at least one does the wrong way.
+
+    Args:
+        observed: The same of the real map.
+        count: How many maps at most.
+    """
+    if make is None:
         return None
-    edits = [edit for one in maps for edit in one]
+    found = observed.new_zeros(0, *observed.shape)
+    for last in stats.looks(count):
+        edits = [edit for k in range(len(found), last) for edit in make(k)]
+        part = cells.part(f"maps-{len(found)}")
+        gains = _gains(model, choose, edits, multipliers, part).unflatten(0, (-1, len(observed)))
+        found = torch.cat([found, gains])
+        if stats.clear_after(observed, found, count) is None:
+            continue
+        # The opposite claim must be clear as well: that steering works the wrong way.
+        if stats.max_statistic(-observed, -found, planned=None, needed=1).p_value > 1 / (1 + last):
+            break
+    return found
+
+
+def _gains(
+    model: Model,
+    choose: ContrastSet,
+    edits: Sequence[Intervention],
+    multipliers: Sequence[float],
+    cells: Cells,
+) -> Float[Tensor, "edit multiplier"]:
     swept = sweep(model, choose, edits, multipliers, log_odds_only=True, cells=cells)
-    odds = swept.log_odds.unflatten(0, (len(maps), -1))
-    zero = list(multipliers).index(0.0)
+    odds, zero = swept.log_odds, list(multipliers).index(0.0)
     sign = torch.tensor(multipliers, dtype=torch.float32).sign()
-    return (odds - odds[:, :, zero, None]).mean(-1) * sign
+    return (odds - odds[:, zero, None]).mean(-1) * sign

@@ -22,7 +22,7 @@ def worth_reading(numbers: MapNumbers, count: int = COUNT) -> list[Cell]:
     found = recommend(numbers)
     if found.cell is None:
         return []
-    allowed = (numbers.cost <= found.budget) & numbers.exceeds & (numbers.multipliers > 0)
+    allowed = numbers.affordable(found.budget) & numbers.exceeds & (numbers.multipliers > 0)
     mean = numbers.oriented.mean(-1)
     others = [cell for cell, _ in found.reasons if bool(allowed[numbers.index(cell)])]
     others.sort(key=lambda cell: -float(mean[numbers.index(cell)]))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from steerlens import stats
 from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED, WritingVerdict
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.probe.probe_map import ProbeMap
@@ -86,7 +87,7 @@ class SteerabilityMap(MapNumbers):
                 labelled("best cell", f"{found.cell} ({unit})" if unit else str(found.cell)),
                 labelled(
                     "gain",
-                    f"{found.gain} nats on the {self.gains.shape[-1]} choosing examples",
+                    f"{found.gain} nats on {self.examples}",
                 ),
                 labelled(
                     "cost",
@@ -97,7 +98,13 @@ class SteerabilityMap(MapNumbers):
             lines.append(labelled("in writing", str(found.written or NOT_LOOKED)))
             if note := mostly_direct(self, found):
                 lines.append(labelled("direct", note))
-        lines.append(labelled("null", self._null_in_words()))
+        if found.backwards:
+            lines.append(labelled("wrong way", found.backwards))
+        if found.outside:
+            lines.append(labelled("too costly", found.outside))
+        lines.append(labelled("chance", self._null_in_words()))
+        if few := stats.too_few(self.groups, self.gains.shape[-1], "examples"):
+            lines.append(labelled("few", few))
         if self.confirmation is not None:
             lines.append(labelled("held out", str(self.confirmation)))
         return "\n".join(lines)
@@ -105,10 +112,11 @@ class SteerabilityMap(MapNumbers):
     def _null_in_words(self) -> str:
         if not self.nulls:
             return UNTESTED
-        chances = ", ".join(f"p = {n.p_value:.3g} against {name}" for name, n in self.nulls.items())
-        count = len(next(iter(self.nulls.values())).outstanding)
-        each = " each" if len(self.nulls) > 1 else ""
-        return f"{chances} (best of all {self.cost.numel()} cells, {count} null maps{each})"
+        parts = ", ".join(
+            f"{n.p_value:.3g} against {n.maps} maps of {name}" for name, n in self.nulls.items()
+        )
+        larger = "the larger of " if len(self.nulls) > 1 else ""
+        return f"p = {self.p_value:.3g} (best of all {self.cost.numel()} cells; {larger}{parts})"
 
     def section(self, beside: Mapping[str, Result]) -> Section:
         """What the map says on the report page, together with a probe of the same sites."""

@@ -49,6 +49,9 @@ STARTS = [
 """One top, or one on either side, with equal widths, so that both branches agree at 0. No top is at
 0 itself, where the constraint has no gradient."""
 
+FOLDS = 4
+"""Parts of the strengths that are left out in turn."""
+
 TopOn = Literal["positive", "negative"]
 """On which side of 0 the fit must reach D = 1 (the other may as well)."""
 
@@ -99,14 +102,38 @@ def fit_curve(
         r2=1 - float(residuals @ residuals) / (spread**2 * len(x)),
         residuals=torch.from_numpy(residuals),
         base_seen=float(validity.min()) <= 0.5 and not {"height", "base"} & {*unsure, *bound},
+        at_bounds=tuple(bound),
         flags=tuple(_flags(x, y, best, bound, unsure, sloped, scale)),
     )
+
+
+def held_out_error(
+    multipliers: Float[Tensor, " multiplier"],
+    mean: Float[Tensor, " multiplier"],
+    curve: FittedCurve,
+    *,
+    sloped: bool,
+) -> float:
+    """How far a curve fitted without some strengths is from the means there, in nats (RMS).
+
+    The inner strengths are left out a quarter at a time, every fourth of them; the two ends never,
+    since nothing is claimed beyond them. Each fit starts from the curve of all strengths.
+    """
+    order = multipliers.argsort()[1:-1]
+    missed = []
+    for start in range(FOLDS):
+        left_out = order[start::FOLDS]
+        kept = torch.ones(len(multipliers), dtype=torch.bool)
+        kept[left_out] = False
+        again = fit_curve(multipliers[kept], mean[kept], sloped=sloped, start=curve)
+        missed.append((again.at(multipliers[left_out]) - mean[left_out].double()).square())
+    return float(torch.cat(missed).mean().sqrt())
 
 
 def _flat(value: float, residuals: Tensor) -> FittedCurve:
     nowhere = Branch(0.0, 1.0, 0.0)
     flag = "constant over the whole sweep, so R² is undefined and no decay can be seen"
-    return FittedCurve(0.0, 0.0, value, nowhere, nowhere, math.nan, residuals, False, (flag,))
+    return FittedCurve(0.0, 0.0, value, nowhere, nowhere, math.nan, residuals, False, (), (flag,))
 
 
 def _starts(start: FittedCurve | None, scale: float) -> Iterator[tuple[Array, TopOn]]:

@@ -65,6 +65,8 @@ class FittedCurve:
     """Measured mean minus curve, in nats."""
     base_seen: bool
     """Whether the sweep goes far enough to show the base; if not, D rests on an extrapolation."""
+    at_bounds: tuple[str, ...]
+    """Constants at a bound of the search: the best curve would have others."""
     flags: tuple[str, ...]
     """Reasons not to trust the constants; empty if there are none."""
 
@@ -105,6 +107,7 @@ class FittedCurve:
             low_beyond=pieces[0][0] < swept[0],
             high_beyond=pieces[0][1] > swept[1],
             base_seen=self.base_seen,
+            at_bounds=self.at_bounds,
             second=inside[1] if len(inside) > 1 else None,
         )
 
@@ -120,6 +123,8 @@ class ValidInterval(NamedTuple):
     high_beyond: bool
     base_seen: bool
     """Whether the sweep shows the base of utility; if not, D_u and both ends are extrapolated."""
+    at_bounds: tuple[str, ...]
+    """Constants of the curve at a bound of the search: then D_u is not that of the best curve."""
     second: tuple[float, float] | None
     """Where validity holds on the other side of 0, if it dips below tau at 0 itself."""
     low_interval: Interval | None = None
@@ -127,13 +132,24 @@ class ValidInterval(NamedTuple):
     high_interval: Interval | None = None
 
     @property
+    def known(self) -> bool:
+        """Whether the interval can be used: the base was seen, and no constant is at its bound."""
+        return self.base_seen and not self.at_bounds
+
+    @property
     def stretches(self) -> list[tuple[float, float]]:
-        """Where validity holds: one stretch of multipliers or two."""
+        """Where the fitted validity holds: one stretch of multipliers or two."""
         return [(self.low, self.high), *([self.second] if self.second else [])]
 
     def __str__(self) -> str:
+        if not self.known:
+            why = (
+                f"the best curve is at the bounds of the search ({', '.join(self.at_bounds)})"
+                if self.base_seen
+                else "the sweep does not show how far utility falls; sweep larger multipliers"
+            )
+            return f"in an interval that is not known: {why} (D_u >= {self.tau:g})"
         low = f"{'beyond ' * self.low_beyond}{self.low_interval or format(self.low, '.3g')}"
         high = f"{'beyond ' * self.high_beyond}{self.high_interval or format(self.high, '.3g')}"
         more = "" if self.second is None else " and from {:.3g} to {:.3g}".format(*self.second)
-        doubt = "" if self.base_seen else ", from a base not seen in the sweep"
-        return f"from {low} to {high}{more} (D_u >= {self.tau:g}{doubt})"
+        return f"from {low} to {high}{more} (D_u >= {self.tau:g})"

@@ -7,6 +7,7 @@ from typing import SupportsFloat, SupportsIndex
 
 import torch
 
+from steerlens.analyses.question_splits import question_groups
 from steerlens.analyses.validity.validity_fit import ValidityFit, fit_validity, require_enough
 from steerlens.arguments import as_float, as_floats, as_int
 from steerlens.data import ContrastPair, ContrastSet
@@ -72,6 +73,7 @@ def decay(
         scores.preference(swept, per=per)[0],
         utility.value[0],
         clamped=utility.clamped[0],
+        groups=question_groups(pairs),
         row=name,
         site=site_of(edit),
         made_by={

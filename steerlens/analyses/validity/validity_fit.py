@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens import plots, stats
-from steerlens.analyses.validity.curve_fitting import FREE, PER_SIDE, fit_curve
+from steerlens.analyses.validity.curve_fitting import FREE, PER_SIDE, fit_curve, held_out_error
 from steerlens.analyses.validity.decay_curve import FittedCurve, ValidInterval
 from steerlens.analyses.validity.validity_section import validity_section
 from steerlens.arguments import as_float, as_int
@@ -45,6 +45,8 @@ class ValidityFit(Result):
     preferences: Float[Tensor, "multiplier *example"]
     """As measured, in nats."""
     utilities: Float[Tensor, "multiplier *example"]
+    groups: Int[Tensor, " _example"] | None = None
+    """The group of each example, the unit of every interval; None where each is a group."""
     clamped: float = 0.0
     """Share of the utilities that were clamped."""
     made_by: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +70,20 @@ class ValidityFit(Result):
     def utility(self) -> FittedCurve:
         """The curve fitted to the mean utility."""
         return fit_curve(self.multipliers, _mean(self.utilities), sloped=False)
+
+    @cached_property
+    def held_out_errors(self) -> tuple[float, float]:
+        """How far the curves of preference and utility miss strengths they were not fitted to.
+
+        In nats (root mean square over the strengths). R² always looks well with few strengths.
+        """
+        preference = held_out_error(
+            self.multipliers, _mean(self.preferences), self.preference, sloped=True
+        )
+        utility = held_out_error(
+            self.multipliers, _mean(self.utilities), self.utility, sloped=False
+        )
+        return preference, utility
 
     @property
     def swept(self) -> tuple[float, float]:
@@ -158,7 +174,7 @@ class ValidityFit(Result):
                 "An interval for the ends needs the examples one by one, at least two, and this fit "
                 "has means only. Pass arrays of [multiplier, example] to fit_validity, or draws=0."
             )
-        means = stats.bootstrap_means(self.utilities.double(), draws=draws, seed=seed)
+        means = stats.bootstrap_means(self.utilities.double(), self.groups, draws=draws, seed=seed)
         ends = []
         for mean in means:
             curve = fit_curve(self.multipliers, mean, sloped=False, start=self.utility)
@@ -176,10 +192,12 @@ class ValidityFit(Result):
 
     def summary(self, tau: SupportsFloat = 0.5) -> str:
         """A few lines: how well the curves fit, the peak, the valid interval, the flags."""
+        errors = self.held_out_errors
         lines = [
-            f"{self.row}: " * bool(self.row) + f"preference R² {self.preference.r2:.3f}, utility "
-            f"R² {self.utility.r2:.3f} ({len(self.multipliers)} multipliers from "
-            f"{self.swept[0]:g} to {self.swept[1]:g})",
+            f"{self.row}: " * bool(self.row) + "fits the means over examples at "
+            f"{len(self.multipliers)} multipliers from {self.swept[0]:g} to {self.swept[1]:g}: "
+            f"preference R² {self.preference.r2:.3f}, held-out error {errors[0]:.2g} nats; utility "
+            f"R² {self.utility.r2:.3f}, held-out error {errors[1]:.2g} nats",
             f"utility is highest at multiplier {self.peak:.3g} and holds "
             f"{self.valid_interval(tau)}",
         ]
@@ -189,7 +207,9 @@ class ValidityFit(Result):
         """Where utility holds."""
         return labelled(
             "how far",
-            f"utility holds {self.valid_interval()}; fitted with R² {self.utility.r2:.2f}",
+            f"utility holds {self.valid_interval()}; the curve of the mean utility has R² "
+            f"{self.utility.r2:.2f} over multipliers, held-out error "
+            f"{self.held_out_errors[1]:.2g} nats",
         )
 
     def plot(
@@ -205,14 +225,14 @@ class ValidityFit(Result):
         both = {"preference": self.preference, "utility": self.utility}
         measured = {"preference": self.preferences, "utility": self.utilities}
         return plots.validity_curves(
-            {name: _band(values) for name, values in measured.items()},
+            {name: _band(values, self.groups) for name, values in measured.items()},
             multipliers=self.multipliers.tolist(),
             along=self.fine.tolist(),
             curves={name: curve.at(self.fine).tolist() for name, curve in both.items()},
             residuals={name: curve.residuals.tolist() for name, curve in both.items()},
             r2={name: curve.r2 for name, curve in both.items()},
-            valid=valid.stretches,
-            valid_label=f"utility holds (D ≥ {tau:g})" + ", extrapolated" * (not valid.base_seen),
+            valid=valid.stretches if valid.known else (),
+            valid_label=f"utility holds (D ≥ {tau:g})",
             unit="nats",
             title=title,
             note=with_minus(f"Utility holds {valid}").replace("D_u >=", "D ≥"),
@@ -245,6 +265,7 @@ class ValidityFit(Result):
             Figure(self.plot_tradeoff),
             steering=steering_of(self.row, self.site) or "steering",
             r2=(self.preference.r2, self.utility.r2),
+            errors=self.held_out_errors,
             valid=str(self.valid_interval()),
             flags=self.flags,
         )
@@ -258,7 +279,7 @@ class ValidityFit(Result):
         for (name, values), curve in zip(
             measured.items(), (self.preference, self.utility), strict=True
         ):
-            mean, low, high = _interval(values)
+            mean, low, high = _interval(values, self.groups)
             parts = {"": mean, "_low": low, "_high": high, "_residual": curve.residuals}
             parts["_fitted"] = curve.at(self.multipliers)
             found += [Column(name + end, ("multiplier",), part) for end, part in parts.items()]
@@ -275,17 +296,19 @@ def _mean(values: Float[Tensor, "multiplier *example"]) -> Float[Tensor, " multi
     return values.double().reshape(len(values), -1).mean(-1)
 
 
-def _interval(values: Float[Tensor, "multiplier *example"]) -> tuple[Tensor, Tensor, Tensor]:
+def _interval(
+    values: Float[Tensor, "multiplier *example"], groups: stats.Groups
+) -> tuple[Tensor, Tensor, Tensor]:
     """Means over examples with their intervals; NaN for the ends where there is one number each."""
     if values.ndim == 1 or values.shape[1] < 2:
         mean = values.reshape(len(values), -1).mean(-1)
         return mean, torch.full_like(mean, torch.nan), torch.full_like(mean, torch.nan)
-    return stats.mean_interval(values)
+    return stats.mean_interval(values, groups)
 
 
-def _band(values: Tensor) -> Any:
+def _band(values: Tensor, groups: stats.Groups) -> Any:
     """Means for a figure, with their intervals where there are any."""
-    parts = tuple(part.tolist() for part in _interval(values))
+    parts = tuple(part.tolist() for part in _interval(values, groups))
     return parts if values.ndim > 1 and values.shape[1] > 1 else parts[0]
 
 
@@ -295,6 +318,7 @@ def fit_validity(
     utility: Float[Tensor, "multiplier *example"],
     *,
     clamped: Bool[Tensor, "multiplier *example"] | None = None,
+    groups: Int[Tensor, " _example"] | None = None,
     row: str = "",
     site: Site | None = None,
     made_by: Mapping[str, Any] | None = None,
@@ -307,6 +331,7 @@ def fit_validity(
         preference: Log-odds of the positive over the negative answer, in nats. Means over examples
             are enough for the curves, but give no intervals.
         utility: Log-odds of either answer over anything else, in nats.
+        groups: The group of each example, the unit of intervals; None where each is a group.
         clamped: Which utilities were clamped (`scores.utility` states it); reported as a flag.
         row: The name of the intervention.
         site: Where it acts.
@@ -339,6 +364,7 @@ def fit_validity(
         multipliers=multipliers,
         preferences=preference,
         utilities=utility,
+        groups=groups,
         clamped=0.0 if clamped is None else float(clamped.double().mean()),
         made_by=dict(made_by or {}),
     )

@@ -12,6 +12,7 @@ def validity_section(
     *,
     steering: str,
     r2: tuple[float, float],
+    errors: tuple[float, float],
     valid: str,
     flags: tuple[str, ...],
 ) -> Section:
@@ -22,18 +23,22 @@ def validity_section(
         tradeoff: One against the other.
         steering: What steers, in a sentence.
         r2: Of the curves of preference and of utility.
+        errors: How far both miss strengths that they were not fitted to, in nats.
         valid: The multipliers at which utility keeps half of its height, in words.
         flags: What to know before using the constants of the curves.
     """
     preference, utility = map(format_number, r2)
+    missed = [format_number(error) for error in errors]
     holds = with_minus(valid).replace("D_u >=", "D ≥")
     blocks = [
         Paragraph(
             "**Preference** is the log-odds of the positive over the negative answer, **utility** "
             "that of either of them over anything else. Each curve is a linear function of the "
             "multiplier times D, the share of the state that later layers can still use "
-            f"(arXiv:2602.02343). R² is {preference} for preference and {utility} for utility. By "
-            f"the fit, utility keeps at least half of its height {holds}."
+            f"(arXiv:2602.02343). Of the variance of the mean over multipliers they explain (R²) "
+            f"{preference} for preference and {utility} for utility; strengths left out of the fit "
+            f"are missed by {missed[0]} and {missed[1]} nats. By the fit, utility keeps at least half "
+            f"of its height {holds}."
         ),
         curves,
         Paragraph(

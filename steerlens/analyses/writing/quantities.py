@@ -57,14 +57,22 @@ class Change(NamedTuple):
         return stats.Interval(mean, low, high)
 
 
-def mean_change(changes: Float[Tensor, "row multiplier prompt"]) -> Change:
-    """The mean of each cell with its interval, over the prompts that have a number."""
+def mean_change(
+    changes: Float[Tensor, "row multiplier prompt"], groups: stats.Groups = None
+) -> Change:
+    """The mean of each cell with its interval, over the prompts that have a number.
+
+    Args:
+        groups: The group of each prompt, the unit of the interval.
+    """
     fine = changes.isfinite()
     pairs, whole = fine.sum(-1), fine.all(-1)
     found = torch.full((3, *whole.shape), torch.nan)
     if bool(whole.any()):
-        found[:, whole] = torch.stack(stats.mean_interval(changes[whole]))
+        found[:, whole] = torch.stack(stats.mean_interval(changes[whole], groups))
     for i, j in (~whole & (pairs >= 2)).nonzero().tolist():
-        found[:, i, j] = torch.stack(stats.mean_interval(changes[i, j, fine[i, j]]))
+        rows = fine[i, j]
+        some = None if groups is None else groups[rows]
+        found[:, i, j] = torch.stack(stats.mean_interval(changes[i, j, rows], some))
     mean, low, high = found
     return Change(mean, low, high, pairs)

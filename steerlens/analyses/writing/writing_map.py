@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats as scipy_stats
 from torch import Tensor
 
-from steerlens import plots
+from steerlens import plots, stats
 from steerlens.analyses.writing.counting import count_cells, count_texts, shape_of, words_of
 from steerlens.analyses.writing.quantities import (
     DISTINCT,
@@ -27,6 +27,7 @@ from steerlens.analyses.writing.quantities import (
 )
 from steerlens.analyses.writing.samples import Samples
 from steerlens.analyses.writing.writing_section import writing_section
+from steerlens.data.near_duplicates import text_groups
 from steerlens.measures.repetition import (
     compression_ratio,
     distinct_share,
@@ -175,8 +176,23 @@ class WritingMap(RowResult):
                 self._changes[quantity] = self._variety_change()
             else:
                 values = self.values(quantity)
-                self._changes[quantity] = mean_change(values - values[:, self._zero, None])
+                self._changes[quantity] = self._at_zero(
+                    mean_change(values - values[:, self._zero, None], self.groups)
+                )
         return self._changes[quantity]
+
+    @cached_property
+    def groups(self) -> Int[Tensor, " prompt"]:
+        """The group of each prompt, the unit of every interval: near-duplicates are one group."""
+        return stats.group_numbers(text_groups(self.prompts))
+
+    def _at_zero(self, found: Change) -> Change:
+        """The same, but 0 without an error where nothing is steered."""
+        low, high = (
+            part.masked_fill((self.multipliers == 0) & ~found.mean.isnan(), 0.0)
+            for part in (found.low, found.high)
+        )
+        return found._replace(low=low, high=high)
 
     @cached_property
     def _changes(self) -> dict[Quantity, Change]:
@@ -184,13 +200,26 @@ class WritingMap(RowResult):
 
     def _variety_change(self) -> Change:
         """With a jackknife over prompts: a bootstrap sample holds texts twice, which lowers variety."""
-        n = len(self.prompts)
-        without = count_cells(self._words, lambda words: distinct_without_each(words, POOLED))
+        n = int(self.groups.max()) + 1
+        mean = self.variety - self.variety[:, self._zero, None]
+        pairs = torch.full(mean.shape, len(self.prompts))
+        if n < stats.FEWEST:
+            unknown = torch.full_like(mean, torch.nan)
+            return self._at_zero(Change(mean, unknown, unknown, pairs))
+        if n == len(self.prompts):
+            without = count_cells(self._words, lambda words: distinct_without_each(words, POOLED))
+        else:
+            without = torch.stack([self._variety_without(g) for g in range(n)], -1)
         moved = (without - without[:, self._zero, None]).double()
         error = (moved.var(-1, correction=0) * (n - 1)).sqrt()
         reach = (float(scipy_stats.t.ppf(0.975, n - 1)) * error).float()
-        mean = self.variety - self.variety[:, self._zero, None]
-        return Change(mean, mean - reach, mean + reach, torch.full(mean.shape, n))
+        return Change(mean, mean - reach, mean + reach, pairs)
+
+    def _variety_without(self, group: int) -> Float[Tensor, "row multiplier"]:
+        kept = (self.groups != group).nonzero()[:, 0].tolist()
+        return count_cells(
+            self._words, lambda words: distinct_share([words[i] for i in kept], POOLED)
+        )
 
     # Cells
 

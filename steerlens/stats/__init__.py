@@ -1,0 +1,56 @@
+"""Statistics of steering: arrays in, arrays out. Knows no model.
+
+The unit of every interval is a group of examples (`Groups`): pairs that share a question, a
+template or a duplicate are drawn together.
+"""
+
+from steerlens.stats.chance import LEVEL, NullTest, clear_after, looks, max_statistic
+from steerlens.stats.grouped import (
+    FEW,
+    FEWEST,
+    Groups,
+    Units,
+    group_numbers,
+    sizes_in_words,
+    too_few,
+)
+from steerlens.stats.interval import Interval
+from steerlens.stats.means import (
+    Bounds,
+    bootstrap_means,
+    interval_of_mean,
+    jackknife_error,
+    mean_interval,
+    simultaneous_interval,
+)
+from steerlens.stats.response import monotonicity, rank_correlation, steerability_slope
+from steerlens.stats.shares import auroc, auroc_interval, proportion_interval, share_interval
+
+__all__ = [
+    "FEW",
+    "FEWEST",
+    "LEVEL",
+    "Bounds",
+    "Groups",
+    "Interval",
+    "NullTest",
+    "Units",
+    "auroc",
+    "auroc_interval",
+    "bootstrap_means",
+    "clear_after",
+    "group_numbers",
+    "interval_of_mean",
+    "jackknife_error",
+    "looks",
+    "max_statistic",
+    "mean_interval",
+    "monotonicity",
+    "proportion_interval",
+    "rank_correlation",
+    "share_interval",
+    "simultaneous_interval",
+    "sizes_in_words",
+    "steerability_slope",
+    "too_few",
+]

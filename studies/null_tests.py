@@ -1,0 +1,240 @@
+"""How often does the printed p reject what is not the contrast, and how often the contrast?
+
+    python studies/null_tests.py --numbers docs/trust.json    # some hours on one core
+
+Every repeat draws fresh data of the reference world, fits directions at three layers, brings them
+to one length and makes the map and its null maps, as `steerability` does. Four kinds of directions
+are asked about a concept:
+
+real        fitted to pairs of the concept: what should be found
+shuffled    fitted to the same pairs with shuffled labels
+unrelated   fitted to pairs of another concept: a readable contrast, but not this one
+random      of no data at all
+
+and three nulls are made for each: directions fitted to shuffled labels at their own length,
+isotropic directions, and directions of shuffled labels at the full length from which the observed
+direction is projected out. The printed p is the larger of the label null and a direction null. With
+copies, every pair of the fitting data is there several times, as one group.
+
+Repeats are kept as they are finished: a killed study goes on where it was, to the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from study_folder import claim_folder, keep
+from tqdm.auto import tqdm
+
+from steerlens import stats
+from steerlens.analyses.steerability.fitted_family import FittedFamily
+from steerlens.data import ContrastSet
+from steerlens.directions import Activations
+from steerlens.directions.methods import DiffMean, Random
+from steerlens.experiment.experiment_data import WORLD, load_data
+from steerlens.interventions.residual import Add
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
+from steerlens.sites import Positions, Site
+from steerlens.store.files import write_text
+from steerlens.testbed.grammar import CONCEPTS
+
+KINDS = ("real", "shuffled", "unrelated", "random")
+NULLS = {
+    "label": "shuffled labels, own length",
+    "isotropic": "isotropic directions",
+    "projected": "shuffled labels, equal length, projected",
+    "with_isotropic": "the larger of label null and isotropic",
+    "with_projected": "the larger of label null and projected",
+}
+SEEDS = 2_000_000
+"""Seeds of the observed shuffles and random directions start here, beyond those of the nulls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullTests:
+    """Repeats of a map of each kind of direction, with three nulls."""
+
+    concepts: tuple[str, ...] = CONCEPTS
+    """Concepts of the reference world that are asked about, in turn."""
+    kinds: tuple[str, ...] = KINDS
+    """Kinds of observed directions."""
+    copies: tuple[int, ...] = (1, 2, 4)
+    """How often every fitting pair is there."""
+    repeats: int = 300
+    """Maps of each kind and number of copies."""
+    layers: tuple[int, ...] = (2, 4, 6)
+    """Layers of the map."""
+    multipliers: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5)
+    """Strengths, in median norms of the stream."""
+    n_fit: int = 48
+    """Groups of fitting pairs."""
+    n_choose: int = 24
+    """Questions of the map."""
+    nulls: int = 20
+    """Null maps of each kind."""
+    seed: int = 0
+    """Seeds everything."""
+    threads: int = 1
+    """CPU threads."""
+    output: Path = Path("results/null_tests")
+    """Folder of the repeats; another study is not continued."""
+    numbers: Path | None = None
+    """A JSON file that keeps the summary, under "null_tests"."""
+
+    def __post_init__(self) -> None:
+        if min(self.repeats, self.threads, *self.copies) < 1:
+            raise ValueError("repeats, threads and copies must be at least 1.")
+        if unknown := set(self.kinds) - set(KINDS):
+            raise ValueError(f"kinds={sorted(unknown)} are none of {', '.join(KINDS)}.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes a repeat; more repeats, kinds and copies only add to them."""
+        added = ("kinds", "copies", "repeats", "threads", "output", "numbers")
+        return {name: value for name, value in asdict(self).items() if name not in added}
+
+    @cached_property
+    def model(self) -> Model:
+        return Model.load("reviews")
+
+    def run(self) -> dict[str, Any]:
+        """Does what is not done yet, and sums up."""
+        torch.set_num_threads(self.threads)
+        claim_folder(self.output, self.settings)
+        tasks = [
+            (kind, copies, index)
+            for index in range(self.repeats)
+            for copies in self.copies
+            for kind in self.kinds
+        ]
+        for kind, copies, index in tqdm(tasks, desc="repeats", unit="map"):
+            path = self.file(kind, copies, index)
+            if not path.exists():
+                write_text(path, json.dumps(self.repeat(kind, copies, index)))
+        return self.summary()
+
+    def file(self, kind: str, copies: int, index: int) -> Path:
+        """Where a repeat is kept."""
+        return self.output / f"{kind}-{copies}" / f"{index}.json"
+
+    def repeat(self, kind: str, copies: int, index: int) -> dict[str, float]:
+        """The p-value of one map against each null."""
+        concept = self.concepts[index % len(self.concepts)]
+        seed = 1000 * self.seed + len(KINDS) * index + KINDS.index(kind) + 100_000 * copies
+        data = load_data(WORLD + concept, None, (self.n_fit, self.n_choose, 8), 4, seed)
+        fit = data.fit
+        if kind == "unrelated":
+            other = self.concepts[(index + 1 + index // 3 % 2) % len(self.concepts)]
+            fit = load_data(WORLD + other, None, (self.n_fit, self.n_choose, 8), 4, seed).fit
+        sites = [Site(layer) for layer in self.layers]
+        read = copied(activations(self.model, fit, sites, progress=False), copies)
+        observed = read.shuffled(SEEDS + seed) if kind == "shuffled" else read
+        directions = tuple(observed.direction(site, DiffMean()) for site in sites)
+        if kind == "random":
+            directions = tuple(
+                read.direction(site, Random(SEEDS + 10 * seed + i)) for i, site in enumerate(sites)
+            )
+        lengths = tuple(float(Add(d).step.norm()) for d in directions)
+        family = FittedFamily(
+            read, DiffMean(), directions, Positions.from_prompt_end(), "resid_norm", lengths
+        )
+        first, n = 1000 * seed, range(self.nulls)
+        # A random direction has no own length that shuffles could be shorter than in proportion:
+        # they are as long as those of the pairs.
+        own = FittedFamily(
+            read, DiffMean(), tuple(read.direction(s, DiffMean()) for s in sites),
+            family.positions, "resid_norm", lengths,
+        ) if kind == "random" else family  # fmt: skip
+        maps = {
+            "label": [own.shuffled(first + k) for k in n],
+            "isotropic": [family.random(first + 10 * k) for k in n],
+            "projected": [family.projected(first + 500 + k) for k in n],
+        }
+        edits = [*family.arms.values(), *(e for made in maps.values() for one in made for e in one)]
+        gains = self._gains(data.choose, edits).unflatten(0, (-1, len(sites)))
+        nulls = dict(zip(maps, gains[1:].split(self.nulls), strict=True))
+        found = {name: stats.max_statistic(gains[0], null).p_value for name, null in nulls.items()}
+        for name in ("isotropic", "projected"):
+            found[f"with_{name}"] = max(found["label"], found[name])
+        return found
+
+    def _gains(self, asked: ContrastSet, edits: Sequence[Add]) -> torch.Tensor:
+        odds = sweep(
+            self.model, asked, edits, self.multipliers, log_odds_only=True, progress=False
+        ).log_odds
+        sign = torch.tensor(self.multipliers).sign()
+        zero = self.multipliers.index(0.0)
+        return (odds - odds[:, zero, None]).mean(-1) * sign
+
+    def summary(self) -> dict[str, Any]:
+        """The share of maps with p of at most 0.05, for each kind, number of copies and null."""
+        out: dict[str, Any] = {"settings": self.settings, "repeats": self.repeats}
+        for kind in self.kinds:
+            for copies in self.copies:
+                found = [
+                    json.loads(self.file(kind, copies, i).read_text("utf-8"))
+                    for i in range(self.repeats)
+                ]
+                out.setdefault(kind, {})[str(copies)] = {
+                    name: share([one[name] <= 0.05 for one in found]) for name in NULLS
+                }
+        return out
+
+
+def copied(read: Activations, times: int) -> Activations:
+    """Every pair several times, each with its copies as one group."""
+    rows = torch.arange(len(read)).repeat(times)
+    return replace(
+        read,
+        positive=read.positive[rows],
+        negative=read.negative[rows],
+        groups=tuple(read.groups[i] for i in rows.tolist()),
+    )
+
+
+def share(yes: Sequence[bool]) -> dict[str, Any]:
+    """A count with its share and Wilson's interval."""
+    found = stats.proportion_interval(sum(yes), len(yes))
+    return {"yes": sum(yes), "n": len(yes), "share": found.value, "interval": found[1:]}
+
+
+def tables(found: dict[str, Any]) -> list[str]:
+    """The table of docs/trust.md: how often p is at most 0.05."""
+    lines = [
+        "| observed direction | copies | maps | " + " | ".join(NULLS.values()) + " |",
+        "|---" * (3 + len(NULLS)) + "|",
+    ]
+    for kind in KINDS:
+        for copies, shares in found.get(kind, {}).items():
+            n = next(iter(shares.values()))["n"]
+            cells = [
+                "{:.1%} [{:.1%}, {:.1%}]".format(shares[m]["share"], *shares[m]["interval"])
+                for m in NULLS
+            ]
+            lines.append(f"| {kind} | {copies} | {n} | {' | '.join(cells)} |")
+    return ["\n".join(lines)]
+
+
+def main(study: NullTests) -> None:
+    """Runs, prints the table, and keeps the numbers where asked."""
+    found = json.loads(json.dumps(study.run()))
+    print("\n\n".join(tables(found)))
+    if study.numbers is not None:
+        keep(study.numbers, "null_tests", found)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(NullTests))
+    except ValueError as error:
+        sys.exit(f"null_tests: {error}")
