@@ -17,6 +17,7 @@ from steerlens.analyses.confirmation.writing_verdict import ENOUGH, Verdict, Wri
 from steerlens.analyses.confirmation.written_share import auroc_interval, share_interval
 from steerlens.results import Cell, Column, Result
 from steerlens.stats import Interval
+from steerlens.stats.grouped import FEWEST
 
 Texts = tuple[tuple[str, ...], ...]
 """[prompt][draw]"""
@@ -165,6 +166,8 @@ class WrittenNumbers(Result):
         """Why no verdict is given; "" where one is."""
         if self.missing:
             return self.missing
+        if len(self.prompts) < FEWEST:
+            return f"{len(self.prompts)} prompts are too few: an interval needs {FEWEST}"
         if not self.reader_is_good:
             return (
                 f"the reader tells texts written under the two contexts apart with AUROC "

@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from steerlens.stats import Interval
+from steerlens.stats.grouped import FEWEST
 
 DRAWS = 2000
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
@@ -32,14 +33,15 @@ def _tail(n: int, level: float = 0.95) -> float:
 def share_interval(done: Float[Tensor, " prompt"], *scales: Float[Tensor, " prompt"]) -> Interval:
     """Mean of `done` over the largest mean of the scales, with a paired bootstrap over prompts.
 
-    NaN where the largest mean is not above 0 with 97.5% confidence: there is then no scale.
+    NaN for fewer than eight prompts, and where the largest mean is not above 0 with 97.5%
+    confidence: there is then no scale.
 
     >>> whole = torch.linspace(0.5, 1.5, 20)
     >>> share_interval(0.5 * whole, whole)
     Interval(value=0.5, low=0.5, high=0.5)
     """
     n = len(done)
-    if n < 2:
+    if n < FEWEST:
         return UNKNOWN
     weights, tail = _resampled(n), _tail(n)
     wholes = torch.stack([weights @ scale.double() for scale in scales]).amax(0)
