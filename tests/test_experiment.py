@@ -16,6 +16,7 @@ from steerlens.experiment import (
     Run,
     SteerabilityExperiment,
     load_data,
+    load_experiment,
     method_named,
     read_manifest,
 )
@@ -348,6 +349,18 @@ def script(folder, tmp_path):
         f"contrast={str(folder / 'contexts.jsonl')!r}, n_fit=30, controls=2)\n"
     )
     return path
+
+
+def test_what_texts_start_with_can_be_chosen_and_is_stated(script, tmp_path):
+    experiment = load_experiment(script)
+    shown = {}
+    for chosen in (None, False):
+        run = dataclasses.replace(experiment, prepend_bos=chosen).run(tmp_path, progress=False)
+        manifest = json.loads((run.folder / "manifest.json").read_text())
+        assert manifest["fields"]["prepend_bos"] is chosen
+        shown[chosen] = (manifest["model"]["bos"], run.page.read_text(encoding="utf-8"))
+    assert shown[None][0] is True and "yes, by default" in shown[None][1]
+    assert shown[False][0] is False and "no, chosen" in shown[False][1]
 
 
 def test_the_command_line_overrides_fields_by_their_types(script, tmp_path, capsys):
