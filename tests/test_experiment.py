@@ -218,8 +218,12 @@ def test_a_run_says_what_steering_costs_how_far_it_goes_and_where_it_carries_ove
     assert whole.spillover.rows == (str(cell.site),)
     words = whole.summary()
     assert all(word in words for word in ("writing", "shifted", "how far", "other concepts"))
+    assert whole.written.cells[0] == cell and whole.map.recommend().written is not None
+    assert f"in writing      {whole.map.recommend().written}" in words
     page = whole.page.read_text()
-    assert all(f'id="{part}"' in page for part in ("decay", "writing", "shift", "spillover"))
+    assert all(
+        f'id="{part}"' in page for part in ("decay", "writing", "written", "shift", "spillover")
+    )
 
 
 def test_all_that_a_run_measured_is_read_back(whole):
