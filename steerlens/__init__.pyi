@@ -43,6 +43,10 @@ from steerlens.measures.ordinary_texts import ordinary_texts as ordinary_texts
 from steerlens.analyses.probe.measure_probe import probe as probe
 from steerlens.analyses.steerability.measure_steerability import steerability as steerability
 from steerlens.analyses.writing.measure_writing import writing as writing
+from steerlens.analyses.confirmation.measure_written import confirm_in_writing as confirm_in_writing
+from steerlens.analyses.confirmation.contexts import Contexts as Contexts
+from steerlens.analyses.confirmation.readers import LikelihoodReader as LikelihoodReader
+from steerlens.analyses.confirmation.readers import WordReader as WordReader
 from steerlens.analyses.validity.measure_validity import decay as decay
 from steerlens.analyses.validity.validity_fit import fit_validity as fit_validity
 from steerlens.analyses.generalisation.measure_shift import shifted as shifted
@@ -53,6 +57,7 @@ from steerlens.results import Result as Result
 from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
+from steerlens.analyses.confirmation.written_effect import WrittenEffect as WrittenEffect
 from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap

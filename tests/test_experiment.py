@@ -16,6 +16,7 @@ from steerlens.experiment import (
     Run,
     SteerabilityExperiment,
     load_data,
+    load_experiment,
     method_named,
     read_manifest,
 )
@@ -217,8 +218,12 @@ def test_a_run_says_what_steering_costs_how_far_it_goes_and_where_it_carries_ove
     assert whole.spillover.rows == (str(cell.site),)
     words = whole.summary()
     assert all(word in words for word in ("writing", "shifted", "how far", "other concepts"))
+    assert whole.written.cells[0] == cell and whole.map.recommend().written is not None
+    assert f"in writing      {whole.map.recommend().written}" in words
     page = whole.page.read_text()
-    assert all(f'id="{part}"' in page for part in ("decay", "writing", "shift", "spillover"))
+    assert all(
+        f'id="{part}"' in page for part in ("decay", "writing", "written", "shift", "spillover")
+    )
 
 
 def test_all_that_a_run_measured_is_read_back(whole):
@@ -344,6 +349,18 @@ def script(folder, tmp_path):
         f"contrast={str(folder / 'contexts.jsonl')!r}, n_fit=30, controls=2)\n"
     )
     return path
+
+
+def test_what_texts_start_with_can_be_chosen_and_is_stated(script, tmp_path):
+    experiment = load_experiment(script)
+    shown = {}
+    for chosen in (None, False):
+        run = dataclasses.replace(experiment, prepend_bos=chosen).run(tmp_path, progress=False)
+        manifest = json.loads((run.folder / "manifest.json").read_text())
+        assert manifest["fields"]["prepend_bos"] is chosen
+        shown[chosen] = (manifest["model"]["bos"], run.page.read_text(encoding="utf-8"))
+    assert shown[None][0] is True and "yes, by default" in shown[None][1]
+    assert shown[False][0] is False and "no, chosen" in shown[False][1]
 
 
 def test_the_command_line_overrides_fields_by_their_types(script, tmp_path, capsys):

@@ -55,7 +55,10 @@ class Experiment(ABC):
     """What every experiment states. A subclass adds its own fields, `results` and `measure`."""
 
     model: str = "reviews"
-    """"reviews" (ships with steerlens), a local checkpoint folder, or a name on the hub."""
+    """"reviews" (ships with steerlens), "smollm2-135m-instruct" (from a package), a local
+    checkpoint folder, a GGUF file, or a name on the hub."""
+    prepend_bos: bool | None = None
+    """Whether texts start with BOS; None leaves it to the checkpoint."""
     contrast: str = "reviews/sentiment"
     """"reviews/<concept>", or a file of contrastive pairs: what directions are fitted on."""
     method: MethodField = DiffMean()
@@ -273,7 +276,10 @@ class Experiment(ABC):
 
     def load_model(self) -> Model:
         """The model, checked to have the asked layers."""
-        model = Model.load(self.model, device=self.device, dtype=getattr(torch, self.dtype))
+        model = Model.load(
+            self.model, device=self.device, dtype=getattr(torch, self.dtype),
+            prepend_bos=self.prepend_bos,
+        )  # fmt: skip
         for site in self.sites(model):
             model.require_site(site)
         return model

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -176,6 +177,20 @@ class SAEExperiment(Experiment):
             found = [one for one in found if one.site.layer in self.layers]
         if not found:
             raise ExperimentError(f"{self.saes!r} has no SAE at layers {self.layers}.")
+        if self.dtype != "float32":
+            found = [_of_any_precision(one, model) for one in found]
         for one in found:
             one.require_fits(model)
         return tuple(sorted(found, key=lambda one: one.site.layer))
+
+
+def _of_any_precision(sae: SAE, model: Model) -> SAE:
+    """An SAE of the same checkpoint in another precision, whose fingerprint cannot be compared."""
+    if not sae.fingerprint or sae.model != model.name or sae.fingerprint == model.fingerprint:
+        return sae
+    warnings.warn(
+        f"{sae.name!r} was trained on {sae.model!r} in another precision or on other weights; in "
+        f"{model.dtype} it cannot be checked which.",
+        stacklevel=3,
+    )
+    return replace(sae, fingerprint="")

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from steerlens.analyses.confirmation.contexts import ContextError, Contexts
+from steerlens.analyses.confirmation.measure_written import confirm_in_writing
+from steerlens.analyses.confirmation.writing_verdict import not_looked_at
+from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.generalisation.measure_shift import shifted
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap
 from steerlens.analyses.probe.measure_probe import probe
@@ -14,6 +18,7 @@ from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.measure_spillover import spillover
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
 from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.analyses.steerability.runners_up import worth_reading
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.validity.validity_fit import ValidityFit
@@ -68,6 +73,8 @@ class Questions(Inputs):
     """Questions about other concepts, by name."""
     prompts: list[str]
     """What is continued in every cell."""
+    confirming: list[str]
+    """What is continued at the recommended cell and its runners-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +108,9 @@ class SteerabilityExperiment(Experiment):
     written: int = 8
     """Most prompts that are continued in every cell, to see what steering does to writing; 0 for
     none."""
+    confirmed: int = 24
+    """Most prompts that are continued at the recommended cell and its runners-up, to confirm the
+    gain in writing; 0 for not looking."""
     strengths: int = 17
     """Strengths at the chosen layer, to twice the largest multiplier or the stream's median norm,
     whichever is more, through which the validity-decay curves are fitted; odd, and 0 for none."""
@@ -117,7 +127,8 @@ class SteerabilityExperiment(Experiment):
 
     kind: ClassVar[str] = "steerability"
     results: ClassVar[tuple[type[Result], ...]] = (
-        SteerabilityMap, ProbeMap, ValidityFit, WritingMap, SpilloverMap, ShiftedMap, DoseResponse,
+        SteerabilityMap, WrittenEffect, ProbeMap, ValidityFit, WritingMap, SpilloverMap, ShiftedMap,
+        DoseResponse,
     )  # fmt: skip
     parts: ClassVar[Mapping[str, str]] = {
         "fit": "makes the directions and the probes",
@@ -131,6 +142,7 @@ class SteerabilityExperiment(Experiment):
         require_steered(self.positions)
         require_nulls(self.nulls)
         require_at_least(0, budget=self.budget, samples=self.samples, written=self.written)
+        require_at_least(0, confirmed=self.confirmed)
         require_at_least(2, new_tokens=self.new_tokens)
         require_examples(n_choose=self.n_choose, n_report=self.n_report)
         require_neutral(self.n_neutral)
@@ -139,9 +151,10 @@ class SteerabilityExperiment(Experiment):
                 f"strengths={self.strengths}: the curves need an odd number of at least 11, or 0 "
                 "for no curves."
             )
-        if self.written == 1:
+        if 1 in (self.written, self.confirmed):
+            name = "written" if self.written == 1 else "confirmed"
             raise ExperimentError(
-                "written=1: an interval needs at least two prompts. Use 0 for none."
+                f"{name}=1: an interval needs at least two prompts. Use 0 for none."
             )
 
     def load(self, model: Model) -> Questions:
@@ -169,12 +182,13 @@ class SteerabilityExperiment(Experiment):
                 f"{self.new_tokens} in a context of {model.n_ctx}. Use fewer new tokens, shorter "
                 "prompts, or written=0."
             )
+        confirming = _prompts(model, data.report, self.confirmed, self.new_tokens)
         return Questions(
             data=named_parts(data, asked),
             stated={"neutral": neutral_stated(data.neutral)},
             fit=data.fit, choose=data.choose, report=data.report, neutral=data.neutral,
             ordinary=data.ordinary,
-            shifts=shifts, others=others, prompts=prompts,
+            shifts=shifts, others=others, prompts=prompts, confirming=confirming,
         )  # fmt: skip
 
     def measure(self, run: Workplace[Questions]) -> None:
@@ -202,6 +216,8 @@ class SteerabilityExperiment(Experiment):
         directions = [read.direction(site, self.method) for site in sites]
         assert made.lengths is not None  # of fitted directions
         arms = layer_family(directions, rule, made.lengths)
+        if made.chosen is not None and len(asked.confirming) > 1:
+            made = self._confirm(run, made, arms)
         if asked.prompts:
             run.compute(
                 WritingMap,
@@ -221,6 +237,26 @@ class SteerabilityExperiment(Experiment):
             )  # fmt: skip
         if made.chosen is not None:
             self._follow(run, made.chosen, arms[made.chosen.row])
+
+    def _confirm(
+        self, run: Workplace[Questions], made: SteerabilityMap, arms: Mapping[str, Intervention]
+    ) -> SteerabilityMap:
+        """The map with what is claimed of the texts written at its best cells."""
+        asked, at = run.inputs, worth_reading(made)
+        try:
+            contexts = Contexts.from_pairs(
+                run.model, asked.fit, asked.confirming, room=self.new_tokens
+            )
+        except ContextError as error:
+            return run.keep(made.with_writing(not_looked_at(at, str(error))))
+        effect = run.compute(
+            WrittenEffect,
+            lambda: confirm_in_writing(
+                run.model, arms, at, asked.confirming, contexts, max_new_tokens=self.new_tokens,
+                seed=self.seed, progress=run.progress, cells=run.cells.part("confirmed"),
+            ),
+        )  # fmt: skip
+        return run.keep(made.with_writing(effect.verdicts))
 
     def _follow(self, run: Workplace[Questions], cell: Cell, arm: Intervention) -> None:
         """How far the chosen row can be pushed, what else it moves, and what it writes."""

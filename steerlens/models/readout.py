@@ -41,7 +41,7 @@ class Readout:
         weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
         if targets is not None:
             weight, bias = weight[:, targets], bias[targets]
-        return self.finish(states @ weight + bias)
+        return self.finish(states.to(weight.dtype) @ weight + bias)
 
     def finish(self, unembedded: Float[Tensor, "*rows token"]) -> Float[Tensor, "*rows token"]:
         """Logits, of what the unembedding gives: scaled and capped as the model does.

@@ -73,7 +73,7 @@ def page(manifest: Mapping[str, Any], results: Iterable[Result], summary: str) -
         ],
         limits=[*(limit for s in every for limit in s.limits), OF_ANY_DATA],
         rerun=rerun_source(manifest["fields"], manifest.get("defined", {})),
-        model=_properties(_model(manifest["model"])),
+        model=_properties(_model(manifest)),
         fields=_properties(manifest["fields"]),
         provenance=_properties(_provenance(manifest)),
         results=[(k, _properties(r.made_by)) for k, r in by_kind.items() if r.made_by],
@@ -193,13 +193,16 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _model(model: Mapping[str, Any]) -> dict[str, Any]:
+def _model(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    model = manifest["model"]
+    chosen = manifest["fields"].get("prepend_bos") is not None
+    starts = ("yes" if model["bos"] else "no") + (", chosen" if chosen else ", by default")
     return {
         "name": model["name"],
         "revision": model["revision"] or "–",
         "fingerprint of the weights": model["fingerprint"],
         "weight processing": model["processing"],
-        "BOS token before each text": "yes" if model["bos"] else "no",
+        "BOS token before each text": starts,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED
 from steerlens.analyses.steerability.gain_parts import MOSTLY
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import Recommendation, recommend
@@ -31,9 +32,10 @@ def mostly_direct(numbers: MapNumbers, found: Recommendation, bold: str = "") ->
     )
     lead = (
         f"{bold}Of its gain on the choosing examples {amount} is direct:{bold} the vector itself "
-        "raises the asked answer's logit, and later blocks make little of it. Look at what is "
-        "written before you use it."
+        "raises the asked answer's logit, and later blocks make little of it."
     )
+    if found.written is None or found.written.verdict == NOT_LOOKED:
+        lead += " Look at what is written before you use it."
     sign = 1 if found.cell.multiplier > 0 else -1
     other = recommend(numbers, towards=sign, budget=found.budget, by="mediated")
     if other.cell is None or other.cell == found.cell:

@@ -39,6 +39,12 @@ TOKENS = {
 """Which tokens are steered, in words."""
 
 
+NOBODY_READ = (
+    "**Not looked at in writing:** no texts of this cell were read (`steerlens.confirm_in_writing`), "
+    "so whether the model writes what the gain promises is not known."
+)
+
+
 def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
     """What the map says, for somebody who reads nothing else."""
     asked = numbers.multipliers > 0
@@ -48,6 +54,9 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
     chance = _chance(numbers)
     if found.cell is not None:
         yield _effect(numbers, found)
+        yield NOBODY_READ if found.written is None else found.written.sentence()
+        if elsewhere := _confirmed_elsewhere(numbers, found):
+            yield elsewhere
         yield f"{_price(numbers, found)} {chance}"
         if note := mostly_direct(numbers, found, bold="**"):
             yield note
@@ -81,6 +90,17 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
         yield found.outside
     if found.cell is None:
         yield "So no cell was chosen to steer with, and what needs one was not measured."
+
+
+def _confirmed_elsewhere(numbers: MapNumbers, found: Recommendation) -> str:
+    """Which runners-up are confirmed in writing, where the chosen cell is not."""
+    if found.written is None or found.written.verdict != "gain without writing":
+        return ""
+    kept = [one for one in numbers.written if one.verdict == "confirmed in writing"]
+    if not kept:
+        return "None of the runners-up that were looked at is confirmed in writing either."
+    named = [f"{one.cell} ({format_share(one.share)})" for one in kept]
+    return f"Confirmed in writing instead: {in_words(named)}."
 
 
 def _rows(numbers: MapNumbers, rows: Tensor) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from steerlens import plots, stats
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import UNTESTED, recommend
@@ -37,7 +38,7 @@ def map_figure(numbers: MapNumbers) -> go.Figure:
         unit="nats",
         quantity="gain",
         title=_of_data(numbers, f"Gain in log-odds by {rows} and multiplier"),
-        note="" if numbers.nulls else UNTESTED,
+        note=" ".join(filter(None, ["" if numbers.nulls else UNTESTED, _in_writing(numbers)])),
         column_title=_with_unit(numbers, "multiplier"),
         best=best,
         below_null=None if above is None else (~above & steered).tolist(),
@@ -49,6 +50,21 @@ def map_figure(numbers: MapNumbers) -> go.Figure:
         score_high=high.tolist(),
         score_title=f"gain within {numbers.budget:g} nats of KL",
     )
+
+
+def _in_writing(numbers: MapNumbers) -> str:
+    """The verdict on the best cell's texts, for the line below the title."""
+    found = recommend(numbers)
+    if found.cell is None:
+        return ""
+    verdict = NOT_LOOKED if found.written is None else found.written.verdict
+    return f"The best cell in writing: {verdict}."
+
+
+def _written_there(numbers: MapNumbers, i: int, j: int) -> str:
+    """The verdict on a cell's texts, for its hover."""
+    found = numbers.written_at(numbers.cell(i, j))
+    return "" if found is None else f"<br>in writing: {found.verdict}"
 
 
 def mediated_figure(numbers: MapNumbers) -> go.Figure:
@@ -99,6 +115,7 @@ def _hover(numbers: MapNumbers) -> list[list[str]]:
             f"{numbers.cell(i, j)}<br>oriented gain {mean[i, j]:.3g} "
             f"[{low[i, j]:.3g}, {high[i, j]:.3g}] nats{parts[i][j]}<br>"
             f"KL {numbers.cost[i, j]:.3g} nats per token<br>utility {change[i, j]:+.3g} nats"
+            f"{_written_there(numbers, i, j)}"
             for j in range(len(numbers.multipliers))
         ]
         for i in range(len(numbers.rows))

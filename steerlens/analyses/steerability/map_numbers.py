@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.analyses.confirmation.writing_verdict import WritingVerdict
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.analyses.steerability.gain_parts import GainParts
@@ -62,6 +63,8 @@ class MapNumbers(RowResult):
     direct: Float[Tensor, "row multiplier example"] | None = None
     """The part of each gain that the step itself makes, in nats (`steerlens.direct_gain`); NaN in
     rows whose intervention has no step. None in maps that were made without it."""
+    written: tuple[WritingVerdict, ...] = ()
+    """What is claimed of cells whose texts were read (`steerlens.confirm_in_writing`)."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -92,6 +95,10 @@ class MapNumbers(RowResult):
     def index(self, cell: Cell) -> tuple[int, int]:
         """The indices of a cell."""
         return self.find(cell.row), find_multiplier(self.multipliers, cell.multiplier)
+
+    def written_at(self, cell: Cell) -> WritingVerdict | None:
+        """What is claimed of a cell's texts; None where they were not read."""
+        return next((one for one in self.written if one.same_cell(cell)), None)
 
     # Effects
 

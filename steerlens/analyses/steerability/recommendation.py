@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED, WritingVerdict
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.results import Cell
 from steerlens.stats import Interval
@@ -48,6 +49,8 @@ class Recommendation:
     """That more than half of the cells cost more than the budget, and what to do; "" where less."""
     by: Quantity = "gain"
     """What the cell was chosen by."""
+    written: WritingVerdict | None = None
+    """What is claimed of the texts written there; None where nobody looked."""
 
     def __str__(self) -> str:
         if self.cell is None:
@@ -58,6 +61,7 @@ class Recommendation:
                 f"Best cell: {self.cell}. It gains {self.gain} {_NATS[self.by]} and costs "
                 f"{self.cost:.3g} nats of KL per token (budget {self.budget:g})."
             )
+            head += f"\nIn writing: {self.written or NOT_LOOKED}."
         reasons = (f"  not {cell}: {why}" for cell, why in self.reasons)
         said = (self.backwards, self.outside, "" if self.tested else UNTESTED)
         return "\n".join([head, *filter(None, said), *reasons])
@@ -115,6 +119,7 @@ def recommend(
         backwards=backwards_of(numbers, towards, float(numbers.oriented[i, j].mean())),
         outside=outside,
         by=by,
+        written=numbers.written_at(numbers.cell(i, j)),
     )
 
 

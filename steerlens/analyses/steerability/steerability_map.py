@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steerlens import stats
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED, WritingVerdict
+from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability import map_figures
 from steerlens.analyses.steerability.confirmation import Confirmation
@@ -63,6 +65,12 @@ class SteerabilityMap(MapNumbers):
         """The same map with the held-out numbers of its chosen cell."""
         return replace(self, confirmation=confirmation)
 
+    def with_writing(self, found: WrittenEffect | Sequence[WritingVerdict]) -> SteerabilityMap:
+        """The same map with what is claimed of the cells whose texts were read."""
+        return replace(
+            self, written=found.verdicts if isinstance(found, WrittenEffect) else tuple(found)
+        )
+
     # Words
 
     def summary(self) -> str:
@@ -87,6 +95,7 @@ class SteerabilityMap(MapNumbers):
                     f"utility {change:+.3g} nats",
                 ),
             ]
+            lines.append(labelled("in writing", str(found.written or NOT_LOOKED)))
             if note := mostly_direct(self, found):
                 lines.append(labelled("direct", note))
         if found.backwards:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,14 @@ def load_gguf(
 
     given = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        with unchanged_rng(), quiet(), no_network(), _no_bar(), torch.inference_mode(False):
+        with (
+            unchanged_rng(),
+            quiet(),
+            no_network(),
+            _no_bar(),
+            _parsed_once(),
+            torch.inference_mode(False),
+        ):
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **given)
             loaded_model: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent,
@@ -123,6 +130,19 @@ def _no_bar() -> Iterator[None]:
         yield
     finally:
         setattr(reader, "tqdm", bar)  # noqa: B010
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """One parse of the file: transformers parses it for the config, tokenizer and weights each."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    setattr(gguf, "GGUFReader", lru_cache(maxsize=1)(reader))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(gguf, "GGUFReader", reader)  # noqa: B010
 
 
 def _readable_header(path: Path) -> GGUFHeader:

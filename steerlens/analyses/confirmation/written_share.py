@@ -1,0 +1,80 @@
+"""The share of an effect and the AUROC of a reader, with intervals over prompts."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+from steerlens.stats import Interval
+from steerlens.stats.grouped import FEWEST
+
+DRAWS = 2000
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def _resampled(n: int, draws: int = DRAWS) -> Float[Tensor, "draw prompt"]:
+    """Weights of prompts in resamples of them, from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    picked = torch.randint(n, (draws, n), generator=generator)
+    return torch.zeros(draws, n).scatter_add_(1, picked, torch.ones(draws, n)).double() / n
+
+
+def _tail(n: int, level: float = 0.95) -> float:
+    """Which percentile of resamples ends an interval: further out for few prompts.
+
+    Source: the expanded percentile interval, Hesterberg 2015, doi:10.1080/00031305.2015.1089789.
+    """
+    reach = (n / (n - 1)) ** 0.5 * scipy_stats.t.ppf((1 + level) / 2, n - 1)
+    return float(scipy_stats.norm.cdf(-reach))
+
+
+def share_interval(done: Float[Tensor, " prompt"], *scales: Float[Tensor, " prompt"]) -> Interval:
+    """Mean of `done` over the largest mean of the scales, with a paired bootstrap over prompts.
+
+    NaN for fewer than eight prompts, and where the largest mean is not above 0 with 97.5%
+    confidence: there is then no scale.
+
+    >>> whole = torch.linspace(0.5, 1.5, 20)
+    >>> share_interval(0.5 * whole, whole)
+    Interval(value=0.5, low=0.5, high=0.5)
+    """
+    n = len(done)
+    if n < FEWEST:
+        return UNKNOWN
+    weights, tail = _resampled(n), _tail(n)
+    wholes = torch.stack([weights @ scale.double() for scale in scales]).amax(0)
+    if float(torch.quantile(wholes, tail)) <= 0:
+        return UNKNOWN
+    ratios = (weights @ done.double()) / wholes.clamp(min=1e-9)
+    low, high = torch.quantile(ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    value = float(done.double().mean() / max(float(scale.double().mean()) for scale in scales))
+    # Rounded as what was measured in single precision.
+    return Interval(*(float(f"{float(x):.7g}") for x in (value, low, high)))
+
+
+def auroc_interval(
+    positive: Float[Tensor, "prompt draw"], negative: Float[Tensor, "prompt draw"]
+) -> Interval:
+    """AUROC of positive against negative texts, with an interval that resamples prompts.
+
+    Where all resamples agree it is Wilson's interval.
+
+    >>> auroc_interval(torch.ones(4, 1), torch.zeros(4, 1)).value
+    1.0
+    """
+    n = len(positive)
+    above = (positive[:, None, :, None] > negative[None, :, None, :]).double()
+    equal = (positive[:, None, :, None] == negative[None, :, None, :]).double()
+    wins = (above + 0.5 * equal).mean((-1, -2))  # [prompt, prompt]
+    value = float(wins.mean())
+    if n < 2:
+        return Interval(value, float("nan"), float("nan"))
+    weights, tail = _resampled(n), _tail(n)
+    found = torch.einsum("di,ij,dj->d", weights, wins, weights)
+    low, high = torch.quantile(found, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    if high - low < 1e-9:
+        known = scipy_stats.binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
+        low, high = float(known.low), float(known.high)
+    return Interval(value, low, high)
