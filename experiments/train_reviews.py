@@ -28,13 +28,12 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 import steerlens.testbed
-from steerlens.models.checkpoints import build_hooked, load_hooked, save_hooked
+from steerlens.models.checkpoints import build_hooked, load_hooked, save_hooked, word_tokenizer
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.store.files import write_text
 from steerlens.testbed.grammar import Document, Grammar
 from steerlens.testbed.oracle import Oracle
 from steerlens.testbed.review_grammar import review_grammar
-from steerlens.testing import word_tokenizer
 
 SHIPPED = Path(steerlens.testbed.__file__).parents[1] / "pretrained" / "reviews"
 

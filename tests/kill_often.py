@@ -1,25 +1,26 @@
-"""Runs an experiment by the command line, kills it at random times until it is finished.
+"""Runs an experiment by the command line, kills it at random steps until it is finished.
 
     python tests/kill_often.py FILE RESULTS KILLS SEED
 
-First an uninterrupted run into RESULTS/whole, which is timed. Then into RESULTS/killed: a process
-is started and killed (SIGKILL) after a random share of that time, KILLS times, and once it may
-finish. Then into RESULTS/small with a hundredth of the free memory. Each run is a fork of this
-process, so that everything is imported only once. Prints how many of the kills hit a running
-process.
+First an uninterrupted run into RESULTS/whole, whose steps are counted: a step is a call that changes
+a file or a folder (`killed_run.Counter`), so that no kill depends on how fast the machine is. Then
+into RESULTS/killed: a process is started and kills itself (SIGKILL) before a random step, KILLS
+times, and once it may finish. Then into RESULTS/small with a hundredth of the free memory. Each run
+is a fork of this process, so that everything is imported only once. Prints how many of the kills hit
+a running process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
+
+from tests.killed_run import Counter
 
 
 def main(file: str, results: str, kills: str, seed: str) -> int:
@@ -27,24 +28,29 @@ def main(file: str, results: str, kills: str, seed: str) -> int:
     from steerlens import experiment  # noqa: F401 (imported once, for every fork)
 
     whole, killed, small = (Path(results) / name for name in ("whole", "killed", "small"))
-    began = time.monotonic()
-    finished(forked(file, whole))
-    full = time.monotonic() - began
+    count = Path(results) / "steps"
+    finished(forked(file, whole, count=count))
+    steps = int(count.read_text())
     draws, hit = random.Random(int(seed)), 0
     for _ in range(int(kills)):
-        process = forked(file, killed)
-        time.sleep(draws.uniform(0.02, 0.9) * full)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+        # What remains to be done gets shorter with every kill.
+        process = forked(file, killed, last=round(draws.uniform(0.02, 0.4) * steps))
         hit += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     finished(forked(file, killed))
     finished(forked(file, small, memory=0.01))
-    sys.stdout.write(f"{hit} of {kills} kills hit a running process; a run takes {full:.1f} s\n")
+    sys.stdout.write(f"{hit} of {kills} kills hit a running process; a run has {steps} steps\n")
     return 0
 
 
-def forked(file: str, results: Path, memory: float = 1.0) -> int:
-    """A process that runs the experiment; its id."""
+def forked(
+    file: str,
+    results: Path,
+    *,
+    memory: float = 1.0,
+    last: int | None = None,
+    count: Path | None = None,
+) -> int:
+    """A process that runs the experiment, until its step `last`; its id."""
     process = os.fork()
     if process:
         return process
@@ -54,7 +60,10 @@ def forked(file: str, results: Path, memory: float = 1.0) -> int:
             with_less_memory(memory)
         from steerlens.cli import main as command_line
 
+        counter = Counter(last)
         status = command_line(["run", file, "--results", str(results)])
+        if count is not None:
+            count.write_text(str(counter.steps))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -127,7 +127,7 @@ def assert_same_numbers(found, expected):
     for cost in ("kl", "utility"):
         for name, values in expected.at_equal(cost).tensors().items():
             axis = 2 if name.startswith("control_") else 1
-            first = values.narrow(axis, 0, len(found.sites))
+            first = values.narrow(axis, 0, len(found.sites)) if values.ndim > 1 else values
             torch.testing.assert_close(
                 found.at_equal(cost).tensors()[name], first, equal_nan=True, atol=0, rtol=0
             )

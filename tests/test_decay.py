@@ -67,7 +67,8 @@ def test_a_strangers_weight_change_is_swept_and_fitted(steered):
     torch.testing.assert_close(fit.preferences, preference(swept)[0])
     assert (fit.row, fit.site) == ("lora", None)
     assert float(fit.utilities.mean(-1).std()) > 0.01
-    assert fit.summary().startswith("lora: preference R²")
+    assert fit.summary().startswith("lora: fits the means over examples")
+    assert "preference R²" in fit.summary()
     assert decay(model, lora, asked, along, progress=False).row == "LowRank"
     with pytest.raises(ValueError, match="Make it for this model"):
         decay(model, replace(lora, layer=40), asked, along, progress=False)

@@ -1,4 +1,4 @@
-"""A run that is killed at random times ends with the files of one that was not, bit for bit."""
+"""A run that is killed at random steps ends with the files of one that was not, bit for bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def runs(request, tmp_path_factory):
     (folder / "asked.py").write_text({"map": MAP}[request.param])
     command = [sys.executable, str(ROOT / "tests" / "kill_often.py")]
     said = subprocess.run(
-        [*command, str(folder / "asked.py"), str(folder), "6", "0"], capture_output=True, text=True,
+        [*command, str(folder / "asked.py"), str(folder), "5", "0"], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=900,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]

@@ -447,7 +447,7 @@ def test_the_section_states_the_choice_and_joins_the_probe(made, read):
 
 def test_a_section_without_held_out_examples_says_that_the_gain_is_too_large(made):
     section = replace(made, confirmation=None).section({})
-    assert "too large on average" in section.answer[2]
+    assert any("too large on average" in sentence for sentence in section.answer)
     assert "Probe against steering" not in [part.title for part in section.parts]
 
 

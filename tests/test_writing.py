@@ -113,7 +113,12 @@ def test_the_numbers_of_a_map_are_those_of_its_texts(gpt2, edits):
         expected = by_hand(gpt2, PROMPTS[k], made.tokens[i, j, k].tolist())
         assert float(made.surprisals[i, j, k]) == pytest.approx(expected, abs=2e-5)
         words = made.tokens[i, j, k][made.tokens[i, j, k] >= 0]
-        assert gpt2.tokenizer.decode(words, skip_special_tokens=True) == made.texts[i][j][k]
+        prompt = gpt2.ids(PROMPTS[k])
+        before, whole = (
+            gpt2.tokenizer.decode(ids, skip_special_tokens=True)
+            for ids in (prompt, [*prompt, *words.tolist()])
+        )
+        assert before + made.texts[i][j][k] == whole
 
 
 @pytest.mark.parametrize("rows", [1, 4])
