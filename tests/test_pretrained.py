@@ -89,7 +89,7 @@ def test_it_loads_by_name_with_hugging_faces_logits(model, hf_model):
 
 
 def test_it_loads_by_path_and_by_folder_with_the_same_weights(model, hf_model, path, tmp_path):
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     assert Model.load(path).fingerprint == model.fingerprint
     config = hf_model.config.to_dict()
@@ -97,9 +97,7 @@ def test_it_loads_by_path_and_by_folder_with_the_same_weights(model, hf_model, p
     plain = LlamaForCausalLM(LlamaConfig.from_dict(config))
     plain.load_state_dict(hf_model.state_dict())
     plain.save_pretrained(tmp_path / "folder")
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(
-        tmp_path / "folder"
-    )
+    model.tokenizer.save_pretrained(tmp_path / "folder")
     loaded = Model.load(tmp_path / "folder")
     assert loaded.fingerprint == model.fingerprint
     assert loaded.tokenizer.chat_template == model.tokenizer.chat_template
