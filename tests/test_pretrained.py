@@ -11,6 +11,7 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Add
 from steerlens.models.checkpoints import MissingCheckpoint, logit_difference, packaged_gguf
+from steerlens.models.checkpoints.gguf_checkpoints import parsed_once
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 
@@ -46,9 +47,10 @@ def model(path):
 def hf_model(path):
     from transformers import AutoModelForCausalLM
 
-    found = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
+    with parsed_once():  # transformers alone takes longer, and gives the same
+        found = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
     return found.eval()
 
 

@@ -90,7 +90,7 @@ def load_gguf(
             quiet(),
             no_network(),
             _no_bar(),
-            _parsed_once(),
+            parsed_once(),
             torch.inference_mode(False),
         ):
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **given)
@@ -133,16 +133,22 @@ def _no_bar() -> Iterator[None]:
 
 
 @contextmanager
-def _parsed_once() -> Iterator[None]:
-    """One parse of the file: transformers parses it for the config, tokenizer and weights each."""
+def parsed_once() -> Iterator[None]:
+    """One parse of the file and one map of names.
+
+    transformers parses the file for the config, tokenizer and weights each, and makes the map of the
+    tensors' names again for every module.
+    """
     import gguf
 
-    reader = gguf.GGUFReader
-    setattr(gguf, "GGUFReader", lru_cache(maxsize=1)(reader))  # noqa: B010
+    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, made in before.items():
+        setattr(gguf, name, lru_cache(maxsize=1)(made))
     try:
         yield
     finally:
-        setattr(gguf, "GGUFReader", reader)  # noqa: B010
+        for name, made in before.items():
+            setattr(gguf, name, made)
 
 
 def _readable_header(path: Path) -> GGUFHeader:
