@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 import tyro
+from shares import share
 from study_folder import claim_folder, keep
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -326,14 +327,6 @@ def coverage_of(claims: Sequence[Claim]) -> dict[str, Any]:
         "bias": list(bias),
         "width": sum(c.claimed.high - c.claimed.low for c in claims) / len(claims),
     }
-
-
-def share(yes: Sequence[bool]) -> dict[str, Any]:
-    """A count with its share and Wilson's interval."""
-    if not yes:
-        return {"yes": 0, "n": 0}
-    found = stats.proportion_interval(sum(yes), len(yes))
-    return {"yes": sum(yes), "n": len(yes), "share": found.value, "interval": found[1:]}
 
 
 # Showing

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 import tyro
+from shares import share
 from study_folder import claim_folder, keep
 from tqdm.auto import tqdm
 
@@ -200,12 +201,6 @@ def copied(read: Activations, times: int) -> Activations:
         negative=read.negative[rows],
         groups=tuple(read.groups[i] for i in rows.tolist()),
     )
-
-
-def share(yes: Sequence[bool]) -> dict[str, Any]:
-    """A count with its share and Wilson's interval."""
-    found = stats.proportion_interval(sum(yes), len(yes))
-    return {"yes": sum(yes), "n": len(yes), "share": found.value, "interval": found[1:]}
 
 
 def tables(found: dict[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from steerlens.data import ContrastError, ContrastSet
 from steerlens.directions.methods import DiffMean, as_method
 from steerlens.experiment import manifest
 from steerlens.experiment.experiment_data import (
+    Data,
     ExperimentError,
     load_pairs,
     remarks_on,
@@ -125,6 +126,11 @@ class Experiment(ABC):
             return pairs.with_chat(model, self.system)
         except ContrastError as error:
             raise ExperimentError(f"chat=True, and {pairs.name!r}: {error}") from error
+
+    def data_in_chat(self, model: Model, data: Data) -> Data:
+        """The three parts of the data as `in_chat` gives them; ordinary texts as they are."""
+        fit, choose, report = (self.in_chat(model, part) for part in data[:3])
+        return data._replace(fit=fit, choose=choose, report=report)
 
     @abstractmethod
     def measure(self, run: Workplace[Any]) -> None:

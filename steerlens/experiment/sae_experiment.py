@@ -120,8 +120,7 @@ class SAEExperiment(Experiment):
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
             self.n_neutral, self.seed, self.neutral,
         )  # fmt: skip
-        fit, choose, report = (self.in_chat(model, part) for part in data[:3])
-        data = data._replace(fit=fit, choose=choose, report=report)
+        data = self.data_in_chat(model, data)
         for asked in (data.choose, data.report):
             scorable(model, asked)
         used = {sae.site.hook: {"name": sae.name, "hash": sae.hash} for sae in saes}

@@ -165,8 +165,7 @@ class SteerabilityExperiment(Experiment):
         )  # fmt: skip
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
-        fit, choose, report = (self.in_chat(model, part) for part in data[:3])
-        data = data._replace(fit=fit, choose=choose, report=report)
+        data = self.data_in_chat(model, data)
         shifts = Shifts(
             self.in_chat(model, shifts.in_distribution),
             {name: self.in_chat(model, part) for name, part in shifts.shifted.items()},

@@ -172,9 +172,8 @@ def lengths_of_equal_kl(
     positions = positions or Positions.from_prompt_end()
 
     def cost(chosen: list[int], lengths: list[float]) -> list[float]:
-        edits = [Add(directions[i], positions, n) for i, n in zip(chosen, lengths, strict=True)]
-        found = divergence(model, texts, edits, (0.0, 1.0), progress=progress)
-        return found[:, 1].double().mean(-1).tolist()
+        kls = _kl_of_lengths(model, directions, texts, positions, chosen, lengths, progress)
+        return kls.mean(-1).tolist()
 
     units = [_norm(direction) for direction in directions]
     return torch.tensor(_secant(cost, units, kl, tolerance))
@@ -210,9 +209,8 @@ def lengths_within_budget(
     positions = positions or Positions.from_prompt_end()
 
     def cost(chosen: list[int], lengths: list[float]) -> list[float]:
-        edits = [Add(directions[i], positions, n) for i, n in zip(chosen, lengths, strict=True)]
-        found = divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
-        mean, _, high = mean_interval(found, groups, least=0.0)
+        kls = _kl_of_lengths(model, directions, texts, positions, chosen, lengths, progress)
+        mean, _, high = mean_interval(kls, groups, least=0.0)
         return torch.where(high.isnan(), mean, high).tolist()
 
     units = [_norm(direction) for direction in directions]
@@ -223,6 +221,20 @@ def lengths_within_budget(
         for i, value in zip(missing, least, strict=True):
             found[i] = (MOST if value < budget else LEAST) * units[i]
     return tuple(found)
+
+
+def _kl_of_lengths(
+    model: Model,
+    directions: Sequence[Direction],
+    texts: Sequence[str],
+    positions: Positions,
+    chosen: list[int],
+    lengths: list[float],
+    progress: bool,
+) -> Float[Tensor, "chosen example"]:
+    """The KL on every text of some directions, each added at a length of its own."""
+    edits = [Add(directions[i], positions, n) for i, n in zip(chosen, lengths, strict=True)]
+    return divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
 
 
 def _secant(

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
-from steerlens.data.formats.chat import render_chat
+from steerlens.data.formats.chat import render_chat, turns_of
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.sites import TokenBatch
@@ -99,10 +99,7 @@ def _text(model: Model, prompt: str | Turn | Sequence[Turn], chat: bool, system:
                 f"system={system!r} is the text of a turn in a chat. Use chat=True too."
             )
         return prompt
-    turns = [{"role": "user", "content": prompt}]
-    if system is not None:
-        turns.insert(0, {"role": "system", "content": system})
-    return render_chat(model, turns)
+    return render_chat(model, turns_of(prompt, system))
 
 
 def continuations(

@@ -11,7 +11,8 @@ from steerlens import plots, stats
 from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability.map_numbers import MapNumbers
-from steerlens.analyses.steerability.recommendation import UNTESTED, recommend
+from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
+from steerlens.results import Cell
 from steerlens.sites import Site
 
 if TYPE_CHECKING:
@@ -23,10 +24,7 @@ MOST_LINES = 4
 
 def map_figure(numbers: MapNumbers) -> go.Figure:
     """Row x multiplier: mean gain, with the null and the budget marked and the score beside."""
-    chosen = recommend(numbers).cell
-    best = None
-    if chosen is not None:
-        best = (numbers.row_labels[numbers.find(chosen.row)], chosen.multiplier)
+    found = recommend(numbers)
     score, low, high = numbers.row_score_interval
     steered = numbers.multipliers.sign() != 0
     above = numbers.above_null
@@ -38,9 +36,9 @@ def map_figure(numbers: MapNumbers) -> go.Figure:
         unit="nats",
         quantity="gain",
         title=_of_data(numbers, f"Gain in log-odds by {rows} and multiplier"),
-        note=" ".join(filter(None, ["" if numbers.nulls else UNTESTED, _in_writing(numbers)])),
+        note=" ".join(filter(None, ["" if numbers.nulls else UNTESTED, _in_writing(found)])),
         column_title=_with_unit(numbers, "multiplier"),
-        best=best,
+        best=_marked(numbers, found.cell),
         below_null=None if above is None else (~above & steered).tolist(),
         over_budget=(~numbers.within_budget).tolist(),
         hover=_hover(numbers),
@@ -52,9 +50,15 @@ def map_figure(numbers: MapNumbers) -> go.Figure:
     )
 
 
-def _in_writing(numbers: MapNumbers) -> str:
+def _marked(numbers: MapNumbers, cell: Cell | None) -> tuple[int | str, float] | None:
+    """The label of a cell's row and its multiplier, where a figure marks it."""
+    if cell is None:
+        return None
+    return numbers.row_labels[numbers.find(cell.row)], cell.multiplier
+
+
+def _in_writing(found: Recommendation) -> str:
     """The verdict on the best cell's texts, for the line below the title."""
-    found = recommend(numbers)
     if found.cell is None:
         return ""
     verdict = NOT_LOOKED if found.written is None else found.written.verdict
@@ -72,9 +76,6 @@ def mediated_figure(numbers: MapNumbers) -> go.Figure:
     chosen = recommend(numbers, by="mediated").cell  # refuses a map without parts
     parts = numbers.parts
     assert parts is not None
-    best = None
-    if chosen is not None:
-        best = (numbers.row_labels[numbers.find(chosen.row)], chosen.multiplier)
     rows = "intervention" if numbers.layers is None else "layer"
     gain, direct = numbers.oriented.mean(-1), parts.direct_interval[0]
     mean, low, high = parts.mediated_interval
@@ -95,7 +96,7 @@ def mediated_figure(numbers: MapNumbers) -> go.Figure:
         title=_of_data(numbers, f"Gain through later blocks, by {rows} and multiplier"),
         note="The direct part, of the step itself, is left out.",
         column_title=_with_unit(numbers, "multiplier"),
-        best=best,
+        best=_marked(numbers, chosen),
         over_budget=(~numbers.within_budget).tolist(),
         hover=hover,
     )

@@ -116,8 +116,7 @@ def chat_prompt(
                 "template would add others around them. Use the text without with_chat, or remove "
                 "the markers first."
             )
-    turns = [{"role": "system", "content": system}] if system is not None else []
-    turns.append({"role": "user", "content": user})
+    turns = turns_of(user, system)
     answer = "ANSWER"
     text, dated = _rendered(tokenizer, turns, True, date)
     answered = [*turns, {"role": "assistant", "content": answer}]
@@ -136,6 +135,12 @@ def chat_prompt(
         lead=between if not between.strip() else "",
         dated=dated,
     )
+
+
+def turns_of(user: str, system: str | None = None) -> list[dict[str, str]]:
+    """A chat of one user turn, after a system turn where there is a text for it."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": user}]
 
 
 def render_chat(
