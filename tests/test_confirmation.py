@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steerlens.analyses.confirmation import written_section
 from steerlens.analyses.confirmation.contexts import ContextError, Contexts
 from steerlens.analyses.confirmation.measure_written import confirm_in_writing
 from steerlens.analyses.confirmation.readers import LikelihoodReader, WordReader
@@ -272,6 +273,7 @@ def test_a_poor_reader_is_refused():
     made = effect(span=0.1, noise=1.0, share=30.0)
     assert made.change(0).low > 1.0  # however large the change
     assert not made.reader_is_good and made.verdict(0) == "not looked at"
+    assert written_section._fact(made, 0).value == "not looked at"  # and no share
     assert "apart with AUROC" in made.why_not() and "not used" in made.summary()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from steerlens.analyses.confirmation.writing_verdict import NOT_LOOKED
 from steerlens.analyses.confirmation.written_numbers import WrittenNumbers
 from steerlens.report.numbers import (
     format_interval,
@@ -44,7 +45,7 @@ def written_section(effect: WrittenNumbers, draw: Callable[[], Any], chosen: int
 def _fact(effect: WrittenNumbers, k: int) -> Fact:
     share = effect.share(k)
     value = effect.verdict(k)
-    if share.value == share.value:
+    if value != NOT_LOOKED and share.value == share.value:
         value += f": {format_share(share)}"
     return Fact(
         "In writing",
