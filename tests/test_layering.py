@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 # entry that fits counts.
 ORDER = [
     "arguments", "units", "sites", "stats", "store", "plots", "report.section", "report.numbers",
-    "results", "data", "directions", "protocols", "models", "interventions", "measures", "saes",
+    "results", "data", "directions", "protocols", "models", "interventions", "forms", "measures",
+    "training", "saes",
     "analyses", "report", "testbed", "experiment", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {
