@@ -55,6 +55,7 @@ class Model:
     readout: Readout = field(init=False, repr=False)
     streams: Streams = field(init=False, repr=False)
     _processing: tuple[Any, str] | None = field(default=None, init=False, repr=False)
+    _unchanging: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.wrapped, Model):
@@ -152,10 +153,26 @@ class Model:
     @property
     def processing(self) -> str:
         """Weight processing of the residual basis: "raw", or what was folded and centred."""
+        if self._unchanging and self._processing is not None:
+            return self._processing[1]
         state = (weights_state(self.wrapped), getattr(self.wrapped, "compatibility_mode", False))
         if self._processing is None or self._processing[0] != state:
             self._processing = (state, checkpoints.weights_processing(self.wrapped))
         return self._processing[1]
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Takes the weights to stay as they are until the `with` ends.
+
+        Many directions are then held to the model for the price of one: what its weights say of the
+        residual basis is looked up once.
+        """
+        before, _ = self._unchanging, self.processing
+        self._unchanging = True
+        try:
+            yield
+        finally:
+            self._unchanging = before
 
     @property
     def dtype(self) -> str:
