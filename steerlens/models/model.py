@@ -57,8 +57,7 @@ class Model:
     readout: Readout = field(init=False, repr=False)
     streams: Streams = field(init=False, repr=False)
     _processing: tuple[Any, str] | None = field(default=None, init=False, repr=False)
-    _exchanged: int = field(default=0, init=False, repr=False)
-    """How many exchanges of parameters are in force."""
+    _unchanging: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.wrapped, Model):
@@ -155,16 +154,27 @@ class Model:
 
     @property
     def processing(self) -> str:
-        """Weight processing of the residual basis: "raw", or what was folded and centred.
-
-        While parameters are exchanged it is that of the model's own.
-        """
-        if self._exchanged and self._processing is not None:
+        """Weight processing of the residual basis: "raw", or what was folded and centred."""
+        if self._unchanging and self._processing is not None:
             return self._processing[1]
         state = (weights_state(self.wrapped), getattr(self.wrapped, "compatibility_mode", False))
         if self._processing is None or self._processing[0] != state:
             self._processing = (state, checkpoints.weights_processing(self.wrapped))
         return self._processing[1]
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Takes the weights to stay as they are until the `with` ends.
+
+        Many directions are then held to the model for the price of one: what its weights say of the
+        residual basis is looked up once.
+        """
+        before, _ = self._unchanging, self.processing
+        self._unchanging = True
+        try:
+            yield
+        finally:
+            self._unchanging = before
 
     @property
     def dtype(self) -> str:
@@ -342,13 +352,9 @@ class Model:
         Raises:
             ValueError: If the model has no such parameter, or a value has another shape.
         """
-        _ = self.processing  # of the model's own weights, which decide what fits
-        with exchanged(self.wrapped, changes):
-            self._exchanged += 1
-            try:
-                yield
-            finally:
-                self._exchanged -= 1
+        # What fits is decided by the processing of the model's own weights.
+        with self.unchanging(), exchanged(self.wrapped, changes):
+            yield
 
     def states(
         self, batch: TokenBatch, entering: Entering | None = None
