@@ -42,8 +42,9 @@ class Plain:
             return
         first, rest = self.parts[0], Plain(self.parts[1:])
         if isinstance(first, StreamEdit):
-            with model.hooked(first.site, first.edit, first.positions, multiplier), rest.attach(
-                model, multiplier
+            with (
+                model.hooked(first.site, first.edit, first.positions, multiplier),
+                rest.attach(model, multiplier),
             ):
                 yield
         else:
@@ -104,9 +105,7 @@ class PlainAdapters:
             return added
 
         where = Positions.all(special=True)
-        parts = [
-            StreamEdit(Site(self.first + k), edit(k), where) for k in range(len(params["a"]))
-        ]
+        parts = [StreamEdit(Site(self.first + k), edit(k), where) for k in range(len(params["a"]))]
         return Plain(tuple(parts))
 
     def after_step(self, params):

@@ -60,9 +60,7 @@ def test_lm(gpt2, numbers):
 def test_split(gpt2, numbers, margin):
     _, steered, _, lengths = numbers
     objective = Split(1.5, 0.5, 4.0, 3.0, margin)
-    loss_p, loss_n = (
-        -sum(s[k] for s in steered) / sum(n[k] for n in lengths) for k in (0, 1)
-    )
+    loss_p, loss_n = (-sum(s[k] for s in steered) / sum(n[k] for n in lengths) for k in (0, 1))
     if margin == "batch":
         hinge = max(0.0, 3.0 - (loss_n - loss_p))
     else:

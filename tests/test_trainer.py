@@ -27,7 +27,24 @@ from steerlens.training.early_stopping import why_stop
 from steerlens.training.training_state import CHECKPOINT
 from tests.plain_forms import PlainAdapters, PlainVector, PlainWeights
 
-NOUNS = "cat dog bird fish man woman child friend soup bread cake wine tea room bed food".split()
+NOUNS = [
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "man",
+    "woman",
+    "child",
+    "friend",
+    "soup",
+    "bread",
+    "cake",
+    "wine",
+    "tea",
+    "room",
+    "bed",
+    "food",
+]
 PAIRS = ContrastSet(
     "nice",
     tuple(
@@ -48,7 +65,11 @@ def fitted(model, trainer=SHORT, form=FORM, **how):
 
 @pytest.mark.parametrize(
     ("form", "rate"),
-    [(FORM, 0.3), (PlainAdapters(1, scale=0.05), 0.02), (PlainWeights(("blocks.1.mlp.W_out",)), 5e-3)],
+    [
+        (FORM, 0.3),
+        (PlainAdapters(1, scale=0.05), 0.02),
+        (PlainWeights(("blocks.1.mlp.W_out",)), 5e-3),
+    ],
     ids=["vector", "adapters", "weights"],
 )
 def test_the_validation_loss_falls_and_the_model_is_as_before(tiny, form, rate):

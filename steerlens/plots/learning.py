@@ -45,7 +45,9 @@ def learning_curve(
         mode="lines",
         line={"color": PALETTE[5], "width": 1},
         opacity=0.55,
-        hovertext=[f"step {s}<br>batch: {number(v)} {unit}" for s, v in zip(steps, values, strict=True)],
+        hovertext=[
+            f"step {s}<br>batch: {number(v)} {unit}" for s, v in zip(steps, values, strict=True)
+        ],
         showlegend=True,
         name="each batch",
     )

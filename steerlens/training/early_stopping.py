@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,7 +43,9 @@ def why_stop(looks: Sequence[Float[Tensor, " pair"]], groups: Groups, patience: 
     return ""
 
 
-def clearly_below(one: Float[Tensor, " pair"], other: Float[Tensor, " pair"], groups: Groups) -> bool:
+def clearly_below(
+    one: Float[Tensor, " pair"], other: Float[Tensor, " pair"], groups: Groups
+) -> bool:
     """Whether losses of the same pairs are lower by more than chance between groups explains.
 
     With fewer than two groups nothing is known of chance, and any lower mean counts.

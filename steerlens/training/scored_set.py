@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.data import ContrastSet
-from steerlens.models.model import Model
 from steerlens.interventions.changes import Composed
+from steerlens.models.model import Model
 from steerlens.training.objectives.match_distribution import (
     MatchDistribution,
     TargetDistribution,

@@ -73,6 +73,4 @@ class SteeredBatch:
         wanted = [self.wanted[i] for i in self.index.tolist()]
         lengths = torch.tensor([len(rows) for rows in wanted])
         pair = torch.arange(len(wanted)).repeat_interleave(lengths)
-        return Distributions(
-            log_probs, torch.cat(wanted).to(log_probs), pair.to(log_probs.device)
-        )
+        return Distributions(log_probs, torch.cat(wanted).to(log_probs), pair.to(log_probs.device))

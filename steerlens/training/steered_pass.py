@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import Composed, StreamEdit, WeightChange
+from steerlens.interventions.composition import new_weights
 from steerlens.models.attached import SteeringError
 from steerlens.models.exchanged import exchanged
 from steerlens.models.kernel import Columns, Kernel, KeysValues
@@ -67,7 +67,7 @@ class SteeredPass:
 
     @property
     def path(self) -> str:
-        """"cached": from cached states without hooks; "hooks": the hooked forward pass."""
+        """ "cached": from cached states without hooks; "hooks": the hooked forward pass."""
         return "hooks" if self.cached is None else "cached"
 
     def log_probs(
@@ -125,7 +125,7 @@ class SteeredPass:
         weights = [change for change in changes if isinstance(change, WeightChange)]
         kernel = self._kernel
         if weights:
-            values = _values(weights, float(strengths[0, 0]))
+            values = new_weights(weights, float(strengths[0, 0]))
             with exchanged(self.model.wrapped, values):
                 kernel = self.model.kernel(self.first)
             assert kernel is not None
@@ -273,22 +273,6 @@ def _runs(
                 "asks for several in one run. Draw them with pairs.strengths()."
             )
         yield [side], own
-
-
-def _values(
-    changes: Sequence[WeightChange], multiplier: float
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """By the name of each changed parameter: its value under the changes, at a multiplier."""
-    named: dict[str, list[WeightChange]] = {}
-    for change in changes:
-        named.setdefault(change.name, []).append(change)
-
-    def value(own: list[WeightChange], weight: Tensor) -> Tensor:
-        for change in own:
-            weight = change.delta.added(weight, multiplier)
-        return weight
-
-    return {name: partial(value, own) for name, own in named.items()}
 
 
 def _in_kernel(change: Any) -> bool:

@@ -140,9 +140,7 @@ class TrainedIntervention:
         folder = expanded(folder)
         stated = _stated_form(self.form)
         self.history.save(folder)
-        digest = write_tensors(
-            folder / f"{KIND}.safetensors", self.params, states={"kind": KIND}
-        )
+        digest = write_tensors(folder / f"{KIND}.safetensors", self.params, states={"kind": KIND})
         write_document(
             folder / f"{KIND}.json",
             {"format": FORMAT, "tensors": digest, "form": stated, "made_by": self.made_by},

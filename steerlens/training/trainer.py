@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
@@ -17,9 +17,9 @@ from steerlens.arguments import ArgumentError, as_float, as_floats, as_int, as_p
 from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.forms import Form
+from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import differentiable
-from steerlens.interventions.changes import Composed
 from steerlens.stats import group_numbers
 from steerlens.store.files import expanded, remove_file
 from steerlens.store.run_folder import RunFolder

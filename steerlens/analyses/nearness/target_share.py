@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -96,10 +95,7 @@ class TargetShare(RowResult):
         """The share over the multiplier, a line for each row."""
         bands = self.share_interval
         return plots.share_lines(
-            {
-                row: tuple(bound[i].tolist() for bound in bands)
-                for i, row in enumerate(self.rows)
-            },
+            {row: tuple(bound[i].tolist() for bound in bands) for i, row in enumerate(self.rows)},
             multipliers=self.multipliers.tolist(),
             title=f"How near to {self.made_by['target']}",
         )
