@@ -93,8 +93,7 @@ class PlainAdapters:
 
     def begin(self, model, generator):
         shape = (model.n_layers - self.first, model.d_model, self.rank)
-        made = {n: self.scale * torch.randn(shape, generator=generator) for n in ("a", "b")}
-        return made
+        return {n: self.scale * torch.randn(shape, generator=generator) for n in ("a", "b")}
 
     def intervention(self, model, params):
         def edit(k):

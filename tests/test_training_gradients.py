@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -50,6 +51,10 @@ def ends(model, form, ids, start):
     return chosen.float()
 
 
+def moved(params, name, m, weight):
+    return weight + m * params[name.replace(".", "-")]
+
+
 def by_hand(model, form, params, pairs, m):
     """Log-probability of every answer, text by text, by TransformerLens's own hooks."""
     found = []
@@ -60,10 +65,7 @@ def by_hand(model, form, params, pairs, m):
             hooks = form.hooks(params, m, ends(model, form, ids, len(prompt)))
             context = nullcontext()
             if isinstance(form, PlainWeights):
-                changes = {
-                    name: lambda w, d=params[name.replace(".", "-")]: w + m * d
-                    for name in form.names
-                }
+                changes = {name: partial(moved, params, name, m) for name in form.names}
                 context = exchanged(model.wrapped, changes)
             with context:
                 logits = model.wrapped.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0]

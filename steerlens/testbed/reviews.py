@@ -258,8 +258,8 @@ def continuations(concept: str, n: int, seed: int = 0, *, length: int = 6) -> Co
         if start == 0:  # a prompt needs a word
             continue
         prompt = " ".join(one[:start])
-        answers = [" " + " ".join(words[start : start + length]) for words in (one, other)]
-        texts = (prompt, *answers)
+        positive, negative = (" " + " ".join(x[start : start + length]) for x in (one, other))
+        texts = (prompt, positive, negative)
         meta = {"topic": documents[0].latents.topic}
         pairs.setdefault(texts, ContrastPair(*texts, group=prompt, meta=meta))
         if len(pairs) == n:

@@ -278,7 +278,7 @@ def _form_of(stated: Any, given: Form | None) -> Form:
                 "Give the form that was trained."
             )
         return given
-    made = getattr(forms, name, None) if isinstance(name, str) else None
+    made: Any = getattr(forms, name, None) if isinstance(name, str) else None
     if not (isinstance(made, type) and is_dataclass(made)):
         raise TrainingError(
             f"The file states a form {name!r:.60}, which steerlens does not have. If it is one of "
