@@ -119,6 +119,27 @@ def as_floats(name: str, values: object) -> tuple[float, ...]:
     return numbers
 
 
+def as_texts(name: str, values: object) -> tuple[str, ...]:
+    """Texts as a tuple of Python strings; one string alone is refused, since it is many letters.
+
+    Raises:
+        ArgumentError: If it is one text, something in it is no text, or a text is blank.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ArgumentError(
+            f"{name}={values!r:.80} is not a list of texts. Write [{values!r:.40}] for one text."
+            if isinstance(values, str)
+            else f"{name}={values!r:.80} is not a list of texts. Give a list of strings."
+        )
+    texts = tuple(values)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ArgumentError(f"{name}[{i}]={text!r:.80} is not a text. Give strings.")
+        if not text.strip():
+            raise ArgumentError(f"{name}[{i}]={text!r} is blank. Leave it out, or write a text.")
+    return tuple(map(str, texts))
+
+
 def as_bool(name: str, value: object) -> bool:
     """True or False as Python's `bool`; numbers are refused.
 

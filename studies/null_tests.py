@@ -1,8 +1,8 @@
 """How often does the printed p reject what is not the contrast, and how often the contrast?
 
-    python studies/null_tests.py --numbers docs/trust.json    # about two hours on one core
+    python studies/null_tests.py --numbers docs/trust.json    # about an hour on one core
 
-Every repeat draws fresh data of the reference world, fits directions at three layers, brings them
+Every repeat draws fresh data of the reference world (the same for every kind), fits directions at three layers, brings them
 to one length and makes the map and its null maps, as `steerability` does. Four kinds of directions
 are asked about a concept:
 
@@ -27,7 +27,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,11 @@ class NullTests:
     copies: tuple[int, ...] = (1, 2, 4)
     """How often every fitting pair is there."""
     repeats: int = 300
-    """Maps of each kind and number of copies, but for the real ones."""
+    """Maps of each kind, without copies."""
+    copied_repeats: int = 100
+    """Maps of each kind for every other number of copies."""
     real_repeats: int = 60
-    """Maps of real contrasts, which need all null maps, for each number of copies."""
+    """At most so many maps of real contrasts, which need all null maps."""
     layers: tuple[int, ...] = (2, 4, 6)
     """Layers of the map."""
     multipliers: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5)
@@ -99,8 +101,11 @@ class NullTests:
     """A JSON file that keeps the summary, under "null_tests"."""
 
     def __post_init__(self) -> None:
-        if min(self.repeats, self.real_repeats, self.threads, *self.copies) < 1:
-            raise ValueError("repeats, real_repeats, threads and copies must be at least 1.")
+        least = min(
+            self.repeats, self.copied_repeats, self.real_repeats, self.threads, *self.copies
+        )
+        if least < 1:
+            raise ValueError("Repeats, threads and copies must be at least 1.")
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"kinds={sorted(unknown)} are none of {', '.join(KINDS)}.")
 
@@ -108,7 +113,8 @@ class NullTests:
     def settings(self) -> dict[str, Any]:
         """What changes a repeat; more repeats, kinds and copies only add to them."""
         added = (
-            "kinds", "copies", "repeats", "real_repeats", "threads", "output", "numbers"
+            "kinds", "copies", "repeats", "copied_repeats", "real_repeats", "threads", "output",
+            "numbers",
         )  # fmt: skip
         return {name: value for name, value in asdict(self).items() if name not in added}
 
@@ -125,7 +131,7 @@ class NullTests:
             for index in range(self.repeats)
             for copies in self.copies
             for kind in self.kinds
-            if index < self.times(kind)
+            if index < self.times(kind, copies)
         ]
         for kind, copies, index in tqdm(tasks, desc="repeats", unit="map"):
             path = self.file(kind, copies, index)
@@ -133,9 +139,18 @@ class NullTests:
                 write_text(path, json.dumps(self.repeat(kind, copies, index)))
         return self.summary()
 
-    def times(self, kind: str) -> int:
-        """How many maps of a kind there are, for each number of copies."""
-        return min(self.real_repeats, self.repeats) if kind == "real" else self.repeats
+    def times(self, kind: str, copies: int) -> int:
+        """How many maps there are of a kind."""
+        most = self.repeats if copies == 1 else min(self.repeats, self.copied_repeats)
+        return min(self.real_repeats, most) if kind == "real" else most
+
+    @lru_cache(maxsize=4)  # noqa: B019  one study lives as long as its process
+    def read(self, concept: str, index: int) -> tuple[Activations, ContrastSet]:
+        """Activations of the fitting pairs of a repeat, and the questions about the concept."""
+        sizes = self.n_fit, self.n_choose, 8
+        data = load_data(WORLD + concept, None, sizes, 4, 1000 * self.seed + index)
+        sites = [Site(layer) for layer in self.layers]
+        return activations(self.model, data.fit, sites, progress=False), data.choose
 
     def file(self, kind: str, copies: int, index: int) -> Path:
         """Where a repeat is kept."""
@@ -145,13 +160,11 @@ class NullTests:
         """The p-value of one map against each null."""
         concept = self.concepts[index % len(self.concepts)]
         seed = 1000 * self.seed + len(KINDS) * index + KINDS.index(kind) + 100_000 * copies
-        data = load_data(WORLD + concept, None, (self.n_fit, self.n_choose, 8), 4, seed)
-        fit = data.fit
+        read, asked = self.read(concept, index)
         if kind == "unrelated":
             other = self.concepts[(index + 1 + index // 3 % 2) % len(self.concepts)]
-            fit = load_data(WORLD + other, None, (self.n_fit, self.n_choose, 8), 4, seed).fit
-        sites = [Site(layer) for layer in self.layers]
-        read = copied(activations(self.model, fit, sites, progress=False), copies)
+            read, _ = self.read(other, index)
+        read, sites = copied(read, copies), [Site(layer) for layer in self.layers]
         observed = read.shuffled(SEEDS + seed) if kind == "shuffled" else read
         directions = tuple(observed.direction(site, DiffMean()) for site in sites)
         if kind == "random":
@@ -162,7 +175,7 @@ class NullTests:
         family = FittedFamily(
             read, DiffMean(), directions, Positions.from_prompt_end(), "resid_norm", lengths
         )
-        first, n = 1000 * seed, range(self.nulls)
+        first = 1000 * seed
         # A random direction has no own length that shuffles could be shorter than in proportion:
         # they are as long as those of the pairs.
         own = FittedFamily(
@@ -174,13 +187,13 @@ class NullTests:
             "projected": lambda k: family.projected(first + 500 + k),
             "isotropic": lambda k: family.random(first + 10 * k),
         }
-        gains = self._gains(data.choose, list(family.arms.values()))
+        gains = self._gains(asked, list(family.arms.values()))
         found: dict[str, float] = {}
         for name, make in makers.items() if copies == 1 else list(makers.items())[:2]:
             if copies > 1 and found.get("label", 0.0) > 0.05:
                 found[f"with_{name}"] = found["label"]  # the larger of two is no smaller
                 continue
-            found[name] = self._p_value(data.choose, make, gains)
+            found[name] = self._p_value(asked, make, gains)
             if name != "label":
                 found[f"with_{name}"] = max(found["label"], found[name])
         return found
@@ -208,7 +221,7 @@ class NullTests:
             for copies in self.copies:
                 found = [
                     json.loads(self.file(kind, copies, i).read_text("utf-8"))
-                    for i in range(self.times(kind))
+                    for i in range(self.times(kind, copies))
                 ]
                 out.setdefault(kind, {})[str(copies)] = {
                     name: share([one[name] <= 0.05 for one in found])
