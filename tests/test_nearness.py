@@ -103,7 +103,7 @@ def test_the_pole_is_the_posterior_of_the_oracle(reviews, concept):
 
 def test_the_target_of_another_model_is_refused(gpt2):
     with pytest.raises(ValueError, match="reference"):
-        PoleTarget(gpt2, "register")("the cat", " was good")
+        PoleTarget(gpt2, "register")("the food was", " tasty")
 
 
 def test_continuations_are_different_and_differ_in_their_first_word():

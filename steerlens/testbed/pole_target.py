@@ -38,6 +38,7 @@ class PoleTarget:
         Raises:
             ValueError: If no document starts like this, or the model does not have its words.
         """
+        ids = self._ids
         before, own = self.model.split(prompt, answer)
         words = [BOS, *prompt.split(), *answer.split()]
         if len(words) != len(before) + len(own):
@@ -49,7 +50,7 @@ class PoleTarget:
         found = torch.zeros(len(own), self.model.cfg.d_vocab)
         for row, following in zip(found, given, strict=True):
             for word, probability in following.items():
-                row[self._ids[word]] += probability
+                row[ids[word]] += probability
         return found
 
     @cached_property

@@ -91,7 +91,7 @@ class ScoredSet:
 
 def wanted_along(
     model: Model, pairs: ContrastSet, tokens: TrainingPairs, target: TargetDistribution
-) -> list[Float[Tensor, "token d_vocab"]]:
+) -> list[Float[Tensor, "_token d_vocab"]]:
     """The target distribution along the positive answer of every pair.
 
     Raises:

@@ -26,18 +26,16 @@ class SteeredBatch:
     """What suppresses instead; None where the opposite multiplier does."""
     reference: Callable[[], Float[Tensor, "all side=2"]]
     """Unsteered log-probabilities of all pairs, computed when they are first asked for."""
-    wanted: Sequence[Float[Tensor, "token d_vocab"]] | None
+    wanted: Sequence[Float[Tensor, "_token d_vocab"]] | None
     """The target distribution along the positive answer of every pair."""
     choices: tuple[float, ...]
     """The multipliers that are drawn from."""
     generator: torch.Generator
     """Draws multipliers and signs; on the CPU, whatever the device of the model."""
 
-    @property
     def lengths(self) -> Int[Tensor, "pair side=2"]:
         return self.run.pairs.lengths[self.index]
 
-    @property
     def unsteered(self) -> Float[Tensor, "pair side=2"]:
         return self.reference()[self.index]
 

@@ -30,7 +30,7 @@ class _Aimed(Examples):
     """Answers with the distribution that is wanted at each of their tokens."""
 
     counted: Bool[Tensor, "example read"]
-    wanted: tuple[Float[Tensor, "token d_vocab"], ...]
+    wanted: tuple[Float[Tensor, "_token d_vocab"], ...]
 
     def rows(self, index: slice) -> _Aimed:
         some = super().rows(index)

@@ -40,5 +40,5 @@ class BiPO:
 
     def __call__(self, pairs: SteeredPairs) -> Float[Tensor, " pair"]:
         sign = pairs.signs()
-        gained = pairs.log_probs(sign * pairs.strengths()) - pairs.unsteered
+        gained = pairs.log_probs(sign * pairs.strengths()) - pairs.unsteered()
         return -logsigmoid(sign * self.beta * (gained[:, POSITIVE] - gained[:, NEGATIVE]))

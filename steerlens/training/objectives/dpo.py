@@ -36,5 +36,5 @@ class DPO:
         return BOTH
 
     def __call__(self, pairs: SteeredPairs) -> Float[Tensor, " pair"]:
-        gained = pairs.log_probs(pairs.strengths()) - pairs.unsteered
+        gained = pairs.log_probs(pairs.strengths()) - pairs.unsteered()
         return -logsigmoid(self.beta * (gained[:, POSITIVE] - gained[:, NEGATIVE]))

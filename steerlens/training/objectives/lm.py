@@ -28,4 +28,4 @@ class LM:
 
     def __call__(self, pairs: SteeredPairs) -> Float[Tensor, " pair"]:
         log_probs = pairs.log_probs(pairs.strengths(), (POSITIVE,))[:, 0]
-        return by_tokens(log_probs, pairs.lengths[:, POSITIVE])
+        return by_tokens(log_probs, pairs.lengths()[:, POSITIVE])

@@ -48,7 +48,7 @@ class MatchDistribution:
     def __call__(self, pairs: SteeredPairs) -> Float[Tensor, " pair"]:
         found = pairs.distributions(pairs.strengths(), POSITIVE)
         kl = kl_from(found.wanted, found.log_probs)
-        lengths = pairs.lengths[:, POSITIVE]
+        lengths = pairs.lengths()[:, POSITIVE]
         own = torch.zeros(len(lengths), dtype=kl.dtype, device=kl.device)
         return own.index_add(0, found.pair, kl) * len(lengths) / lengths.sum()
 

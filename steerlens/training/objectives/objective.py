@@ -34,12 +34,10 @@ class SteeredPairs(Protocol):
     the parameters carries gradients.
     """
 
-    @property
     def lengths(self) -> Int[Tensor, "pair side=2"]:
         """How many tokens each answer has."""
         ...
 
-    @property
     def unsteered(self) -> Float[Tensor, "pair side=2"]:
         """Log-probability of each answer without the intervention; no gradient."""
         ...

@@ -53,13 +53,13 @@ class RePS:
         return BOTH
 
     def __call__(self, pairs: SteeredPairs) -> Float[Tensor, " pair"]:
-        odds = pairs.unsteered[:, POSITIVE] - pairs.unsteered[:, NEGATIVE]
+        odds = pairs.unsteered()[:, POSITIVE] - pairs.unsteered()[:, NEGATIVE]
         loss = torch.zeros_like(odds)
         for null, wins, loses in ((False, POSITIVE, NEGATIVE), (True, NEGATIVE, POSITIVE)):
             if self.mode == ("steer" if null else "suppress"):
                 continue
             beta = (odds if null else -odds).clamp(min=1.0, max=self.cap)
             log_probs = pairs.log_probs((pairs.strengths(), pairs.strengths()), null=null)
-            per_token = log_probs / pairs.lengths
+            per_token = log_probs / pairs.lengths()
             loss = loss - logsigmoid(beta * per_token[:, wins] - per_token[:, loses])
         return loss

@@ -58,7 +58,7 @@ class Split:
 
     def __call__(self, pairs: SteeredPairs) -> Float[Tensor, " pair"]:
         log_probs = pairs.log_probs((pairs.strengths(), pairs.strengths()))
-        lengths = pairs.lengths
+        lengths = pairs.lengths()
         loss_p, loss_n = (by_tokens(log_probs[:, side], lengths[:, side]) for side in BOTH)
         if self.margin == "batch":
             gap = loss_n.mean() - loss_p.mean()
