@@ -62,6 +62,8 @@ class SteeredPass:
             if len(edits) == len(changes):
                 firsts = [int(mask.any(0).int().argmax()) for mask in chosen]
                 untouched = min([pairs.prompt_width - 1, *firsts])
+                if untouched < pairs.prompt_width // 2:  # both answers share the prompt instead
+                    untouched = 0
             self.cached = CachedStates(kernel, pairs, self.first, untouched)
             self._kernel = model.kernel(self.first) or kernel
 
