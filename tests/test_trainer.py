@@ -18,10 +18,12 @@ from steerlens.training import (
     LM,
     BiPO,
     DivergedError,
+    RateSearch,
     RePS,
     TrainedIntervention,
     Trainer,
     TrainingError,
+    find_rate,
 )
 from steerlens.training.early_stopping import why_stop
 from steerlens.training.training_state import CHECKPOINT
@@ -299,3 +301,18 @@ def test_training_does_not_stop_on_the_plateau_where_it_started():
     assert why_stop(fell, None, 0) == ""
     worse = looks(ln2, *[ln2 + 0.5] * 3)
     assert "above its start" in why_stop(worse, None, 3)
+
+
+def test_a_rate_is_found_by_short_trainings(gpt2, tmp_path):
+    rates = (1e-4, 0.3, 1e30)
+    found = find_rate(SHORT, FORM, gpt2, FIT, HELD_OUT, rates=rates, steps=8, progress=False)
+    assert found.best == pytest.approx(0.3)
+    assert not found.at_the_edge
+    alone = fitted(gpt2, replace(SHORT, steps=8, look_every=2, rate=0.3, patience=0))
+    assert float(found.losses[1]) == float(alone.history.validation.mean(1).min())
+    assert float(found.losses[0]) > float(found.losses[1]) + 0.1
+    assert "rate 0.3" in found.summary()
+    assert len(found.plot().data) == 2
+    assert torch.equal(RateSearch.load(found.save(tmp_path)).losses, found.losses)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        find_rate(SHORT, FORM, gpt2, FIT, HELD_OUT, rates=(0.1,), progress=False)

@@ -110,3 +110,28 @@ def share_lines(
     figure.update_xaxes(title_text="multiplier", range=span(x))
     figure.update_yaxes(title_text="share of the KL removed", zeroline=True, zerolinecolor=INK)
     return figure
+
+
+def rate_curve(
+    losses: Sequence[float], *, rates: Sequence[float], start: float, title: str
+) -> go.Figure:
+    """The loss that trainings reach over their learning rate, on a logarithmic axis.
+
+    Args:
+        losses: One for each rate; NaN where training diverged.
+        start: The loss before training: a dashed line.
+    """
+    strengths, order = ordered("rates", rates)
+    seen = band("losses", list(losses), order, f"{len(strengths)} rates")
+    figure = go.Figure()
+    line(
+        figure, "validation loss", np.asarray(strengths, dtype=float), seen,
+        hover=[f"rate {number(rate)}" for rate in strengths], unit="nats", colour=PALETTE[0],
+        listed=False,
+    )  # fmt: skip
+    if np.isfinite(start):
+        rule(figure, [strengths[0], strengths[-1]], [start, start], "before training")
+    house(figure, title=title)
+    figure.update_xaxes(title_text="learning rate", type="log")
+    figure.update_yaxes(title_text="validation loss (nats)")
+    return figure

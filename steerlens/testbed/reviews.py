@@ -220,24 +220,29 @@ def questions(
     )
 
 
-def continuations(concept: str, n: int, seed: int = 0, *, length: int = 6) -> ContrastSet:
+def continuations(
+    concept: str, n: int, seed: int = 0, *, length: int = 6, prompt_words: int | None = None
+) -> ContrastSet:
     """Prompts that say nothing of a concept yet, with how documents of both poles go on.
 
     "the soup was" with " tasty . i enjoyed the" against " bland . i regretted the". Both answers
-    have the same tokens but for the concept's words, of which the first comes first. Meant for
-    training on whole texts rather than on one word.
+    have the same tokens but for the concept's words. Meant for training on whole texts rather than
+    on one word.
 
     Args:
         concept: "sentiment" (positive pole: positive), "register" (formal), "truth" (truthful).
         n: Number of pairs, all different.
         seed: Another seed gives other pairs.
         length: Tokens of each answer, at the most; a document may end before.
+        prompt_words: How many words of the document are the prompt; by default all before the first
+            one that tells of the concept, which is then the answer's first.
 
     Returns:
-        Pairs grouped by prompt. `meta` has the topic.
+        Pairs, all different, grouped by prompt; where `prompt_words` is given each is its own group.
+        `meta` has the topic.
 
     Raises:
-        ValueError: If there is no such concept, n or length is less than 1, or there are not n such
+        ValueError: If there is no such concept, a number is less than 1, or there are not n such
             pairs.
 
     >>> pair = continuations("register", 1).pairs[0]
@@ -246,29 +251,34 @@ def continuations(concept: str, n: int, seed: int = 0, *, length: int = 6) -> Co
     """
     require_concept(concept)
     _require_count(n)
-    if length < 1:
-        raise ValueError(f"length={length} leaves no tokens to answer with. Use 1 or more.")
+    for name, number in (("length", length), ("prompt_words", prompt_words or 1)):
+        if number < 1:
+            raise ValueError(f"{name}={number} leaves no words. Use 1 or more.")
     rng = np.random.default_rng([seed, 15])
     grammar = review_grammar()
     pairs: dict[tuple[str, str, str], ContrastPair] = {}
     for _ in range(1000 + 200 * n):
         documents = grammar.minimal_pair(concept, rng)
         one, other = (document.tokens[1:-1] for document in documents)
-        start = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-        if start == 0:  # a prompt needs a word
+        told = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        start = told if prompt_words is None else prompt_words
+        if start == 0 or start > told:  # a prompt needs a word, and none of the concept's
             continue
         prompt = " ".join(one[:start])
         positive, negative = (" " + " ".join(x[start : start + length]) for x in (one, other))
+        if positive == negative:  # the document tells of the concept later on
+            continue
         texts = (prompt, positive, negative)
         meta = {"topic": documents[0].latents.topic}
-        pairs.setdefault(texts, ContrastPair(*texts, group=prompt, meta=meta))
+        group = prompt if prompt_words is None else f"{concept} {seed}-{len(pairs)}"
+        pairs.setdefault(texts, ContrastPair(*texts, group=group, meta=meta))
         if len(pairs) == n:
             return ContrastSet(
                 name=f"reviews-{concept}-continuations",
                 pairs=tuple(pairs.values()),
                 source=(
                     f"steerlens.testbed.reviews.continuations({concept!r}, n={n}, seed={seed}, "
-                    f"length={length})"
+                    f"length={length}, prompt_words={prompt_words})"
                 ),
             )
     raise ValueError(

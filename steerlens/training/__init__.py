@@ -1,5 +1,7 @@
 """One trainer for every form and objective, from cached states."""
 
+from steerlens.training.learning_rates import RateSearch as RateSearch
+from steerlens.training.learning_rates import find_rate as find_rate
 from steerlens.training.objectives import DPO as DPO
 from steerlens.training.objectives import LM as LM
 from steerlens.training.objectives import BiPO as BiPO

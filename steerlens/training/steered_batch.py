@@ -60,7 +60,7 @@ class SteeredBatch:
         given = torch.stack(each, 1)
         intervention = self.intervention
         if null and self.null is not None:
-            intervention = self.null
+            intervention, given = self.null, torch.ones_like(given)
         elif null:
             given = -given
         return self.run.log_probs(intervention, self.index, given, sides)

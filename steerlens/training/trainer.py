@@ -17,6 +17,7 @@ from steerlens.arguments import ArgumentError, as_float, as_floats, as_int, as_p
 from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.forms import Form
+from steerlens.forms.suppression import Suppressing
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import differentiable
@@ -192,9 +193,11 @@ class _Fit:
     def _interventions(self) -> tuple[Composed, Composed | None]:
         """The intervention at the current parameters, and what suppresses, if the form has it."""
         params = self.state.params
-        null = getattr(self.form, "null", None)
         steers = self.form.intervention(self.model, params)
-        return steers, None if null is None else null(self.model, params)
+        null = None
+        if isinstance(self.form, Suppressing):
+            null = self.form.null(self.model, params)
+        return steers, null
 
     def _facts(self) -> dict[str, Any]:
         trainer, held_out = self.trainer, self.held_out

@@ -1,0 +1,247 @@
+"""How much of the ideal each trained form reaches, and whether training changes what is written.
+
+    python studies/trained_forms.py ideal                 # reference model, trained on p*
+    python studies/trained_forms.py preference            # RePS, BiPO and DPO against DiffMean
+    python studies/trained_forms.py written               # SmolLM2-135M-Instruct, sentiment
+
+docs/training.md has the numbers. Seconds are of the processor, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from study_folder import keep
+
+from steerlens.analyses.confirmation.measure_written import confirm_in_writing
+from steerlens.analyses.confirmation.readers import WordReader
+from steerlens.analyses.nearness.measure_nearness import target_share
+from steerlens.data import ContrastPair, ContrastSet
+from steerlens.directions.methods import DiffMean
+from steerlens.forms import Form, FullWeights, LoRA, LowRankAdapter, PostBlock, VectorForm
+from steerlens.interventions import Add
+from steerlens.measures.equal_cost import equal_kl
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
+from steerlens.protocols import Intervention
+from steerlens.results import Cell
+from steerlens.sites import Positions, Site
+from steerlens.stats import group_numbers, mean_interval
+from steerlens.testbed.pole_target import PoleTarget
+from steerlens.testbed.reviews import contexts, continuations, neutral_texts
+from steerlens.testbed.reviews import questions as review_questions
+from steerlens.training import DPO, LM, BiPO, MatchDistribution, RePS, Split, Trainer
+
+LAYER = 5
+CONCEPTS = ("register", "sentiment")
+MULTIPLIERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+def timed(make: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.process_time()
+    made = make()
+    return made, time.process_time() - started
+
+
+def diffmean(model: Model, concept: str, site: Site) -> Add:
+    """The mean difference of contexts, as it was fitted, added at all tokens."""
+    found = activations(
+        model, contexts(concept, 256, seed=1), [site], positions=Positions.last(), progress=False
+    )
+    return Add(found.direction(site, method=DiffMean()), Positions.all(), unit="direction")
+
+
+# The ideal ----------------------------------------------------------------------------------------
+
+
+def ideal_forms() -> Iterator[tuple[str, Form, float, int]]:
+    """Name, form, learning rate and steps."""
+    yield "vector", VectorForm(Site(LAYER)), 0.1, 64
+    for rank in (1, 4):
+        yield f"one layer, rank {rank}", LowRankAdapter(Site(LAYER), rank), 0.03, 64
+    yield "LoRA rank 4, Q and V", LoRA(4), 0.01, 64
+    yield "post-block rank 4", PostBlock(4), 0.01, 64
+    yield "full weights", FullWeights(), 5e-4, 64
+
+
+def ideal(only: list[str]) -> dict[str, Any]:
+    """share = 1 - KL(p* ‖ p_m) / KL(p* ‖ p_0) of forms trained on p*, on held-out documents."""
+    model, found = Model.load("reviews"), {}
+    for concept in CONCEPTS:
+        pairs = continuations(concept, 900, length=24, prompt_words=1)
+        fit, choose, report = pairs.split(0, (0.75, 0.1, 0.15))
+        target = PoleTarget(model, concept)
+        arms: dict[str, Intervention] = {"DiffMean": diffmean(model, concept, Site(LAYER))}
+        seconds = {"DiffMean": 0.0}
+        for name, form, rate, steps in ideal_forms():
+            if only and not any(name.startswith(asked) for asked in only):
+                continue
+            trainer = Trainer(MatchDistribution(target), steps, rate, batch=16, look_every=16)
+            arms[name], seconds[name] = timed(
+                lambda trainer=trainer, form=form: trainer.fit(
+                    form, model, fit, validation=choose, progress=False
+                )
+            )
+        chosen = target_share(model, arms, target, choose, MULTIPLIERS, progress=False)
+        result = target_share(model, arms, target, report, MULTIPLIERS, progress=False)
+        values, low, high = result.share_interval
+        for i, name in enumerate(result.rows):
+            m, _ = chosen.best(name)
+            k, one = MULTIPLIERS.index(m), MULTIPLIERS.index(1.0)
+            found[f"{concept}: {name}"] = {
+                "best m": m,
+                "share": [round(float(x[i, k]), 3) for x in (values, low, high)],
+                "share at 1": round(float(values[i, one]), 3),
+                "seconds": round(seconds[name], 1),
+            }
+            print(f"{concept:10s} {name:24s} {found[f'{concept}: {name}']}", flush=True)
+    return found
+
+
+# Preference ---------------------------------------------------------------------------------------
+
+
+def preference(only: list[str]) -> dict[str, Any]:
+    """Gain in log-odds of one-word answers where KL on neutral text is 0.1 nats per token."""
+    model, found = Model.load("reviews"), {}
+    neutral = neutral_texts(48, seed=3)
+    for concept in CONCEPTS:
+        pairs = continuations(concept, 400)
+        fit, choose, _ = pairs.split(0, (0.7, 0.2, 0.1))
+        asked = review_questions(concept, 96, seed=7, context="negative")
+        arms: dict[str, Intervention] = {"DiffMean": diffmean(model, concept, Site(LAYER))}
+        seconds = {"DiffMean": 0.0}
+        objectives = {
+            "LM": LM(), "SPLIT": Split(), "BiPO": BiPO(), "DPO": DPO(), "RePS": RePS(),
+            "RePS, β at most 3": RePS(cap=3.0), "RePS, steer only": RePS("steer"),
+        }  # fmt: skip
+        for name, objective in objectives.items():
+            if only and name not in only:
+                continue
+            trainer = Trainer(objective, 60, 0.1, batch=16, look_every=15)
+            made, seconds[name] = timed(
+                lambda trainer=trainer: trainer.fit(
+                    VectorForm(Site(LAYER)), model, fit, validation=choose, progress=False
+                )
+            )
+            print(made.history.summary(), flush=True)
+            arms[name] = made
+        lengths = equal_kl(model, arms, neutral, progress=False)
+        for name, m in zip(arms, lengths, strict=True):
+            odds = sweep(model, asked, [arms[name]], [0.0, m], progress=False).log_odds[0]
+            gain = mean_interval(odds[1] - odds[0], group_numbers(asked.groups))
+            found[f"{concept}: {name}"] = {
+                "multiplier": round(m, 3),
+                "gain": [round(float(x), 2) for x in gain],
+                "seconds": round(seconds[name], 1),
+            }
+            print(f"{concept:10s} {name:24s} {found[f'{concept}: {name}']}", flush=True)
+    return found
+
+
+# In writing ---------------------------------------------------------------------------------------
+
+THINGS = (
+    "film", "hotel", "book", "meal", "concert", "phone", "garden", "lecture", "play", "museum",
+    "train ride", "song", "cake", "game", "walk", "dress", "beach", "city", "coffee", "party",
+)  # fmt: skip
+HELD_OUT = (
+    "soup", "bridge", "painting", "neighbour", "winter", "market", "doctor", "river", "dinner",
+    "school", "bicycle", "airport", "poem", "dentist", "restaurant", "theatre", "jacket", "camera",
+    "window", "island", "teacher", "sandwich", "festival", "kitchen",
+)  # fmt: skip
+GOOD = (
+    "wonderful", "beautiful", "great", "good", "lovely", "delightful", "amazing", "perfect",
+    "excellent", "loved", "love", "enjoyed", "enjoy", "happy", "joy", "delicious", "warm", "best",
+    "fantastic", "pleasant", "stunning", "brilliant", "friendly", "charming",
+)  # fmt: skip
+BAD = (
+    "terrible", "awful", "bad", "horrible", "boring", "dull", "poor", "worst", "hated", "hate",
+    "disliked", "sad", "ugly", "disappointing", "dreadful", "cold", "tired", "dirty", "broken",
+    "annoying", "unpleasant", "painful", "angry", "miserable",
+)  # fmt: skip
+ANSWERS = (
+    ("was wonderful, and I loved every minute.", "was terrible, and I hated every minute."),
+    ("made me very happy.", "made me very sad."),
+)
+
+
+def written_pairs(model: Model) -> ContrastSet:
+    made = [
+        ContrastPair(f"Tell me about the {thing}.", f"The {thing} {good}", f"The {thing} {bad}")
+        for thing in THINGS
+        for good, bad in ANSWERS
+    ]
+    return ContrastSet("valence", tuple(made)).with_chat(model)
+
+
+def written(only: list[str]) -> dict[str, Any]:
+    """Whether each trained form changes what SmolLM2 writes about things it was not trained on."""
+    model, found = Model.load("smollm2-135m-instruct"), {}
+    pairs = written_pairs(model)
+    site = Site(15)
+    ways: dict[str, tuple[Form, Any, float, int]] = {
+        "vector": (VectorForm(site), LM(), 0.3, 24),
+        "vector, RePS": (VectorForm(site), RePS(cap=3.0), 0.3, 24),
+        "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 24),
+        "LoRA": (LoRA(4), LM(), 2e-3, 20),
+    }
+    arms: dict[str, Intervention] = {}
+    seconds: dict[str, float] = {}
+    for name, (form, objective, rate, steps) in ways.items():
+        if only and name not in only:
+            continue
+        trainer = Trainer(objective, steps, rate, batch=4)
+        made, seconds[name] = timed(
+            lambda trainer=trainer, form=form: trainer.fit(form, model, pairs, progress=False)
+        )
+        print(f"{made.history.summary()}, {seconds[name]:.1f} s", flush=True)
+        arms[name] = made
+    asked = ContrastSet(
+        "asked", tuple(ContrastPair(f"Tell me about the {t}.", "a", "b") for t in HELD_OUT)
+    ).with_chat(model)
+    result = confirm_in_writing(
+        model,
+        arms,
+        [Cell(name, 1.0) for name in arms],
+        [pair.prompt for pair in asked],
+        reader=WordReader(GOOD, BAD),
+        max_new_tokens=24,
+        temperature=0.0,
+        progress=False,
+    )
+    groups = torch.arange(len(HELD_OUT))
+    for k, name in enumerate(arms):
+        rise = result.steered[k].mean(-1) - result.unsteered.mean(-1)
+        found[name] = {
+            "valence": round(float(result.steered[k].mean()), 2),
+            "unsteered": round(float(result.unsteered.mean()), 2),
+            "rise": [round(float(x), 2) for x in mean_interval(rise, groups)],
+            "seconds": round(seconds[name], 1),
+        }
+        print(f"{name:20s} {found[name]}", flush=True)
+        print("   ", result.steered_texts[k][0][0][:100], flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    studies = {"ideal": ideal, "preference": preference, "written": written}
+    parser.add_argument("study", choices=studies)
+    parser.add_argument("only", nargs="*", help="names of ways; by default all")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = studies[asked.study](asked.only)
+    if asked.output is not None:
+        keep(asked.output, asked.study, found)
+
+
+if __name__ == "__main__":
+    main()
