@@ -52,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if (folder / "adapter_config.json").exists() and not any(folder.glob("model*.safetensors")):
         raise CheckpointError(
-            f"{str(folder)!r} holds a PEFT adapter (adapter_config.json), not a whole model. Merge "
+            f"{str(folder)!r} holds a PEFT adapter (adapter_config.json), not a whole model. You can read it as a change of that model, load_peft(folder, model). Or merge "
             "the adapter first: AutoPeftModelForCausalLM.from_pretrained(path).merge_and_unload()."
             "save_pretrained(new_path), and the tokenizer beside it."
         )
