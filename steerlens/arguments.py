@@ -77,6 +77,21 @@ def as_float(name: str, value: object, *, finite: bool = True) -> float:
     return number
 
 
+def as_positive(name: str, value: object) -> float:
+    """A finite number above 0 as Python's `float`.
+
+    Raises:
+        ArgumentError: If it is none.
+
+    >>> as_positive("rate", 1)
+    1.0
+    """
+    number = as_float(name, value)
+    if number <= 0:
+        raise ArgumentError(f"{name}={number:g} must be above 0.")
+    return number
+
+
 def as_floats(name: str, values: object) -> tuple[float, ...]:
     """Several finite numbers as Python's floats: of a sequence, an array or a tensor.
 

@@ -2,9 +2,9 @@
 
     python studies/null_tests.py --numbers docs/trust.json    # about an hour on one core
 
-Every repeat draws fresh data of the reference world (the same for every kind), fits directions at three layers, brings them
-to one length and makes the map and its null maps, as `steerability` does. Four kinds of directions
-are asked about a concept:
+Every repeat draws fresh data of the reference world (the same for every kind), fits directions at
+three layers, brings them to one length and makes the map and its null maps, as `steerability` does.
+Four kinds of directions are asked about a concept:
 
 real        fitted to pairs of the concept: what should be found
 shuffled    fitted to the same pairs with shuffled labels
