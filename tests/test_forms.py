@@ -7,8 +7,17 @@ import torch
 
 from steerlens.arguments import ArgumentError
 from steerlens.forms import (
-    Form, FullWeights, Joint, LocalWeight, LoRA, LoReFT, LowRankAdapter, PostBlock, ReFTr1,
-    SoftPrefix, VectorForm,
+    Form,
+    FullWeights,
+    Joint,
+    LocalWeight,
+    LoRA,
+    LoReFT,
+    LowRankAdapter,
+    PostBlock,
+    ReFTr1,
+    SoftPrefix,
+    VectorForm,
 )  # fmt: skip
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model
@@ -259,7 +268,9 @@ def test_gemmas_embedding_is_a_multiple_of_its_unembedding():
     assert "unembed.W_U" not in params
     delta = 0.1 * torch.randn(params["embed.W_E"].shape)
     params["embed.W_E"] = delta
-    changes = {c.name: c.delta.delta for c in FullWeights().intervention(model, params).changes(model)}
+    changes = {
+        c.name: c.delta.delta for c in FullWeights().intervention(model, params).changes(model)
+    }
     torch.testing.assert_close(changes["embed.W_E"], 4.0 * delta)
     torch.testing.assert_close(changes["unembed.W_U"], delta.T)
 

@@ -76,7 +76,9 @@ def test_every_path_is_attach_and_a_full_forward_pass(small):
     for i, (name, (arm, _)) in enumerate(kinds.items()):
         expected = naive(small, SEVERAL_TOKENS, arm, STRENGTHS)
         found = torch.stack([swept.positive[i], swept.negative[i]], -1)[1:]
-        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5, msg=lambda t, n=name: n + t)
+        torch.testing.assert_close(
+            found, expected, atol=2e-4, rtol=1e-5, msg=lambda t, n=name: n + t
+        )
         alone = Engine(small, [arm], STRENGTHS).paths
         assert [path.name for path in alone] == [kinds[name][1]]
     assert len(small.attached) == 0

@@ -51,9 +51,7 @@ class LowRankAdapter:
     def intervention(self, model: Model, params: Parameters) -> Composed:
         """The adapter as an edit."""
         require_parameters(self, params, self._shapes(model))
-        edit = Bottleneck(
-            params["down"], params["up"], self.activation, params.get("constant")
-        )
+        edit = Bottleneck(params["down"], params["up"], self.activation, params.get("constant"))
         return EditAtSite(self.site, edit, self.positions, repr(self))
 
     def after_step(self, params: Parameters) -> None:

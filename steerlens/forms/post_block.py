@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.forms.form import Parameters, normal, require_parameters, zeros
+from steerlens.forms.form import Parameters, require_parameters, zeros
 from steerlens.forms.ranks import require_rank
 from steerlens.forms.stream_edits import Activation, Bottleneck, require_activation
 from steerlens.interventions.changes import Composed, StreamEdit

@@ -8,9 +8,9 @@ import torch
 
 from steerlens.directions import Direction
 from steerlens.forms.form import Parameters, require_parameters, zeros
+from steerlens.forms.stream_edits import AddVector
 from steerlens.interventions.changes import Composed
 from steerlens.interventions.composition import EditAtSite
-from steerlens.forms.stream_edits import AddVector
 from steerlens.interventions.residual import Add
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site

@@ -54,9 +54,7 @@ class Matrix:
             return self.shape[0] * self.shape[2]
         return self.shape[-1]
 
-    def low_rank(
-        self, a: Float[Tensor, "reads rank"], b: Float[Tensor, "rank writes"]
-    ) -> LowRank:
+    def low_rank(self, a: Float[Tensor, "reads rank"], b: Float[Tensor, "rank writes"]) -> LowRank:
         """The change a b of the matrix, as one of its parameter."""
         if self.target in ("q", "k", "v"):
             return LowRank(a, b.unflatten(1, (self.shape[0], self.shape[2])).transpose(0, 1))

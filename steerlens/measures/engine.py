@@ -288,4 +288,3 @@ class Engine:
                 "infinite. Use float32 or bfloat16, and smaller multipliers."
             )
         return {"values": values}
-

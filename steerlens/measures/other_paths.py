@@ -11,7 +11,14 @@ from torch import Tensor
 from steerlens.interventions.changes import PromptChange, StreamEdit, WeightChange
 from steerlens.interventions.composition import new_weights
 from steerlens.measures.paths import (
-    Grid, Path, Run, SeveralEdits, Wavefront, chosen_tokens, edits_by_entry, of_examples,
+    Grid,
+    Path,
+    Run,
+    SeveralEdits,
+    Wavefront,
+    chosen_tokens,
+    edits_by_entry,
+    of_examples,
 )  # fmt: skip
 from steerlens.measures.tokenised import Examples
 from steerlens.models.kernel import Columns, Kernel
