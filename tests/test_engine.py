@@ -141,7 +141,7 @@ def test_under_an_attached_change_of_weights_the_changed_weights_are_swept(gpt2)
     edits, change = every_edit(gpt2, Positions.all()), low_rank(gpt2, 1)
     with change.attach(gpt2, 1.0):
         fast = sweep(gpt2, ONE_TOKEN, edits, MULTIPLIERS, **QUIET)
-        slow = sweep(gpt2, ONE_TOKEN, [Together((e,)) for e in edits], MULTIPLIERS, **QUIET)
+        slow = sweep(gpt2, ONE_TOKEN, [Silent(e) for e in edits], MULTIPLIERS, **QUIET)
     bare = sweep(gpt2, ONE_TOKEN, edits, MULTIPLIERS, **QUIET)
     assert (fast.plan.path, slow.plan.path) == ("wavefront", "general")
     torch.testing.assert_close(fast.log_odds, slow.log_odds, atol=5e-5, rtol=1e-5)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from steerlens.directions import Direction
 from steerlens.forms.form import Parameters, require_parameters, zeros
+from steerlens.forms.stream_edits import AddVector
 from steerlens.interventions.changes import Composed
 from steerlens.interventions.composition import EditAtSite
-from steerlens.interventions.residual import Add, per_row
+from steerlens.interventions.residual import Add
 from steerlens.models.model import Model
-from steerlens.protocols import Strength
 from steerlens.sites import Positions, Site
 
 
@@ -58,19 +56,3 @@ class VectorForm:
 
     def after_step(self, params: Parameters) -> None:
         """Nothing must be restored."""
-
-
-@dataclass(frozen=True, eq=False)
-class AddVector:
-    """h' = h + strength · vector."""
-
-    vector: Float[Tensor, " d_model"]
-
-    @property
-    def d_model(self) -> int:
-        return self.vector.shape[0]
-
-    def __call__(
-        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
-    ) -> Float[Tensor, "batch pos d_model"]:
-        return resid + per_row(strength, resid) * self.vector.to(resid)

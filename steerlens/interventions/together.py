@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from steerlens.interventions.arms import require_fit
+from steerlens.interventions.changes import Change, Composed, StreamEdit
+from steerlens.interventions.composition import EditAtSite
 from steerlens.models.model import Model
 from steerlens.protocols import (
     Hookable,
@@ -64,20 +66,46 @@ class Together:
             yield
 
 
-def residual_parts(intervention: Intervention) -> list[tuple[ResidualEdit, float]] | None:
+def changes_of(intervention: Intervention, model: Model) -> tuple[Change, ...] | None:
+    """All that an intervention changes in a model; None where it does not say.
+
+    A residual edit is one change, and `Together` makes the changes of its parts, in their order.
+    """
+    if isinstance(intervention, ResidualEdit):
+        return (StreamEdit(intervention.site, intervention, intervention.positions),)
+    if isinstance(intervention, Composed):
+        return intervention.changes(model)
+    if not isinstance(intervention, Together):
+        return None
+    found: list[Change] = []
+    weights = intervention.weights or (1.0,) * len(intervention.interventions)
+    for part, weight in zip(intervention.interventions, weights, strict=True):
+        inner = changes_of(part, model)
+        if inner is None:
+            return None
+        found += inner if weight == 1.0 else [change.scaled(weight) for change in inner]
+    return tuple(found)
+
+
+def residual_parts(
+    intervention: Intervention, model: Model
+) -> list[tuple[ResidualEdit, float]] | None:
     """The residual edits that an intervention consists of, each with the weight of its multiplier.
 
-    A residual edit is one itself, and `Together` holds those of its parts, in their order. None if
-    something in it is no residual edit, such as a change of weights.
+    None if it is something else in part, such as a change of weights, or does not say.
     """
     if isinstance(intervention, ResidualEdit):
         return [(intervention, 1.0)]
-    if not isinstance(intervention, Together):
-        return None
     found: list[tuple[ResidualEdit, float]] = []
+    if not isinstance(intervention, Together):
+        for change in changes_of(intervention, model) or ():
+            if not isinstance(change, StreamEdit):
+                return None
+            found.append((EditAtSite(change.site, change.edit, change.positions), 1.0))
+        return found or None
     weights = intervention.weights or (1.0,) * len(intervention.interventions)
     for part, weight in zip(intervention.interventions, weights, strict=True):
-        inner = residual_parts(part)
+        inner = residual_parts(part, model)
         if inner is None:
             return None
         found += [(edit, weight * factor) for edit, factor in inner]

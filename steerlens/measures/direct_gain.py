@@ -60,7 +60,7 @@ def direct_gain(
     taken first, from the unsteered stream.
 
     Args:
-        interventions: Residual edits, or `Together` of such. A step that depends on the stream
+        interventions: Residual edits, also several at once (`Together`, adapters). A step that depends on the stream
             (`Ablate`, `Clamp`, a feature edit) is that of the unsteered stream plus the steps of
             the edits before it. An intervention of another kind, such as a change of weights, has
             no step that could be held apart from what later blocks do; its numbers are NaN.
@@ -84,7 +84,7 @@ def direct_gain(
         require_fit(model, intervention)
     kept = cells_or_none(cells, "direct", progress)
     asked = questions(model, pairs)
-    parts = [residual_parts(intervention) for intervention in interventions]
+    parts = [residual_parts(intervention, model) for intervention in interventions]
     for edit, _ in (one for some in parts for one in some or ()):
         chosen_tokens(edit, asked.batch)  # refuses an edit of nothing
     sites = sorted({edit.site for some in parts for edit, _ in some or ()})

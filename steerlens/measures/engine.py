@@ -10,6 +10,7 @@ numbers then differ by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -19,7 +20,18 @@ from torch import Tensor
 
 from steerlens.arguments import as_floats
 from steerlens.interventions.arms import require_fit
-from steerlens.measures.paths import ByRows, Grid, OneByOne, Path, States, Wavefront, chosen_tokens
+from steerlens.interventions.together import changes_of
+from steerlens.measures.other_paths import Prompted, Reweighted, path_of
+from steerlens.measures.paths import (
+    ByRows,
+    Grid,
+    OneByOne,
+    Path,
+    SeveralEdits,
+    States,
+    Wavefront,
+    chosen_tokens,
+)
 from steerlens.measures.tokenised import Examples
 from steerlens.models.kernel import Kernel
 from steerlens.models.memory import free_bytes, in_chunks
@@ -39,7 +51,8 @@ class PathPlan:
     """What is computed by one path."""
 
     path: str
-    """"wavefront", "rows" (on a bridge: all cells as rows of one batch) or "general"."""
+    """"wavefront", "several" (edits at several blocks), "weights", "prompts", "rows" (on a bridge:
+    all cells as rows of one batch) or "general"."""
     arms: int
     cells: int
     """Cells that must be computed: multiplier 0 is shared and costs nothing."""
@@ -133,34 +146,36 @@ class Engine:
         if not interventions or not strengths:
             raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
         self.model = model
-        self.grid = Grid(tuple(interventions), strengths)
         self.memory = memory or free_bytes(model.device) // 4
         with model.unchanging():
             for intervention in interventions:
                 require_fit(model, intervention)
+            changes = tuple(changes_of(intervention, model) for intervention in interventions)
+        self.grid = Grid(tuple(interventions), strengths, changes)
         self.paths = self._paths()
 
     def _paths(self) -> list[Path]:
         """Each intervention by the fastest path that holds it."""
+        grid, arms = self.grid, range(len(self.grid.interventions))
+        kinds = {i: path_of(grid, i) for i in arms}
         # Laid out once, while nothing of the grid is attached.
         kernel: Kernel | None = None
-        if any(map(_enters_a_block, self.grid.interventions)) and not self.model.attached:
+        if not self.model.attached and set(kinds.values()) - {None, Prompted}:
             kernel = self.model.kernel()
-        fast, rows, slow = [], [], []
-        for i, intervention in enumerate(self.grid.interventions):
-            if kernel is not None and _enters_a_block(intervention):
-                fast.append(i)
-            elif isinstance(intervention, ResidualEdit) and self.model.is_bridge:
-                rows.append(i)
-            else:
-                slow.append(i)
+        by_kind: dict[type[Path], list[int]] = {}
+        for i, kind in kinds.items():
+            if kind is None or (kernel is None and kind is not Prompted):
+                in_rows = isinstance(grid.interventions[i], ResidualEdit) and self.model.is_bridge
+                kind = ByRows if in_rows else OneByOne
+            by_kind.setdefault(kind, []).append(i)
         paths: list[Path] = []
-        if kernel is not None and fast:
-            paths.append(Wavefront(self.model, kernel, self.grid, fast))
-        if rows:
-            paths.append(ByRows(self.model, self.grid, rows))
-        if slow:
-            paths.append(OneByOne(self.model, self.grid, slow))
+        for kind in (Wavefront, SeveralEdits, Reweighted):
+            if kind in by_kind:
+                assert kernel is not None
+                paths.append(kind(self.model, kernel, grid, by_kind[kind]))
+        for kind in (ByRows, Prompted, OneByOne):
+            if kind in by_kind:
+                paths.append(kind(self.model, grid, by_kind[kind]))
         return paths
 
     def plan(self, examples: Examples, reading: Reading | None = None) -> Plan:
@@ -169,9 +184,9 @@ class Engine:
         Raises:
             SteeringError: If an intervention would edit no token of some example.
         """
-        for intervention in self.grid.interventions:
-            if isinstance(intervention, ResidualEdit):
-                chosen_tokens(intervention, examples.batch)
+        for i in range(len(self.grid.interventions)):
+            for edit in self.grid.edits(i):
+                chosen_tokens(edit, examples.batch)
         extra = 0 if reading is None else reading.bytes_per_example
         paths = tuple(self._path_plan(path, examples, extra) for path in self.paths)
         return Plan(len(examples), paths, self.memory)
@@ -259,9 +274,11 @@ class Engine:
             part = own.rows(index)
             read = reading.begin(part)
             out = torch.full((len(places) + unsteered, len(part), reading.values), torch.nan)
-            for ran, states in path.runs(part, planned.cells_per_batch, unsteered):
-                where = [places[cell] for cell in ran] or [0]
-                out[where] = read(states).cpu().transpose(0, 1).float()
+            # Closed at once after an error too: a path may have something attached meanwhile.
+            with closing(path.runs(part, planned.cells_per_batch, unsteered)) as runs:
+                for ran, states in runs:
+                    where = [places[cell] for cell in ran] or [0]
+                    out[where] = read(states).cpu().transpose(0, 1).float()
             return out
 
         values = in_chunks(run, len(own), planned.examples_per_batch, dim=1)
@@ -271,8 +288,3 @@ class Engine:
                 "infinite. Use float32 or bfloat16, and smaller multipliers."
             )
         return {"values": values}
-
-
-def _enters_a_block(intervention: Intervention) -> bool:
-    """Whether it edits the stream that enters a block (or leaves the last one), and only that."""
-    return isinstance(intervention, ResidualEdit) and intervention.site.entry is not None

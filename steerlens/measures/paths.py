@@ -1,9 +1,11 @@
-"""Three ways to the final states of steered cells; all give the numbers of a full forward pass.
+"""Ways to the final states of steered cells; all give the numbers of a full forward pass.
 
 - `Wavefront`, for edits of the stream that enters a block, on a HookedTransformer: each prompt's
   unedited prefix is computed once and its keys and values are shared by all rows; the unedited last
   columns run through the blocks once, and at every block the edited copies that start there join
-  the batch, so that no cell repeats what another has done.
+  the batch, so that no cell repeats what another has done. `SeveralEdits` is the same for
+  interventions with edits at several blocks.
+- `Reweighted` and `Prompted` (`steerlens.measures.other_paths`), for changes of weights and prompts.
 - `ByRows`, for residual edits on a TransformerBridge: all cells are rows of one batch.
 - `OneByOne`, for whatever else can be attached: one forward pass for each cell, from the block
   before the first that it changes.
@@ -21,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steerlens.interventions.changes import Change, StreamEdit
 from steerlens.measures.tokenised import Examples
 from steerlens.models.forward import Entering
 from steerlens.models.kernel import Columns, Kernel
@@ -41,6 +44,13 @@ class Grid:
 
     interventions: tuple[Any, ...]
     multipliers: tuple[float, ...]
+    changes: tuple[tuple[Change, ...] | None, ...] = ()
+    """What each intervention changes; None for one that does not say."""
+
+    def edits(self, i: int) -> list[StreamEdit]:
+        """The edits of the stream that an intervention says it makes."""
+        changes = self.changes[i] if self.changes else None
+        return [change for change in changes or () if isinstance(change, StreamEdit)]
 
     @property
     def steered(self) -> list[int]:
@@ -83,6 +93,8 @@ class Wavefront(Path):
     def __init__(self, model: Model, kernel: Kernel, grid: Grid, arms: Sequence[int]) -> None:
         super().__init__(model, grid, arms)
         self.kernel = kernel
+        self.edits = {i: edits_by_entry(grid.edits(i)) for i in self.arms}
+        """Of each intervention, by the block that the edited stream enters."""
 
     def columns(self, examples: Examples) -> int:
         return examples.batch.width - self._shared(examples)
@@ -93,8 +105,9 @@ class Wavefront(Path):
         if not self.cells:
             return last
         firsts = [
-            int(chosen_tokens(self.grid.interventions[i], examples.batch).any(0).int().argmax())
+            int(chosen_tokens(edit, examples.batch).any(0).int().argmax())
             for i in self.arms
+            for edit in self.grid.edits(i)
         ]
         return min(*firsts, last)
 
@@ -102,28 +115,44 @@ class Wavefront(Path):
         batch, variants = examples.batch, examples.variants
         shared = self._shared(examples)
         chosen = {
-            i: chosen_tokens(self.grid.interventions[i], batch)[:, shared:] for i in self.arms
+            edit.positions: edit.positions.mask(batch)[:, shared:]
+            for i in self.arms
+            for edit in self.grid.edits(i)
         }
         prompts = batch.rows(slice(None, None, variants))
         prefix = self.kernel.prefix(prompts, shared)
-        columns = _columns(batch, shared, variants)
+        columns = shared_columns(batch, shared, variants)
         tokens = batch.tokens[:, shared:].unflatten(0, (-1, variants))
         base = self.kernel.embed(tokens, columns.positions)
         parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)] or [[]]
         for k, part in enumerate(parts):
             order: list[GridCell] = []
+            places: dict[int, slice] = {}
+            """The rows of each intervention that has joined."""
 
             def enter(
-                entry: int, resid: Tensor, part: list = part, order: list = order
+                entry: int,
+                resid: Tensor,
+                part: list = part,
+                order: list = order,
+                places: dict[int, slice] = places,
             ) -> Float[Tensor, "prompt row pos d_model"]:
+                tail = resid.shape[2]
+                for i, rows in places.items():  # those that have joined and are edited once more
+                    if edits := self.edits[i].get(entry):
+                        js = [j for arm, j in order if arm == i]
+                        resid[:, rows] = self._edited(edits, js, resid[:, rows], chosen)
                 starting = self._starting(part, entry)
                 if not starting:
                     return resid
-                bare, tail = resid[:, :variants], resid.shape[2]
-                joining = [
-                    self._edited(i, js, bare, chosen[i][:, -tail:]) for i, js in starting.items()
-                ]
-                order.extend((i, j) for i, js in starting.items() for j in js)
+                bare, joining, rows = resid[:, :variants], [], resid.shape[1]
+                for i, js in starting.items():
+                    # A prompt's variants once for each multiplier.
+                    copies = bare[:, None].expand(-1, len(js), -1, -1, -1).flatten(1, 2)
+                    joining.append(self._edited(self.edits[i][entry], js, copies, chosen))
+                    order.extend((i, j) for j in js)
+                    places[i] = slice(rows, rows + len(js) * variants)
+                    rows += len(js) * variants
                 return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
 
             resid = self.kernel.climb(base, columns, enter=enter, shared=prefix, tail=examples.read)
@@ -138,26 +167,47 @@ class Wavefront(Path):
         """Which multipliers of which interventions start at a block."""
         found: dict[int, list[int]] = {}
         for i, j in cells:
-            if self.grid.interventions[i].site.entry == entry:
+            if min(self.edits[i]) == entry:
                 found.setdefault(i, []).append(j)
         return found
 
     def _edited(
         self,
-        i: int,
+        edits: list[StreamEdit],
         js: list[int],
-        base: Float[Tensor, "prompt variant pos d_model"],
-        mask: Bool[Tensor, "text pos"],
+        rows: Float[Tensor, "prompt copy pos d_model"],
+        chosen: dict[Positions, Bool[Tensor, "text _"]],
     ) -> Float[Tensor, "prompt copy pos d_model"]:
-        """Copies of the unedited rows, one for each multiplier of an intervention."""
-        prompts, variants, width, d = base.shape
-        rows = base[:, None].expand(-1, len(js), -1, -1, -1).reshape(-1, width, d)
-        strengths = torch.tensor([self.grid.multipliers[j] for j in js], device=base.device)
+        """Rows of one intervention after its edits, its multipliers one after the other."""
+        prompts, copies, width, _ = rows.shape
+        variants = copies // len(js)
+        strengths = torch.tensor([self.grid.multipliers[j] for j in js], device=rows.device)
         strengths = strengths[None, :, None].expand(prompts, -1, variants).reshape(-1)
-        where = mask.view(prompts, 1, variants, width).expand(-1, len(js), -1, -1)
-        edited = self.grid.interventions[i](rows, strengths)
-        edited = torch.where(where.reshape(-1, width, 1), edited, rows)
-        return edited.view(prompts, len(js) * variants, width, d)
+        flat = rows.flatten(0, 1)
+        for edit in edits:
+            mask = chosen[edit.positions][:, -width:]
+            where = mask.view(prompts, 1, variants, width).expand(-1, len(js), -1, -1)
+            flat = torch.where(where.reshape(-1, width, 1), edit.edit(flat, strengths), flat)
+        return flat.view_as(rows)
+
+
+class SeveralEdits(Wavefront):
+    """The same for interventions that edit the stream at several blocks.
+
+    They are a batch of their own, so that interventions with one edit keep theirs.
+    """
+
+    name = "several"
+
+
+def edits_by_entry(edits: Sequence[StreamEdit]) -> dict[int, list[StreamEdit]]:
+    """Edits by the block that the edited stream enters, in the order in which hooks fire."""
+    found: dict[int, list[StreamEdit]] = {}
+    for stream in ("resid_post", "resid_pre"):
+        for edit in edits:
+            if edit.site.entry is not None and edit.site.stream == stream:
+                found.setdefault(edit.site.entry, []).append(edit)
+    return found
 
 
 class ByRows(Path):
@@ -171,7 +221,7 @@ class ByRows(Path):
     def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
         batch = examples.batch
         if unsteered:
-            yield [], _of_examples(self.model.states(batch), examples)[:, None]
+            yield [], of_examples(self.model.states(batch), examples)[:, None]
         for k in range(0, len(self.cells), cells):
             part = self.cells[k : k + cells]
             rows = batch.repeated(len(part))
@@ -209,14 +259,15 @@ class OneByOne(Path):
         if unsteered:
             with self.model.forward.keeping(below) as entering:
                 states = self.model.states(batch)
-            yield [], _of_examples(states, examples)[:, None]
+            yield [], of_examples(states, examples)[:, None]
         elif below:
             entering = self.model.cache(batch, below)
         for i, j in self.cells:
             stream = entering.get(Site(starts[i], "resid_pre"))
             with self.grid.interventions[i].attach(self.model, self.grid.multipliers[j]):
                 states = self._states(examples, None if stream is None else (starts[i], stream))
-            yield [(i, j)], _of_examples(states, examples)[:, None]
+                # Read while it is attached: the unembedding may be changed.
+                yield [(i, j)], of_examples(states, examples)[:, None]
 
     def _states(
         self, examples: Examples, entering: Entering | None
@@ -247,7 +298,7 @@ class OneByOne(Path):
         return max(0, first_block(intervention) - 1)
 
 
-def chosen_tokens(edit: ResidualEdit, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+def chosen_tokens(edit: ResidualEdit | StreamEdit, batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
     """The tokens of each text that an edit changes.
 
     Raises:
@@ -259,12 +310,13 @@ def chosen_tokens(edit: ResidualEdit, batch: TokenBatch) -> Bool[Tensor, "batch 
         raise SteeringError(
             f"{edit.positions} chooses no token of text {int(empty.nonzero()[0])}, so steering "
             f"at {edit.site} would do nothing there. {Positions.generated()} needs answers of "
-            "two or more tokens; use Positions.from_prompt_end()."
+            "two or more tokens, and Positions.all() leaves out BOS and other special tokens; use "
+            "Positions.from_prompt_end()."
         )
     return chosen
 
 
-def _columns(batch: TokenBatch, shared: int, variants: int) -> Columns:
+def shared_columns(batch: TokenBatch, shared: int, variants: int) -> Columns:
     """The columns after the prompts' shared ones, for the variants of each prompt."""
     index = torch.arange(shared, batch.width, device=batch.tokens.device)
     return Columns(
@@ -276,7 +328,8 @@ def _columns(batch: TokenBatch, shared: int, variants: int) -> Columns:
     )
 
 
-def _of_examples(
+def of_examples(
     states: Float[Tensor, "row pos d_model"], examples: Examples
 ) -> Float[Tensor, "example variant read d_model"]:
+    """The columns that are read, by example and variant."""
     return states[:, -examples.read :].unflatten(0, (-1, examples.variants))

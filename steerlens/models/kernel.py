@@ -11,8 +11,9 @@ Rows are arranged as [prompt, row, column, d_model]: `row` counts the variants o
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,6 +183,28 @@ class Kernel:
         self.heads = cfg.n_heads
         self.kv_heads = cfg.n_key_value_heads or cfg.n_heads
         self.d_head = cfg.d_head
+        self._lay_out_ends(hooked)
+        self.n_layers: int = cfg.n_layers
+        self.blocks = {
+            layer: self._block(block) for layer, block in enumerate(hooked.blocks) if layer >= first
+        }
+
+    def relaid(self, hooked: Any, layers: Iterable[int]) -> Kernel:
+        """The kernel of the weights as they are now, if only those of some blocks are others.
+
+        Embedding, final norm and unembedding are read anew in any case.
+
+        Args:
+            layers: The blocks that are laid out anew.
+        """
+        other = copy.copy(self)
+        other._lay_out_ends(hooked)
+        other.blocks = {**self.blocks, **{n: other._block(hooked.blocks[n]) for n in layers}}
+        return other
+
+    def _lay_out_ends(self, hooked: Any) -> None:
+        """Reads what comes before the first block and after the last."""
+        cfg = hooked.cfg
         self.embedding = hooked.embed.W_E
         self.position_embedding = (
             hooked.pos_embed.W_pos if cfg.positional_embedding_type == "standard" else None
@@ -189,10 +212,6 @@ class Kernel:
         self.unembedding = hooked.unembed.W_U
         self.unembedding_bias = hooked.unembed.b_U
         self.norm = _norm(getattr(hooked, "ln_final", None), cfg)
-        self.n_layers: int = cfg.n_layers
-        self.blocks = {
-            layer: self._block(block) for layer, block in enumerate(hooked.blocks) if layer >= first
-        }
 
     def _block(self, block: Any) -> _Block:
         cfg, attn = self.cfg, block.attn

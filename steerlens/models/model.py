@@ -26,7 +26,7 @@ from steerlens.models.forward import Entering, Forward
 from steerlens.models.kernel import Kernel, why_not
 from steerlens.models.loading import load
 from steerlens.models.measured import measured
-from steerlens.models.prompts import AttachedPrompt, Inserted
+from steerlens.models.prompts import AttachedPrompt, Dial, Inserted
 from steerlens.models.readout import Readout
 from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
@@ -314,7 +314,7 @@ class Model:
     def prompted(
         self,
         tokens: Int[Tensor, " new"],
-        multiplier: Strength,
+        multiplier: Dial,
         entering: Float[Tensor, "new d_model"] | None = None,
     ) -> Iterator[None]:
         """Puts tokens in front of every text, after its BOS, until the `with` ends.
@@ -323,15 +323,16 @@ class Model:
         multiplier · (prompted - base), at every site and in the final states.
 
         Args:
-            multiplier: One number, or one per row. 0 is exactly the text without them and 1 exactly
-                the text with them.
+            multiplier: One number, one per row, or one number that is being trained. 0 is exactly
+                the text without them and 1 exactly the text with them.
             entering: What enters block 0 in the place of the tokens.
 
         Raises:
             ValueError: If the multiplier is NaN or infinite, or there is no token.
             SteeringError: At the end of the `with`, if no text was run.
         """
-        require_strength(multiplier)
+        is_trained = isinstance(multiplier, Tensor) and multiplier.ndim == 0
+        require_strength(float(multiplier.detach()) if is_trained else multiplier)
         if not len(tokens):
             raise ValueError("A prompt of no tokens changes nothing. Give at least one.")
         lead = tuple(self.texts.lead)

@@ -12,6 +12,8 @@ from torch import Tensor
 from steerlens.protocols import Strength
 from steerlens.sites import TokenBatch
 
+Dial = Strength | Float[Tensor, ""]
+"""How much of a prompt: a strength, or one number that is being trained."""
 Run = Callable[[TokenBatch, int, "tuple[Inserted, ...]"], list[Tensor]]
 """Streams of all columns from the second argument on, of texts in which some prompts stand."""
 
@@ -21,9 +23,8 @@ class AttachedPrompt:
     """Tokens in front of all texts, with a dial."""
 
     tokens: Int[Tensor, " new"]
-    multiplier: Strength
-    """0 is the text without them and 1 the text with them; a tensor has one for each row, or is one
-    number that is being trained."""
+    multiplier: Dial
+    """0 is the text without them and 1 the text with them."""
     lead: tuple[int, ...]
     """What texts start with; the tokens come after it."""
     n_ctx: int
@@ -167,11 +168,14 @@ def _mixed(
     with_it = [own.without(stream, start) for stream in with_it]
     if prompt.is_whole:
         return with_it
-    return [_mix(a, b, prompt.multiplier) for a, b in zip(base, with_it, strict=True)]
+    return [mix(a, b, prompt.multiplier) for a, b in zip(base, with_it, strict=True)]
 
 
-def _mix(base: Tensor, prompted: Tensor, multiplier: Strength) -> Tensor:
+def mix(base: Tensor, prompted: Tensor, multiplier: Dial) -> Tensor:
+    """base + multiplier · (prompted - base), which at 0 and at 1 is exactly one of both."""
     if not isinstance(multiplier, Tensor):
+        if multiplier in (0, 1):
+            return prompted if multiplier else base
         return base + multiplier * (prompted - base)
     if multiplier.ndim == 0:  # one number that is being trained
         return base + multiplier.to(base) * (prompted - base)

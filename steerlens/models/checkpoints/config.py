@@ -52,9 +52,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if (folder / "adapter_config.json").exists() and not any(folder.glob("model*.safetensors")):
         raise CheckpointError(
-            f"{str(folder)!r} holds a PEFT adapter (adapter_config.json), not a whole model. Merge "
-            "the adapter first: AutoPeftModelForCausalLM.from_pretrained(path).merge_and_unload()."
-            "save_pretrained(new_path), and the tokenizer beside it."
+            f"{str(folder)!r} holds a PEFT adapter (adapter_config.json), not a whole model. Load "
+            "the model that it was trained on, and the adapter as a change of it: "
+            "load_peft(folder, model). Or merge it first: AutoPeftModelForCausalLM.from_pretrained("
+            "path).merge_and_unload().save_pretrained(new_path), and the tokenizer beside it."
         )
     if not path.is_file():
         raise MissingCheckpoint(

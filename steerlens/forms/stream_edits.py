@@ -1,0 +1,118 @@
+"""Edits of the stream of rank one and more, as functions of one token's own vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.interventions.residual import per_row
+from steerlens.protocols import Strength
+
+Activation = Literal["identity", "silu", "gelu", "relu"]
+"""What is between the two matrices of a bottleneck."""
+
+_ACTIVATIONS = {"identity": lambda x: x, "silu": F.silu, "gelu": F.gelu, "relu": F.relu}
+
+
+def require_activation(activation: str) -> None:
+    """Raises ValueError unless a bottleneck has such an activation."""
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"activation={activation!r:.80} is not known. Use one of {', '.join(_ACTIVATIONS)}."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AddVector:
+    """h' = h + strength · vector."""
+
+    vector: Float[Tensor, " d_model"]
+
+    @property
+    def d_model(self) -> int:
+        return self.vector.shape[0]
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return resid + per_row(strength, resid) * self.vector.to(resid)
+
+
+@dataclass(frozen=True, eq=False)
+class Bottleneck:
+    """h' = h + strength · (up φ(down h) + constant): an update of low rank."""
+
+    down: Float[Tensor, "rank d_model"]
+    up: Float[Tensor, "d_model rank"]
+    activation: Activation = "identity"
+    constant: Float[Tensor, " d_model"] | None = None
+
+    @property
+    def d_model(self) -> int:
+        return self.down.shape[1]
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        inside = _ACTIVATIONS[self.activation](F.linear(resid, self.down.to(resid)))
+        constant = None if self.constant is None else self.constant.to(resid)
+        return resid + per_row(strength, resid) * F.linear(inside, self.up.to(resid), constant)
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """h' = h + strength · basisᵀ (read h + offset - basis h): LoReFT's edit of a subspace."""
+
+    basis: Float[Tensor, "rank d_model"]
+    """Orthonormal rows."""
+    read: Float[Tensor, "rank d_model"]
+    offset: Float[Tensor, " rank"]
+
+    @property
+    def d_model(self) -> int:
+        return self.basis.shape[1]
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        basis = self.basis.to(resid)
+        # (read - basis) h rather than read h - basis h: exactly zero where both are equal.
+        wanted = F.linear(resid, self.read.to(resid) - basis, self.offset.to(resid))
+        return resid + per_row(strength, resid) * (wanted @ basis)
+
+
+@dataclass(frozen=True, eq=False)
+class TopLatents:
+    """h' = h + strength · gate · mean(top-k of ReLU(h · w) over the columns) · w, while it is trained.
+
+    It notes the mean that it multiplied w by in `amount`, as batch normalisation notes what it saw.
+    """
+
+    w: Float[Tensor, " d_model"]
+    gate: Float[Tensor, ""]
+    amount: Float[Tensor, ""]
+    """A running mean, written in place."""
+    top_k: int
+
+    MOMENTUM = 0.1
+
+    @property
+    def d_model(self) -> int:
+        return self.w.shape[0]
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        w = self.w.to(resid)
+        latents = torch.relu(resid @ w)
+        mean = latents.topk(min(self.top_k, latents.shape[1]), dim=1).values.mean(1)
+        with torch.no_grad():
+            seen = self.gate * mean.mean()
+            self.amount.lerp_(seen.to(self.amount), self.MOMENTUM)
+        push = self.gate.to(resid) * mean[:, None, None] * w
+        return resid + per_row(strength, resid) * push
