@@ -78,7 +78,9 @@ def _hook(edit: StreamEdit, chosen: Tensor) -> Callable[..., Tensor]:
     return hook_fn
 
 
-def compare(model: Model, pairs: ContrastSet, form: Form, batch: int, repeats: int) -> dict[str, Any]:
+def compare(
+    model: Model, pairs: ContrastSet, form: Form, batch: int, repeats: int
+) -> dict[str, Any]:
     """Seconds of a step both ways, their ratio, and how far the gradients differ."""
     with differentiable(model.wrapped):
         begun = form.begin(model, torch.Generator().manual_seed(0))
@@ -141,7 +143,10 @@ def main() -> None:
     tokens = model.answered([p.prompt for p in pairs], [p.positive for p in pairs])
     print(f"{model.name}: batch {asked.batch}, {tokens.width} columns, one thread")
     for name, form in forms.items():
-        print(f"{name}: {json.dumps(compare(model, pairs, form, asked.batch, asked.repeats))}", flush=True)
+        print(
+            f"{name}: {json.dumps(compare(model, pairs, form, asked.batch, asked.repeats))}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

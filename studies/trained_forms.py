@@ -84,7 +84,7 @@ def ideal(only: list[str]) -> dict[str, Any]:
                 continue
             trainer = Trainer(MatchDistribution(target), steps, rate, batch=16, look_every=16)
             arms[name], seconds[name] = timed(
-                lambda trainer=trainer, form=form: trainer.fit(
+                lambda trainer=trainer, form=form, fit=fit, choose=choose: trainer.fit(
                     form, model, fit, validation=choose, progress=False
                 )
             )
@@ -126,7 +126,7 @@ def preference(only: list[str]) -> dict[str, Any]:
                 continue
             trainer = Trainer(objective, 60, 0.1, batch=16, look_every=15)
             made, seconds[name] = timed(
-                lambda trainer=trainer: trainer.fit(
+                lambda trainer=trainer, fit=fit, choose=choose: trainer.fit(
                     VectorForm(Site(LAYER)), model, fit, validation=choose, progress=False
                 )
             )
@@ -153,8 +153,7 @@ THINGS = (
 )  # fmt: skip
 HELD_OUT = (
     "soup", "bridge", "painting", "neighbour", "winter", "market", "doctor", "river", "dinner",
-    "school", "bicycle", "airport", "poem", "dentist", "restaurant", "theatre", "jacket", "camera",
-    "window", "island", "teacher", "sandwich", "festival", "kitchen",
+    "school", "bicycle", "airport", "poem", "dentist", "restaurant", "theatre",
 )  # fmt: skip
 GOOD = (
     "wonderful", "beautiful", "great", "good", "lovely", "delightful", "amazing", "perfect",
@@ -187,10 +186,10 @@ def written(only: list[str]) -> dict[str, Any]:
     pairs = written_pairs(model)
     site = Site(15)
     ways: dict[str, tuple[Form, Any, float, int]] = {
-        "vector": (VectorForm(site), LM(), 0.3, 24),
-        "vector, RePS": (VectorForm(site), RePS(cap=3.0), 0.3, 24),
-        "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 24),
-        "LoRA": (LoRA(4), LM(), 2e-3, 20),
+        "vector": (VectorForm(site), LM(), 0.3, 16),
+        "vector, RePS": (VectorForm(site), RePS(cap=3.0), 0.3, 16),
+        "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 16),
+        "LoRA": (LoRA(4), LM(), 2e-3, 12),
     }
     arms: dict[str, Intervention] = {}
     seconds: dict[str, float] = {}
@@ -212,17 +211,15 @@ def written(only: list[str]) -> dict[str, Any]:
         [Cell(name, 1.0) for name in arms],
         [pair.prompt for pair in asked],
         reader=WordReader(GOOD, BAD),
-        max_new_tokens=24,
+        max_new_tokens=16,
         temperature=0.0,
         progress=False,
     )
-    groups = torch.arange(len(HELD_OUT))
     for k, name in enumerate(arms):
-        rise = result.steered[k].mean(-1) - result.unsteered.mean(-1)
         found[name] = {
             "valence": round(float(result.steered[k].mean()), 2),
             "unsteered": round(float(result.unsteered.mean()), 2),
-            "rise": [round(float(x), 2) for x in mean_interval(rise, groups)],
+            "rise": [round(float(x), 2) for x in result.change(k)],
             "seconds": round(seconds[name], 1),
         }
         print(f"{name:20s} {found[name]}", flush=True)

@@ -9,6 +9,7 @@ import torch
 from steerlens.directions import Direction
 from steerlens.forms.form import Parameters, require_parameters, zeros
 from steerlens.forms.stream_edits import AddVector
+from steerlens.forms.suppression import TakeOut
 from steerlens.interventions.changes import Composed
 from steerlens.interventions.composition import EditAtSite
 from steerlens.interventions.residual import Add
@@ -53,6 +54,11 @@ class VectorForm:
             model=model.name, apply_at=self.positions, strength_unit="direction",
             dtype=model.dtype,
         )  # fmt: skip
+
+    def null(self, model: Model, params: Parameters) -> Composed:
+        """What suppresses, for `RePS`: it takes the stream's positive projection out."""
+        edit = TakeOut(params["vector"])
+        return EditAtSite(self.site, edit, self.positions, f"{self!r}, suppressed")
 
     def after_step(self, params: Parameters) -> None:
         """Nothing must be restored."""

@@ -57,8 +57,9 @@ class TrainedIntervention:
         held = {name: value.detach() for name, value in params.items()}
         intervention = form.intervention(model, held)
         changes = intervention.changes(model)
-        single = len(changes) == 1 and isinstance(changes[0], StreamEdit)
-        made = (TrainedEdit if single else TrainedIntervention)(form, held, intervention, history)
+        made = TrainedIntervention(form, held, intervention, history)
+        if len(changes) == 1 and isinstance(edit := changes[0], StreamEdit):
+            made = TrainedEdit(form, held, intervention, history, edit)
         if model.fingerprint == history.made_by["fingerprint"]:
             made._remember(model)
         return made
@@ -233,24 +234,21 @@ class TrainedIntervention:
 class TrainedEdit(TrainedIntervention):
     """A trained edit of one stream, which analyses compute from shared work (a `ResidualEdit`)."""
 
-    @property
-    def _edit(self) -> StreamEdit:
-        (change,) = self.intervention.changes(None)  # type: ignore[arg-type]
-        assert isinstance(change, StreamEdit)
-        return change
+    edit: StreamEdit
+    """All that it changes."""
 
     @property
     def site(self) -> Site:
-        return self._edit.site
+        return self.edit.site
 
     @property
     def positions(self) -> Positions:
-        return self._edit.positions
+        return self.edit.positions
 
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        return self._edit.edit(resid, strength)
+        return self.edit.edit(resid, strength)
 
 
 def _stated_form(form: Form) -> dict[str, Any]:
