@@ -12,20 +12,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 
 import steerlens as sl
 from steerlens.measures.engine import Engine
 from steerlens.measures.tokenised import questions
+from steerlens.protocols import first_block
 
 MULTIPLIERS = (-1.0, 0.5, 1.0, 2.0)
 QUESTIONS, TOKENS, REPEATS = 16, 24, 5
 
 
-def kinds(model: sl.Model, layer: int) -> dict[str, tuple[object, int]]:
-    """One intervention of each kind after training of a kind, and its first block."""
+def kinds(model: sl.Model, layer: int) -> dict[str, tuple[Any, int]]:
+    """One intervention of each kind with parameters at random, and how many it has."""
     site, generator = sl.Site(layer), torch.Generator().manual_seed(0)
     forms = {
         "vector": sl.VectorForm(site),
@@ -38,7 +42,7 @@ def kinds(model: sl.Model, layer: int) -> dict[str, tuple[object, int]]:
         "full weights": sl.FullWeights(),
         "soft prefix of 8": sl.SoftPrefix(8),
     }
-    found: dict[str, tuple[object, int]] = {}
+    found: dict[str, tuple[Any, int]] = {}
     for name, form in forms.items():
         params = form.begin(model, generator)
         size = sum(p.numel() for p in params.values())
@@ -70,37 +74,38 @@ def at_block(model: sl.Model, block: int) -> sl.Add:
     return sl.Add(sl.Direction(vector, site), sl.Positions.all(), "direction")
 
 
+def measure(model: sl.Model, layer: int) -> None:
+    """Prints a line for each kind."""
+    pairs = [
+        sl.ContrastPair(f"The {noun} was served at {hour} and everybody said that it was",
+                        " good .", " bad .")
+        for noun in ("soup", "bread", "wine", "cake") for hour in ("one", "two", "six", "ten")
+    ][:QUESTIONS]  # fmt: skip
+    prompts = [pair.prompt for pair in pairs[:4]]
+
+    def swept(one: Any) -> object:
+        return sl.sweep(model, pairs, [one], MULTIPLIERS, progress=False)
+
+    def written(one: Any) -> object:
+        with nullcontext() if one is None else one.attach(model, 1.0):
+            return sl.generate(model, prompts, max_new_tokens=TOKENS, stop_at_eos=False)
+
+    for kind, (intervention, size) in kinds(model, layer).items():
+        vector = at_block(model, max(1, first_block(intervention)))
+        path = Engine(model, [intervention], MULTIPLIERS).plan(questions(model, pairs)).path
+        cell = ratio(partial(swept, intervention), partial(swept, vector))
+        token = ratio(partial(written, intervention), partial(written, None))
+        print(f"{kind:28} {size:>11,} {path:>10} {cell:>14.2f} {token:>7.2f}", flush=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     for name in sys.argv[1:] or ["reviews"]:
         model = sl.Model.load(name)
         layer = model.n_layers // 2
-        pairs = [
-            sl.ContrastPair(f"The {noun} was served at {hour} and everybody said that it was",
-                            " good .", " bad .")
-            for noun in ("soup", "bread", "wine", "cake") for hour in ("one", "two", "six", "ten")
-        ][:QUESTIONS]  # fmt: skip
-        prompts = [pair.prompt for pair in pairs[:4]]
-        print(f"\n{name}, block {layer} of {model.n_layers}, {torch.get_num_threads()} thread")
+        print(f"\n{name}, block {layer} of {model.n_layers}, one thread")
         print(f"{'kind':28} {'parameters':>11} {'path':>10} {'cell / vector':>14} {'token':>7}")
-        for kind, (intervention, size) in kinds(model, layer).items():
-            first = max(1, getattr(intervention, "first_block", layer + 1))
-            vector = at_block(model, first)
-
-            def swept(one: object) -> object:
-                return sl.sweep(model, pairs, [one], MULTIPLIERS, progress=False)
-
-            def written(one: object, m: float = 1.0) -> object:
-                with one.attach(model, m):
-                    return sl.generate(model, prompts, max_new_tokens=TOKENS, stop_at_eos=False)
-
-            def bare() -> object:
-                return sl.generate(model, prompts, max_new_tokens=TOKENS, stop_at_eos=False)
-
-            path = Engine(model, [intervention], MULTIPLIERS).plan(questions(model, pairs)).path
-            cell = ratio(lambda i=intervention: swept(i), lambda v=vector: swept(v))
-            token = ratio(lambda i=intervention: written(i), bare)
-            print(f"{kind:28} {size:>11,} {path:>10} {cell:>14.2f} {token:>7.2f}", flush=True)
+        measure(model, layer)
 
 
 if __name__ == "__main__":
