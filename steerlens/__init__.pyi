@@ -28,6 +28,26 @@ from steerlens.interventions import Add as Add
 from steerlens.interventions import Ablate as Ablate
 from steerlens.interventions import Clamp as Clamp
 from steerlens.interventions import Together as Together
+from steerlens.interventions import Prompt as Prompt
+from steerlens.interventions import weight_delta as weight_delta
+from steerlens.interventions import load_peft as load_peft
+from steerlens.interventions import save_peft as save_peft
+from steerlens.interventions import baked as baked
+from steerlens.interventions import merged as merged
+from steerlens.interventions import audit as audit
+
+# Forms: what is trained
+from steerlens.forms import Form as Form
+from steerlens.forms import VectorForm as VectorForm
+from steerlens.forms import LoReFT as LoReFT
+from steerlens.forms import ReFTr1 as ReFTr1
+from steerlens.forms import LowRankAdapter as LowRankAdapter
+from steerlens.forms import PostBlock as PostBlock
+from steerlens.forms import LoRA as LoRA
+from steerlens.forms import LocalWeight as LocalWeight
+from steerlens.forms import FullWeights as FullWeights
+from steerlens.forms import Joint as Joint
+from steerlens.forms import SoftPrefix as SoftPrefix
 
 # Training: what is minimised, and the trainer that minimises it for any form
 from steerlens.training import Trainer as Trainer

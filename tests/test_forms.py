@@ -219,7 +219,8 @@ def test_reft_r1_detects(small_gpt2):
     batch = small_gpt2.tokens(PROMPTS)
     stream = small_gpt2.cache(batch, [form.site])[form.site]
     latents = torch.relu(stream @ params["w"])
-    expected = [max(row[1:].tolist()) for row in (r[m] for r, m in zip(latents, batch.mask))]
+    rows = [row[real][1:] for row, real in zip(latents, batch.mask, strict=True)]  # without BOS
+    expected = [float(row.max()) for row in rows]
     torch.testing.assert_close(form.detect(small_gpt2, params, PROMPTS), torch.tensor(expected))
 
 

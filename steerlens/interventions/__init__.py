@@ -1,6 +1,13 @@
 """Changes of a model with a strength. One file per kind of thing that is changed."""
 
+from steerlens.interventions.baking import baked as baked
+from steerlens.interventions.peft_folder import load_peft as load_peft
+from steerlens.interventions.peft_folder import save_peft as save_peft
+from steerlens.interventions.prompt import Prompt as Prompt
 from steerlens.interventions.residual import Ablate as Ablate
 from steerlens.interventions.residual import Add as Add
 from steerlens.interventions.residual import Clamp as Clamp
 from steerlens.interventions.together import Together as Together
+from steerlens.interventions.weight_audit import audit as audit
+from steerlens.interventions.weight_delta import merged as merged
+from steerlens.interventions.weight_delta import weight_delta as weight_delta

@@ -62,6 +62,12 @@ class Matrix:
             return LowRank(a.unflatten(0, self.shape[:2]), b)
         return LowRank(a, b)
 
+    def flat(self, delta: Float[Tensor, "..."]) -> Float[Tensor, "reads writes"]:
+        """A change of the parameter as one matrix."""
+        if self.target in ("q", "k", "v"):
+            return delta.transpose(0, 1).flatten(1)
+        return delta.flatten(0, -2)
+
     def factors(self, delta: LowRank) -> tuple[Tensor, Tensor]:
         """The factors [reads, rank] and [rank, writes] of a change of the parameter.
 
@@ -107,6 +113,20 @@ def matrices(model: Model, target: Target, layers: tuple[int, ...]) -> list[Matr
             )
         bias = _first(shapes, layer, _BIASES[target])
         found.append(Matrix(target, layer, name, shapes[name], bias))
+    return found
+
+
+def every_matrix(model: Model) -> dict[str, Matrix]:
+    """All matrices of a HookedTransformer's blocks, by their parameters; none of a bridge."""
+    if model.is_bridge:
+        return {}
+    shapes = parameter_shapes(model.wrapped)
+    found: dict[str, Matrix] = {}
+    for layer in range(model.n_layers):
+        for target in TARGETS:
+            if _first(shapes, layer, _WEIGHTS[target]):
+                (matrix,) = matrices(model, target, (layer,))
+                found[matrix.name] = matrix
     return found
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.interventions.changes import Composed, Dense, LowRank, WeightChange
 from steerlens.interventions.composition import Composition, new_weights
+from steerlens.interventions.matrices import Matrix, every_matrix
 from steerlens.models.exchanged import parameter_shapes
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
@@ -28,7 +29,8 @@ def weight_delta(
         base: The model to which it will be attached.
         tuned: A checkpoint of the same architecture, loaded in the same way.
         only: A regular expression: parameters whose names hold no match are left as they are.
-        rank: Keeps of each matrix's difference the best approximation of this rank only.
+        rank: Keeps of the difference of each matrix of a block the best approximation of this rank
+            only.
 
     Raises:
         ValueError: If the two differ in parameters, shapes or weight processing, or in nothing.
@@ -37,13 +39,14 @@ def weight_delta(
     """
     require_comparable(base, tuned)
     before, after = dict(base.wrapped.named_parameters()), dict(tuned.wrapped.named_parameters())
-    changes = []
+    changes, held = [], every_matrix(base) if rank is not None else {}
     for name, weight in before.items():
         other = after[name].to(weight.device)
         if re.search(only, name) and not torch.equal(weight, other):
             delta = other.float() - weight.float()
-            small = rank is not None and delta.ndim >= 2 and min(delta.shape[-2:]) > rank
-            kept = _of_rank(delta, rank) if small and rank is not None else Dense(delta)
+            kept = Dense(delta)
+            if rank is not None and name in held:
+                kept = _of_rank(held[name], delta, rank)
             changes.append(WeightChange(name, kept))
     if not changes:
         where = f" in parameters that match {only!r}" if only else ""
@@ -54,12 +57,12 @@ def weight_delta(
     return Composition(tuple(changes), f"weight_delta({base.name!r}, {tuned.name!r})")
 
 
-def _of_rank(delta: Tensor, rank: int) -> LowRank:
-    """The nearest change of a rank; of each head's matrix where they are stored by head."""
+def _of_rank(matrix: Matrix, delta: Tensor, rank: int) -> LowRank:
+    """The nearest change of a rank of a matrix."""
     if rank < 1:
         raise ValueError(f"rank={rank}: a change of that rank changes nothing. Use 1 or more.")
-    u, s, v = torch.linalg.svd(delta, full_matrices=False)
-    return LowRank(u[..., :rank] * s[..., None, :rank], v[..., :rank, :])
+    u, s, v = torch.linalg.svd(matrix.flat(delta), full_matrices=False)
+    return matrix.low_rank(u[:, :rank] * s[:rank], v[:rank])
 
 
 def require_comparable(base: Model, tuned: Model) -> None:

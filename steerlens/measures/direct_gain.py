@@ -60,10 +60,11 @@ def direct_gain(
     taken first, from the unsteered stream.
 
     Args:
-        interventions: Residual edits, also several at once (`Together`, adapters). A step that depends on the stream
-            (`Ablate`, `Clamp`, a feature edit) is that of the unsteered stream plus the steps of
-            the edits before it. An intervention of another kind, such as a change of weights, has
-            no step that could be held apart from what later blocks do; its numbers are NaN.
+        interventions: Residual edits, also several at once (`Together`, adapters). A step that
+            depends on the stream (`Ablate`, `Clamp`, a feature edit) is that of the unsteered stream
+            plus the steps of the edits before it. An intervention of another kind, such as a change
+            of weights, has no step that could be held apart from what later blocks do; its numbers
+            are NaN.
         multipliers: Columns of the grid; the direct part at 0 is 0.
         cells: Where finished units of examples are kept and found; by default nowhere.
 

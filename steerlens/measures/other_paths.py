@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from steerlens.interventions.composition import new_weights
 from steerlens.measures.paths import (
     Grid,
     Path,
-    Run,
+    Runs,
     SeveralEdits,
     Wavefront,
     chosen_tokens,
@@ -56,7 +56,7 @@ class Reweighted(Path):
         known = [self.model.n_layers if block is None else block for block in blocks]
         return min([*known, *self.edits[i]])
 
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         batch = examples.batch
         columns = Columns.of(batch)
         kept: dict[int, Tensor] = {}
@@ -122,11 +122,11 @@ class Prompted(Path):
         return examples.batch.width + max(len(self._prompt(i).tokens) for i in self.arms)
 
     def _prompt(self, i: int) -> PromptChange:
-        (change,) = self.grid.changes[i] or ()
-        assert isinstance(change, PromptChange)
+        changes = self.grid.changes[i]
+        assert changes is not None and isinstance(change := changes[0], PromptChange)
         return change
 
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         base = of_examples(self.model.states(examples.batch), examples)
         if unsteered:
             yield [], base[:, None]

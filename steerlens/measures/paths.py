@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,6 +36,7 @@ GridCell = tuple[int, int]
 States = Float[Tensor, "example cell variant read d_model"]
 Run = tuple[list[GridCell], States]
 """Some cells and their states; no cells stand for the unsteered model."""
+Runs = Generator[Run, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Path(ABC):
         """Columns of each row that a cell computes; the rest is each prompt's shared prefix."""
 
     @abstractmethod
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         """First the unsteered states, if asked for; then those of all cells, some at a time.
 
         Args:
@@ -111,7 +112,7 @@ class Wavefront(Path):
         ]
         return min(*firsts, last)
 
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         batch, variants = examples.batch, examples.variants
         shared = self._shared(examples)
         chosen = {
@@ -137,7 +138,6 @@ class Wavefront(Path):
                 order: list = order,
                 places: dict[int, slice] = places,
             ) -> Float[Tensor, "prompt row pos d_model"]:
-                tail = resid.shape[2]
                 for i, rows in places.items():  # those that have joined and are edited once more
                     if edits := self.edits[i].get(entry):
                         js = [j for arm, j in order if arm == i]
@@ -218,7 +218,7 @@ class ByRows(Path):
     def columns(self, examples: Examples) -> int:
         return examples.batch.width
 
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         batch = examples.batch
         if unsteered:
             yield [], of_examples(self.model.states(batch), examples)[:, None]
@@ -251,7 +251,7 @@ class OneByOne(Path):
     def columns(self, examples: Examples) -> int:
         return examples.batch.width
 
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Iterator[Run]:
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         batch = examples.batch
         starts = {i: self._start(self.grid.interventions[i]) for i in self.arms if self.cells}
         below = [Site(start, "resid_pre") for start in sorted(set(starts.values())) if start]

@@ -331,8 +331,10 @@ class Model:
             ValueError: If the multiplier is NaN or infinite, or there is no token.
             SteeringError: At the end of the `with`, if no text was run.
         """
-        is_trained = isinstance(multiplier, Tensor) and multiplier.ndim == 0
-        require_strength(float(multiplier.detach()) if is_trained else multiplier)
+        strength = multiplier
+        if isinstance(multiplier, Tensor) and multiplier.ndim == 0:
+            strength = float(multiplier.detach())
+        require_strength(strength)
         if not len(tokens):
             raise ValueError("A prompt of no tokens changes nothing. Give at least one.")
         lead = tuple(self.texts.lead)
