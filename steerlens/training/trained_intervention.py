@@ -285,7 +285,8 @@ def _form_of(stated: Any, given: Form | None) -> Form:
     hints = hints_of(made)
     if unknown := sorted(values.keys() - {f.name for f in fields(made)}):
         raise TypeError(f"{name} has no field {unknown[0]!r}.")
-    return made(**{key: decode(value, hints[key], key, {}) for key, value in values.items()})
+    form: Any = made(**{key: decode(value, hints[key], key, {}) for key, value in values.items()})
+    return form
 
 
 def _require_model(facts: dict[str, Any], model: Model, folder: Path) -> None:
