@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.analyses.steerability.example_clouds import answer_artefact
 from steerlens.analyses.steerability.gain_words import mostly_direct
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import (
@@ -84,12 +85,16 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
         )
     else:
         yield f"**Nothing is gained** at any multiplier above zero. {chance}"
+    if artefact := answer_artefact(numbers):
+        yield artefact
     if found.backwards:
         yield f"**{found.backwards.partition(':')[0]}**:{with_minus(found.backwards.partition(':')[2])}"
     if found.outside:
         yield found.outside
     if found.cell is None:
-        yield "So no cell was chosen to steer with, and what needs one was not measured."
+        yield (
+            "So no cell was chosen to steer with, and nothing was measured on held-out examples."
+        )
 
 
 def _confirmed_elsewhere(numbers: MapNumbers, found: Recommendation) -> str:
