@@ -307,7 +307,7 @@ def trust(folder: Path) -> Numbers:
     coverage, proxies = script("coverage"), script("proxies")
     covered = coverage.Coverage(
         concepts=("sentiment", "register"), repeats=2, n_fit=24, n_choose=8, n_report=8,
-        n_neutral=8, nulls=19, draws=4, again=4, threads=THREADS, output=folder / "coverage",
+        n_neutral=32, nulls=19, draws=4, again=4, threads=THREADS, output=folder / "coverage",
     )  # fmt: skip
     made = of_tree(covered.run()).under("coverage.summary")
     for concept in covered.concepts:

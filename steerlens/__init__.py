@@ -32,6 +32,15 @@ _HOME = {
     "Ablate": "interventions",
     "Clamp": "interventions",
     "Together": "interventions",
+    # Training: what is minimised, and the trainer that minimises it for any form
+    "Trainer": "training",
+    "TrainedIntervention": "training",
+    "LM": "training",
+    "Split": "training",
+    "BiPO": "training",
+    "RePS": "training",
+    "DPO": "training",
+    "MatchDistribution": "training",
     # Measures: what a model does under an intervention
     "generate": "measures.generation",
     "dose_response": "measures.dose_response",
@@ -53,6 +62,7 @@ _HOME = {
     "fit_validity": "analyses.validity.validity_fit",
     "shifted": "analyses.generalisation.measure_shift",
     "spillover": "analyses.side_effects.measure_spillover",
+    "target_share": "analyses.nearness.measure_nearness",
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
@@ -62,6 +72,7 @@ _HOME = {
     "ValidityFit": "analyses.validity.validity_fit",
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
+    "TargetShare": "analyses.nearness.target_share",
     # Sparse autoencoders
     "SAE": "saes",
     "AddFeature": "saes",

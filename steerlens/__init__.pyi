@@ -29,6 +29,16 @@ from steerlens.interventions import Ablate as Ablate
 from steerlens.interventions import Clamp as Clamp
 from steerlens.interventions import Together as Together
 
+# Training: what is minimised, and the trainer that minimises it for any form
+from steerlens.training import Trainer as Trainer
+from steerlens.training import TrainedIntervention as TrainedIntervention
+from steerlens.training import LM as LM
+from steerlens.training import Split as Split
+from steerlens.training import BiPO as BiPO
+from steerlens.training import RePS as RePS
+from steerlens.training import DPO as DPO
+from steerlens.training import MatchDistribution as MatchDistribution
+
 # Measures: what a model does under an intervention
 from steerlens.measures.generation import generate as generate
 from steerlens.measures.dose_response import dose_response as dose_response
@@ -51,6 +61,7 @@ from steerlens.analyses.validity.measure_validity import decay as decay
 from steerlens.analyses.validity.validity_fit import fit_validity as fit_validity
 from steerlens.analyses.generalisation.measure_shift import shifted as shifted
 from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
+from steerlens.analyses.nearness.measure_nearness import target_share as target_share
 
 # Results
 from steerlens.results import Result as Result
@@ -61,6 +72,7 @@ from steerlens.analyses.confirmation.written_effect import WrittenEffect as Writ
 from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
+from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
 
 # Sparse autoencoders
 from steerlens.saes import SAE as SAE

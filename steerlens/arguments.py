@@ -77,6 +77,21 @@ def as_float(name: str, value: object, *, finite: bool = True) -> float:
     return number
 
 
+def as_positive(name: str, value: object) -> float:
+    """A finite number above 0 as Python's `float`.
+
+    Raises:
+        ArgumentError: If it is none.
+
+    >>> as_positive("rate", 1)
+    1.0
+    """
+    number = as_float(name, value)
+    if number <= 0:
+        raise ArgumentError(f"{name}={number:g} must be above 0.")
+    return number
+
+
 def as_floats(name: str, values: object) -> tuple[float, ...]:
     """Several finite numbers as Python's floats: of a sequence, an array or a tensor.
 
@@ -102,6 +117,27 @@ def as_floats(name: str, values: object) -> tuple[float, ...]:
     if not all(map(math.isfinite, numbers)):
         raise ArgumentError(f"{name}={numbers} are not all finite numbers. Give finite numbers.")
     return numbers
+
+
+def as_texts(name: str, values: object) -> tuple[str, ...]:
+    """Texts as a tuple of Python strings; one string alone is refused, since it is many letters.
+
+    Raises:
+        ArgumentError: If it is one text, something in it is no text, or a text is blank.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ArgumentError(
+            f"{name}={values!r:.80} is not a list of texts. Write [{values!r:.40}] for one text."
+            if isinstance(values, str)
+            else f"{name}={values!r:.80} is not a list of texts. Give a list of strings."
+        )
+    texts = tuple(values)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ArgumentError(f"{name}[{i}]={text!r:.80} is not a text. Give strings.")
+        if not text.strip():
+            raise ArgumentError(f"{name}[{i}]={text!r} is blank. Leave it out, or write a text.")
+    return tuple(map(str, texts))
 
 
 def as_bool(name: str, value: object) -> bool:

@@ -1,5 +1,3 @@
-"""Tests. `typechecker` checks the annotations while they run; an int may stand for a float."""
+"""Tests. `typechecker` checks the annotations of steerlens while they run."""
 
-from beartype import BeartypeConf, beartype
-
-typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+from tests.annotations import check as typechecker  # noqa: F401

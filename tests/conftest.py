@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import annotations
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -14,6 +16,12 @@ SHARED = Path(__file__).parents[2] / "shared"
 def one_thread():
     """Two workers share two cores; small models gain nothing from more threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def first_calls():
+    """In each test the first calls of every function are checked, whatever ran before."""
+    annotations.begin_test()
 
 
 @pytest.fixture

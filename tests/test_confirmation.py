@@ -12,6 +12,7 @@ from steerlens.analyses.confirmation.readers import LikelihoodReader, WordReader
 from steerlens.analyses.confirmation.writing_verdict import not_looked_at
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.confirmation.written_share import auroc_interval, share_interval
+from steerlens.arguments import ArgumentError
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Add
@@ -127,6 +128,21 @@ def test_contexts_that_do_not_differ_are_refused():
         Contexts(("a",), ("a",))
     with pytest.raises(ContextError, match="as many of both"):
         Contexts(("a",), ())
+
+
+@pytest.mark.parametrize("make", [lambda x: Contexts(x, ("b",)), WordReader])
+def test_one_text_is_no_list_of_texts(make, unchecked):
+    assert make(["a"]).positive == ("a",)
+    for given, why in (("a", "is not a list"), ((1,), "is not a text"), (("",), "is blank")):
+        with pytest.raises(ArgumentError, match=why):
+            make(given)
+
+
+def test_a_word_of_both_sides_is_refused():
+    with pytest.raises(ValueError, match="he is a word of both sides"):
+        WordReader(("she", "He"), ("he",))
+    with pytest.raises(ValueError, match="has no positive words"):
+        WordReader(())
 
 
 # Readers
@@ -347,7 +363,8 @@ def contexts_of_soup() -> Contexts:
 def measured(model, arms, at, **changed) -> WrittenEffect:
     options = {"max_new_tokens": 5, "progress": False, **changed}
     contexts = options.pop("contexts", contexts_of_soup())
-    return confirm_in_writing(model, arms, at, PROMPTS, contexts, **options)
+    prompts = options.pop("prompts", PROMPTS)
+    return confirm_in_writing(model, arms, at, prompts, contexts, **options)
 
 
 def test_texts_are_written_under_steering_and_read_without(gpt2):
@@ -405,15 +422,22 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(gpt2, tmp_path, monke
         ({"at": [Cell("nowhere", 1.0)]}, "none of the interventions"),
         ({"at": [Cell("add", 0.0)]}, "is the unsteered model"),
         ({"contexts": None}, "Nothing can read the texts"),
+        ({"at": [("add", 1.0)]}, "is not a cell"),
+        ({"at": [Cell("add", float("nan"))]}, "multiplier=nan is not finite"),
+        ({"contexts": "good soup"}, "are no contexts"),
+        ({"reader": 5}, "cannot read texts"),
+        ({"draws": 2, "temperature": 0}, "the same text 2 times"),
+        ({"prompts": "the food was"}, "is not a list of texts"),
+        ({"prompts": ["the food was", " "]}, r"prompts\[1\]=' ' is blank"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(
-    gpt2, changed, why, monkeypatch
+    gpt2, changed, why, monkeypatch, unchecked
 ):
     monkeypatch.setattr("steerlens.analyses.confirmation.measure_written.written_tokens", None)
     arms = {"add": Add(Direction(torch.ones(gpt2.d_model), Site(1), resid_norm=4.0))}
     given = {"at": [Cell("add", 1.0)], **changed}
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises((ValueError, TypeError), match=why):
         measured(gpt2, arms, **given)
 
 

@@ -82,12 +82,13 @@ def site_of(intervention: Intervention) -> Site | None:
 
 def require_fits(model: Model, arms: Mapping[str, Intervention]) -> None:
     """Raises ValueError, naming the arm, if an intervention does not fit the model."""
-    for name, intervention in arms.items():
-        try:
-            require_fit(model, intervention)
-        except ValueError as error:
-            error.args = (f"{name}: {error}",)
-            raise
+    with model.unchanging():
+        for name, intervention in arms.items():
+            try:
+                require_fit(model, intervention)
+            except ValueError as error:
+                error.args = (f"{name}: {error}",)
+                raise
 
 
 def require_fit(model: Model, intervention: Intervention) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from steerlens.arguments import as_float
 from steerlens.directions import Direction, DirectionError
+from steerlens.interventions.changes import Change, StreamEdit
+from steerlens.models.model import Model
 from steerlens.protocols import Hookable, Strength
 from steerlens.sites import Positions, Site
 from steerlens.units import StrengthUnit, require_unit
@@ -41,6 +43,20 @@ class _AlongDirection(ABC):
     def along(self: E, direction: Direction) -> E:
         """The same edit along another direction."""
         return replace(self, direction=direction)  # type: ignore[type-var]
+
+    def changes(self, model: Model) -> tuple[Change, ...]:
+        """The one edit, as all that it changes."""
+        return (StreamEdit(self.site, self, self.positions),)
+
+    @property
+    def first_block(self) -> int:
+        """The first block that it changes."""
+        return StreamEdit(self.site, self, self.positions).block
+
+    @property
+    def per_row(self) -> bool:
+        """True: a batch may have one multiplier per row."""
+        return True
 
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
         """Steers the model until the `with` ends.
@@ -120,7 +136,7 @@ class Add(_AlongDirection):
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        return resid + _per_row(strength, resid) * self.step.to(resid)
+        return resid + per_row(strength, resid) * self.step.to(resid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +158,7 @@ class Ablate(_AlongDirection):
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
         u = self.direction.unit().vector.to(resid)
-        return resid - _per_row(strength, resid) * (resid @ u)[..., None] * u
+        return resid - per_row(strength, resid) * (resid @ u)[..., None] * u
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +179,11 @@ class Clamp(_AlongDirection):
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
         u = self.direction.unit().vector.to(resid)
-        return resid + _per_row(strength, resid) * (self.value - resid @ u)[..., None] * u
+        return resid + per_row(strength, resid) * (self.value - resid @ u)[..., None] * u
 
 
-def _per_row(strength: Strength, resid: Tensor) -> Tensor | float:
+def per_row(strength: Strength, resid: Tensor) -> Tensor | float:
+    """A strength that multiplies a stream [batch, pos, d_model], row by row."""
     if not isinstance(strength, Tensor):
         return float(strength)
     return strength.to(resid)[:, None, None]

@@ -135,8 +135,9 @@ class Engine:
         self.model = model
         self.grid = Grid(tuple(interventions), strengths)
         self.memory = memory or free_bytes(model.device) // 4
-        for intervention in interventions:
-            require_fit(model, intervention)
+        with model.unchanging():
+            for intervention in interventions:
+                require_fit(model, intervention)
         self.paths = self._paths()
 
     def _paths(self) -> list[Path]:

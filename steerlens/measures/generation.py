@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat, turns_of
+from steerlens.models.attached import edits_by_block
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
-from steerlens.sites import TokenBatch
+from steerlens.models.prompts import AttachedPrompt, Inserted
+from steerlens.sites import Positions, TokenBatch
 
 Turn = Mapping[str, str]
 """A turn of a chat: {"role": "user", "content": "…"}."""
@@ -138,11 +140,12 @@ def generated_tokens(
     if temperature < 0:
         raise ValueError(f"temperature={temperature} is negative. Use 0 for the likeliest token.")
     batch = model.tokens(prompts, padding_side="left")
-    if batch.width + max_new_tokens > model.n_ctx:
+    longest = batch.width + sum(len(prompt.tokens) for prompt in model.attached.prompts)
+    if longest + max_new_tokens > model.n_ctx:
         raise ValueError(
-            f"The longest prompt has {batch.width} tokens; with {max_new_tokens} new ones that is "
+            f"The longest prompt has {longest} tokens; with {max_new_tokens} new ones that is "
             f"more than the context of {model.name!r}, {model.n_ctx}. "
-            f"Use max_new_tokens={max(0, model.n_ctx - batch.width)} or shorter prompts."
+            f"Use max_new_tokens={max(0, model.n_ctx - longest)} or shorter prompts."
         )
     model.forward.require_padding(batch)
     streams = range(len(batch)) if draws is None else draws
@@ -185,7 +188,8 @@ def _sample(logits: Tensor, temperature: float, generators: list[torch.Generator
 
 
 def _stepper(model: Model, use_cache: bool, width: int) -> Step:
-    if not use_cache or not model.forward.caches:
+    bridged = model.is_bridge and model.attached.prompts  # its cache gives logits and no states
+    if not use_cache or not model.forward.caches or bridged:
         return lambda batch, start: _full(model, batch)
     kernel = model.kernel()
     if kernel is not None and all(attached.site.entry is not None for attached in model.attached):
@@ -202,18 +206,29 @@ class _HookedSteps:
     """Decoding through the hooked forward pass of a HookedTransformer."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.cache = model, None
+        self.model = model
+        self.caches: dict[tuple[AttachedPrompt, ...], Any] = {}
+        """One for the texts with each choice of prompts in them."""
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
-        if self.cache is None:
-            self.cache = self.model.forward.new_cache(len(batch))
-        resid = self.model.wrapped(
-            batch.tokens[:, start:],
-            attention_mask=batch.mask[:, start:].long(),
-            past_kv_cache=self.cache,
-            stop_at_layer=self.model.n_layers,
-        )
-        return self.model.unembed(self.model.readout.norm(resid[:, -1:])[:, 0])
+        last = self.model.attached.mixed(batch, self._run, start)[0]
+        return self.model.unembed(last[:, 0])
+
+    def _run(
+        self, texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]
+    ) -> list[Float[Tensor, "row 1 d_model"]]:
+        """The normed last column of texts, of which some prompts are a part."""
+        model, key = self.model, tuple(one.prompt for one in inserted)
+        if key not in self.caches:
+            self.caches[key] = model.forward.new_cache(len(texts))
+        with model.forward.entered(inserted, start):
+            resid = model.wrapped(
+                texts.tokens[:, start:],
+                attention_mask=texts.mask[:, start:].long(),
+                past_kv_cache=self.caches[key],
+                stop_at_layer=model.n_layers,
+            )
+        return [model.readout.norm(resid[:, -1:])]
 
 
 class _BridgeSteps:
@@ -239,29 +254,45 @@ class _KernelSteps:
     """Decoding without hooks; attached edits of the stream are applied between the blocks."""
 
     def __init__(self, model: Model, kernel: Kernel, width: int) -> None:
-        self.model, self.kernel = model, kernel
-        self.kept = [Kept(width) for _ in range(model.n_layers)]
+        self.model, self.kernel, self.width = model, kernel, width
+        self.kept: dict[tuple[AttachedPrompt, ...], list[Kept]] = {}
+        """Keys and values of the texts with each choice of prompts in them."""
+        self.edits = edits_by_block(model.attached)
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
-        columns = Columns.of(batch, start)
-        edits = [(h, h.positions.mask(batch)[:, start:]) for h in self.model.attached]
+        last = self.model.attached.mixed(batch, self._run, start)[0]
+        return self.kernel.logits(last[:, 0])
+
+    def _run(
+        self, texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]
+    ) -> list[Float[Tensor, "row 1 d_model"]]:
+        """The normed last column of texts, of which some prompts are a part."""
+        model, key = self.model, tuple(one.prompt for one in inserted)
+        if key not in self.kept:
+            width = self.width + sum(one.width for one in inserted)
+            self.kept[key] = [Kept(width) for _ in range(model.n_layers)]
+        columns = Columns.of(texts, start)
+        new = texts.width - start
+        chosen: dict[Positions, Tensor] = {}
+        for attached in model.attached:  # each rule once: there may be an edit in every block
+            if attached.positions not in chosen:
+                chosen[attached.positions] = model.attached.chosen(attached.positions, new)
 
         def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
-            # resid_post of a block comes before resid_pre of the next: the order hooks fire in.
-            for stream in ("resid_post", "resid_pre"):
-                for attached, chosen in edits:
-                    if attached.site.entry == entry and attached.site.stream == stream:
-                        width = resid.shape[2]
-                        resid = attached.apply(resid[:, 0], chosen[:, -width:])[:, None]
+            if entry == 0:
+                for k, prompt in enumerate(inserted):
+                    resid = prompt.enter(resid[:, 0], inserted[k + 1 :], start)[:, None]
+            for attached in self.edits.get(entry, ()):
+                where = chosen[attached.positions][:, -resid.shape[2] :]
+                resid = attached.apply(resid[:, 0], where)[:, None]
             return resid
 
         # In the last block only the last column matters, unless an edit after it must count.
-        after = any(attached.site.entry == self.model.n_layers for attached, _ in edits)
         resid = self.kernel.climb(
-            self.kernel.embed(batch.tokens[:, None, start:], columns.positions),
+            self.kernel.embed(texts.tokens[:, None, start:], columns.positions),
             columns,
             enter=enter,
-            kept=self.kept,
-            tail=None if after else 1,
+            kept=self.kept[key],
+            tail=None if model.n_layers in self.edits else 1,
         )
-        return self.kernel.logits(self.kernel.states(resid[:, 0, -1]))
+        return [self.kernel.states(resid[:, 0, -1:])]

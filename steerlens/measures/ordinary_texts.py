@@ -28,10 +28,10 @@ WRITTEN = "texts that the unsteered model wrote"
 
 def ordinary_texts(
     model: Model,
-    count: int = COUNT,
+    count: SupportsIndex = COUNT,
     *,
-    tokens: int = TOKENS,
-    seed: int = 0,
+    tokens: SupportsIndex = TOKENS,
+    seed: SupportsIndex = 0,
     progress: bool = False,
     cells: Cells | None = None,
 ) -> list[str]:
@@ -49,6 +49,8 @@ def ordinary_texts(
         ValueError: If the model writes too few different texts of at least 8 tokens.
     """
     model = as_model(model)
+    count, seed = as_int("count", count, least=1), as_int("seed", seed)
+    tokens = as_int("tokens", tokens, least=LEAST)
     start = _start(model)
     room = model.n_ctx - len(model.ids(start))
     kept = cells_or_none(cells, "ordinary", progress)

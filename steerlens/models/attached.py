@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
 from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, TokenBatch
@@ -63,25 +64,37 @@ class _Window:
     """The columns that the wrapped model is computing right now."""
 
     batch: TokenBatch
+    """The texts themselves, by which the rules of positions count."""
     start: int
+    """The first column, counted with the prompts that stand in the texts."""
+    inserted: tuple[Inserted, ...] = ()
+    """Prompts that stand in the texts, which are never edited."""
 
     def chosen(self, positions: Positions, width: int) -> Tensor:
-        return positions.mask(self.batch)[:, self.start : self.start + width]
+        chosen = positions.mask(self.batch)
+        for prompt in self.inserted:
+            chosen = prompt.spread(chosen, False)
+        return chosen[:, self.start : self.start + width]
 
 
 class AttachedEdits:
-    """The edits attached to one wrapped model, in order; a sequence of `Attached`."""
+    """The edits attached to one wrapped model, in order; a sequence of `Attached`.
+
+    Prompts are attached too. The length counts both.
+    """
 
     def __init__(self, wrapped: Any, name: str) -> None:
         self._wrapped, self._name = wrapped, name
         self._edits: list[Attached] = []
+        self.prompts: list[AttachedPrompt] = []
+        """Prompts in front of all texts, in the order in which they were attached."""
         self._window: _Window | None = None
 
     def __iter__(self) -> Iterator[Attached]:
         return iter(tuple(self._edits))
 
     def __len__(self) -> int:
-        return len(self._edits)
+        return len(self._edits) + len(self.prompts)
 
     @property
     def hooks(self) -> Counter[str]:
@@ -104,7 +117,7 @@ class AttachedEdits:
             ValueError: If the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
-        _require_strength(multiplier)
+        require_strength(multiplier)
         attached = Attached(site, edit, positions, multiplier)
 
         def fire(resid: Tensor, hook: Any) -> Tensor:
@@ -127,6 +140,24 @@ class AttachedEdits:
             raise SteeringError(
                 f"Steering at {site} never fired: no forward pass of {self._name!r} reached that "
                 "layer inside the `with`. Run the model inside it."
+            )
+
+    @contextmanager
+    def prompted(self, prompt: AttachedPrompt) -> Iterator[None]:
+        """Puts a prompt in front of all texts until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no forward pass ran.
+        """
+        self.prompts.append(prompt)
+        try:
+            yield
+        finally:
+            self.prompts.remove(prompt)
+        if not prompt.ever_ran:
+            raise SteeringError(
+                f"A prompt was attached to {self._name!r} and no text was run inside the `with`. "
+                "Run the model inside it, through the Model."
             )
 
     @contextmanager
@@ -169,12 +200,62 @@ class AttachedEdits:
     def _handles(self, attached: Attached) -> list[Any]:
         return self._wrapped.hook_dict[attached.site.hook].fwd_hooks
 
-    def computing(self, batch: TokenBatch, start: int = 0) -> None:
-        """States which columns of the batch come next: those from `start` on."""
-        self._window = _Window(batch, start)
+    def computing(
+        self, batch: TokenBatch, start: int = 0, inserted: tuple[Inserted, ...] = ()
+    ) -> None:
+        """States which columns of the batch come next: those from `start` on.
+
+        Args:
+            inserted: Prompts that stand in the texts, in the order in which they were put there.
+        """
+        self._window = _Window(batch, start, inserted)
+
+    def chosen(self, positions: Positions, width: int) -> Tensor:
+        """Which tokens a rule chooses among the `width` columns that come next."""
+        assert self._window is not None
+        return self._window.chosen(positions, width)
+
+    def mixed(self, batch: TokenBatch, run: Run, start: int = 0) -> list[Tensor]:
+        """What a run gives for a batch, mixed over the attached prompts by their dials.
+
+        Args:
+            run: Computes streams [batch, pos, d_model] of all columns from its second argument on
+                of the texts in its first, in which the prompts of its third stand.
+            start: The first column that is computed; those before it were computed before.
+        """
+        if not self.prompts:
+            return run(batch, start, ())
+        found = mixed(batch, tuple(self.prompts), self._counted(batch, run), start)
+        self.computing(batch, start)
+        return found
+
+    def _counted(self, batch: TokenBatch, run: Run) -> Run:
+        """The same run, with the rules of positions counted in the texts without the prompts."""
+
+        def counted(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+            self.computing(batch, start, inserted)
+            return run(texts, start, inserted)
+
+        return counted
 
 
-def _require_strength(multiplier: Strength) -> None:
+def edits_by_block(edits: Iterable[Attached]) -> dict[int, list[Attached]]:
+    """The edits of what enters each block, in the order in which the hooks fire.
+
+    That is the block's number, and the number of layers for what leaves the last. `resid_post` of a
+    block comes before `resid_pre` of the next.
+    """
+    found: dict[int, list[Attached]] = {}
+    edits = list(edits)
+    for stream in ("resid_post", "resid_pre"):
+        for attached in edits:
+            if attached.site.entry is not None and attached.site.stream == stream:
+                found.setdefault(attached.site.entry, []).append(attached)
+    return found
+
+
+def require_strength(multiplier: Strength) -> None:
+    """Raises TypeError or ValueError unless it is one finite number, or one per row of a batch."""
     per_row = isinstance(multiplier, Tensor)
     if not (multiplier.ndim == 1 if per_row else isinstance(multiplier, Real)):
         raise TypeError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformer_lens import TransformerLensKeyValueCache
 
 from steerlens.models.measured import measured
+from steerlens.models.prompts import Inserted
 from steerlens.sites import Site, TokenBatch
 
 Entering = tuple[int, Float[Tensor, "batch pos d_model"]]
@@ -94,6 +95,21 @@ class Forward:
 
         with self.wrapped.hooks(fwd_hooks=[(site.hook, keep(site)) for site in sites]):
             yield kept
+
+    @contextmanager
+    def entered(self, inserted: tuple[Inserted, ...], start: int = 0) -> Iterator[None]:
+        """Puts the own vectors of prompts into what enters block 0, until the `with` ends."""
+        if all(prompt.prompt.entering is None for prompt in inserted):
+            yield
+            return
+
+        def enter(resid: Tensor, hook: Any) -> Tensor:
+            for k, prompt in enumerate(inserted):
+                resid = prompt.enter(resid, inserted[k + 1 :], start)
+            return resid
+
+        with self.wrapped.hooks(fwd_hooks=[(Site(0, "resid_pre").hook, enter)]):
+            yield
 
     def new_cache(self, rows: int) -> TransformerLensKeyValueCache:
         """An empty key-value cache for a HookedTransformer."""

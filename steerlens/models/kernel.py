@@ -277,7 +277,7 @@ class Kernel:
         columns: Columns,
         *,
         enter: Callable[[int, Tensor], Tensor] | None = None,
-        shared: Sequence[KeysValues] | None = None,
+        shared: Sequence[KeysValues | None] | None = None,
         kept: Sequence[Kept] | None = None,
         first: int = 0,
         top: int | None = None,
@@ -289,7 +289,8 @@ class Kernel:
         Args:
             enter: Given the number of a block and the stream that enters it, and once the number
                 of layers and what leaves the last block: the stream to go on with. It may add rows.
-            shared: For every block, keys and values of each prompt's unedited prefix.
+            shared: For every block, keys and values of each prompt's unedited prefix; None for blocks
+                below the first.
             kept: For every block, each row's own earlier keys and values.
             first: The block that the stream enters.
             top: The block whose input is wanted; by default what leaves the last one.

@@ -6,7 +6,7 @@ It composes one part per idea: `texts` (texts to tokens), `attached` (the edits 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,15 @@ from torch import Tensor
 
 from steerlens.directions import Direction
 from steerlens.models import checkpoints
-from steerlens.models.attached import AttachedEdits
+from steerlens.models.attached import AttachedEdits, require_strength
 from steerlens.models.attached import SteeringError as SteeringError
+from steerlens.models.exchanged import exchanged
 from steerlens.models.fitting import Fitting
 from steerlens.models.forward import Entering, Forward
 from steerlens.models.kernel import Kernel, why_not
 from steerlens.models.loading import load
 from steerlens.models.measured import measured
+from steerlens.models.prompts import AttachedPrompt, Inserted
 from steerlens.models.readout import Readout
 from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
@@ -55,6 +57,7 @@ class Model:
     readout: Readout = field(init=False, repr=False)
     streams: Streams = field(init=False, repr=False)
     _processing: tuple[Any, str] | None = field(default=None, init=False, repr=False)
+    _unchanging: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.wrapped, Model):
@@ -152,10 +155,26 @@ class Model:
     @property
     def processing(self) -> str:
         """Weight processing of the residual basis: "raw", or what was folded and centred."""
+        if self._unchanging and self._processing is not None:
+            return self._processing[1]
         state = (weights_state(self.wrapped), getattr(self.wrapped, "compatibility_mode", False))
         if self._processing is None or self._processing[0] != state:
             self._processing = (state, checkpoints.weights_processing(self.wrapped))
         return self._processing[1]
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Takes the weights to stay as they are until the `with` ends.
+
+        Many directions are then held to the model for the price of one: what its weights say of the
+        residual basis is looked up once.
+        """
+        before, _ = self._unchanging, self.processing
+        self._unchanging = True
+        try:
+            yield
+        finally:
+            self._unchanging = before
 
     @property
     def dtype(self) -> str:
@@ -291,6 +310,52 @@ class Model:
         with self.attached.attach(site, edit, positions, multiplier):
             yield
 
+    @contextmanager
+    def prompted(
+        self,
+        tokens: Int[Tensor, " new"],
+        multiplier: Strength,
+        entering: Float[Tensor, "new d_model"] | None = None,
+    ) -> Iterator[None]:
+        """Puts tokens in front of every text, after its BOS, until the `with` ends.
+
+        What is computed of a text is mixed with what is computed of it without them: base +
+        multiplier · (prompted - base), at every site and in the final states.
+
+        Args:
+            multiplier: One number, or one per row. 0 is exactly the text without them and 1 exactly
+                the text with them.
+            entering: What enters block 0 in the place of the tokens.
+
+        Raises:
+            ValueError: If the multiplier is NaN or infinite, or there is no token.
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        require_strength(multiplier)
+        if not len(tokens):
+            raise ValueError("A prompt of no tokens changes nothing. Give at least one.")
+        lead = tuple(self.texts.lead)
+        prompt = AttachedPrompt(tokens, multiplier, lead, self.n_ctx, entering)
+        with self.attached.prompted(prompt):
+            yield
+
+    @contextmanager
+    def reweighted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """Computes with other weights until the `with` ends. Interventions call this.
+
+        Others stand in the place of the parameters, which are not written to; then the very same
+        ones are put back.
+
+        Args:
+            changes: By the name of a parameter: its value as a function of the one that is there.
+
+        Raises:
+            ValueError: If the model has no such parameter, or a value has another shape.
+        """
+        # What fits is decided by the processing of the model's own weights.
+        with self.unchanging(), exchanged(self.wrapped, changes):
+            yield
+
     def states(
         self, batch: TokenBatch, entering: Entering | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
@@ -308,7 +373,12 @@ class Model:
         self, batch: TokenBatch, entering: Entering | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """`states`, as part of a longer run."""
-        return self.readout.norm(self.forward.last(batch, entering))
+
+        def run(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+            with self.forward.entered(inserted):
+                return [self.readout.norm(self.forward.last(texts, entering))]
+
+        return self.attached.mixed(batch, run)[0]
 
     def unembed(
         self, states: Float[Tensor, "*rows d_model"], targets: Tensor | None = None
@@ -337,7 +407,13 @@ class Model:
         stop = max(site.layer for site in where) + 1
         with self.attached.running(batch, stop):
             self.attached.computing(batch)
-            return self.forward.streams(batch, where, stop)
+
+            def run(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+                with self.forward.entered(inserted):
+                    found = self.forward.streams(texts, where, stop)
+                return [found[site] for site in where]
+
+            return dict(zip(where, self.attached.mixed(batch, run), strict=True))
 
     def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.

@@ -14,6 +14,8 @@ from steerlens.plots.curves import layer_curve as layer_curve
 from steerlens.plots.features import feature_card as feature_card
 from steerlens.plots.heatmap import layer_heatmap as layer_heatmap
 from steerlens.plots.html import to_html_div as to_html_div
+from steerlens.plots.learning import learning_curve as learning_curve
+from steerlens.plots.learning import share_lines as share_lines
 from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.panels import change_panels as change_panels

@@ -108,13 +108,20 @@ class Oracle:
     Texts are sequences of tokens, or strings to be split at spaces. Nothing is added to them: for
     probabilities a text begins with <bos>.
 
+    Args:
+        given: Poles that the document is known to have, e.g. ``{"register": True}``: probabilities
+            are then those of such documents alone. By default nothing is known.
+
     >>> reading = Oracle().read_clause("the soup was not tasty at all .")
     >>> reading.sentiment, reading.register, reading.truth, reading.topic
     (False, True, None, 'restaurant')
     """
 
-    def __init__(self, grammar: Grammar | None = None) -> None:
+    def __init__(
+        self, grammar: Grammar | None = None, given: Mapping[str, bool] | None = None
+    ) -> None:
         self.grammar = review_grammar() if grammar is None else grammar
+        self.given = {require_concept(concept): pole for concept, pole in (given or {}).items()}
         self._roots = {group: self._trie(group) for group in self.grammar.groups}
 
     # Reading ---------------------------------------------------------------------------------
@@ -201,14 +208,30 @@ class Oracle:
         Raises:
             ValueError: If `tokens` is not the start of a document, or already a whole one.
         """
+        return self.next_token_probs_after(tokens, len(_words(tokens)))[-1]
+
+    def next_token_probs_after(
+        self, tokens: Sequence[str] | str, start: int
+    ) -> list[dict[str, float]]:
+        """`next_token_probs` after the first `start` tokens, and after each one more, in one pass.
+
+        Raises:
+            ValueError: If `tokens` is not the start of a document, or already a whole one.
+        """
         words = _words(tokens)
         prefix = self._start()
+        found = [self._next(prefix)] if start == 0 else []
         for pos, token in enumerate(words):
             if not self._advance(prefix, token):
                 raise ValueError(
                     f"No document starts with {' '.join(words[: pos + 1])!r}: token {pos}, "
                     f"{token!r}, cannot stand there. Start with {BOS} and keep to the grammar."
                 )
+            if pos + 1 >= start:
+                found.append(self._next(prefix))
+        return found
+
+    def _next(self, prefix: _Prefix) -> dict[str, float]:
         if prefix.ended:
             raise ValueError(f"The document ended with {EOS}; nothing follows it.")
         if not prefix.begun:
@@ -238,7 +261,11 @@ class Oracle:
 
     def _start(self) -> _Prefix:
         belief = np.zeros((len(self.grammar.transitions), len(self.grammar.states)))
-        belief[0] = 1 / len(self.grammar.states)
+        belief[0] = [
+            all(getattr(state, concept) == pole for concept, pole in self.given.items())
+            for state in self.grammar.states
+        ]
+        belief[0] /= belief[0].sum()
         return _Prefix(belief)
 
     def _weights(self, prefix: _Prefix) -> dict[str, Float[np.ndarray, " state"]]:

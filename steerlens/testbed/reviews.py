@@ -220,6 +220,63 @@ def questions(
     )
 
 
+def continuations(concept: str, n: int, seed: int = 0, *, length: int = 6) -> ContrastSet:
+    """Prompts that say nothing of a concept yet, with how documents of both poles go on.
+
+    "the soup was" with " tasty . i enjoyed the" against " bland . i regretted the". Both answers
+    have the same tokens but for the concept's words, of which the first comes first. Meant for
+    training on whole texts rather than on one word.
+
+    Args:
+        concept: "sentiment" (positive pole: positive), "register" (formal), "truth" (truthful).
+        n: Number of pairs, all different.
+        seed: Another seed gives other pairs.
+        length: Tokens of each answer, at the most; a document may end before.
+
+    Returns:
+        Pairs grouped by prompt. `meta` has the topic.
+
+    Raises:
+        ValueError: If there is no such concept, n or length is less than 1, or there are not n such
+            pairs.
+
+    >>> pair = continuations("register", 1).pairs[0]
+    >>> len(pair.positive.split()) == len(pair.negative.split())
+    True
+    """
+    require_concept(concept)
+    _require_count(n)
+    if length < 1:
+        raise ValueError(f"length={length} leaves no tokens to answer with. Use 1 or more.")
+    rng = np.random.default_rng([seed, 15])
+    grammar = review_grammar()
+    pairs: dict[tuple[str, str, str], ContrastPair] = {}
+    for _ in range(1000 + 200 * n):
+        documents = grammar.minimal_pair(concept, rng)
+        one, other = (document.tokens[1:-1] for document in documents)
+        start = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        if start == 0:  # a prompt needs a word
+            continue
+        prompt = " ".join(one[:start])
+        positive, negative = (" " + " ".join(x[start : start + length]) for x in (one, other))
+        texts = (prompt, positive, negative)
+        meta = {"topic": documents[0].latents.topic}
+        pairs.setdefault(texts, ContrastPair(*texts, group=prompt, meta=meta))
+        if len(pairs) == n:
+            return ContrastSet(
+                name=f"reviews-{concept}-continuations",
+                pairs=tuple(pairs.values()),
+                source=(
+                    f"steerlens.testbed.reviews.continuations({concept!r}, n={n}, seed={seed}, "
+                    f"length={length})"
+                ),
+            )
+    raise ValueError(
+        f"Not n={n} different continuations about {concept!r} were found. Lower n, or give a greater "
+        "length."
+    )
+
+
 @cache
 def forms_of(concept: str) -> tuple[str, ...]:
     """The forms of clauses that tell of a concept after their first word.

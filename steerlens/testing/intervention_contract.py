@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.measures.generation import generated_tokens
 from steerlens.models.model import Model, as_model
+from steerlens.models.wrapped_state import weights_state
 from steerlens.protocols import (
     Fitted,
     Intervention,
@@ -36,7 +37,8 @@ def check_intervention(
     """Checks on a model that an intervention keeps its contract.
 
     At multiplier 0 the logits are the unsteered ones exactly; at 1 something changes; after the
-    `with` and after an error in it nothing is left. A row of a batch is as if alone, padding on
+    `with`, and after an error or an interrupt in it, nothing is left: the weights are the very same
+    tensors, unwritten. A row of a batch is as if alone, padding on
     either side changes nothing, and cached generation is what a full forward pass says. What the
     intervention states of itself holds: the blocks below its `first_block` see the unsteered
     stream, `require_fits` accepts this model, and where it takes a multiplier per row, each row
@@ -106,8 +108,8 @@ def check_intervention(
     _check_cached(intervention, name, model, prompts)
 
 
-class _Deliberate(Exception):
-    """Raised inside the `with` to see what an error leaves behind."""
+class _Deliberate(BaseException):
+    """Raised inside the `with` to see what an error or an interrupt leaves behind."""
 
 
 def _check_edit(edit: ResidualEdit, name: str, model: Model) -> None:
@@ -203,18 +205,22 @@ def _rows(model: Model, batch: TokenBatch) -> list[Tensor]:
     return [row[real].float() for row, real in zip(model.logits(batch), batch.mask, strict=True)]
 
 
-def _traces(model: Model) -> tuple[str, int, int]:
-    """What an intervention could leave: changed weights, hooks, edits on record."""
+def _traces(model: Model) -> tuple[str, int, int, int]:
+    """What an intervention could leave: changed weights, hooks, edits on record, other tensors."""
     points = model.wrapped.hook_dict.values()
     hooks = sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
-    return model.fingerprint, hooks, len(model.attached)
+    return model.fingerprint, hooks, len(model.attached), weights_state(model.wrapped)
 
 
 def _require_gone(
     model: Model, before: tuple, unsteered: list[Tensor], batch: TokenBatch, text: str
 ) -> None:
     after = _traces(model)
-    named = zip(("weights", "hooks", "attached edits"), before, after, strict=True)
+    kinds = (
+        "weights", "hooks", "attached edits", "the tensors of the weights (exchange parameters and "
+        "put the same ones back: what is added and subtracted again differs by rounding)",
+    )  # fmt: skip
+    named = zip(kinds, before, after, strict=True)
     changed = ", ".join(what for what, one, other in named if one != other)
     require(not changed, f"{text}: {changed} changed.")
     require(all(map(torch.equal, _rows(model, batch), unsteered)), f"{text}: logits differ.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from steerlens.arguments import as_texts
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.formats.chat import chat_prompt
 from steerlens.data.formats.text import ContrastError, chat_markers, digest
@@ -46,6 +47,8 @@ class Contexts:
     """What they were made of, in words."""
 
     def __post_init__(self) -> None:
+        for side in SIDES:
+            object.__setattr__(self, side, as_texts(side, getattr(self, side)))
         if not self.positive or len(self.positive) != len(self.negative):
             raise ContextError(
                 f"{len(self.positive)} positive and {len(self.negative)} negative contexts. Give "

@@ -17,7 +17,7 @@ from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.confirmation.written_numbers import Texts
 from steerlens.analyses.writing.judging import judge_name, judge_texts
 from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
-from steerlens.arguments import as_float, as_int
+from steerlens.arguments import as_float, as_int, as_texts
 from steerlens.data import ContrastSet
 from steerlens.interventions.arms import Arms, named_arms, require_fits
 from steerlens.measures.surprisal import require_unsteered
@@ -85,14 +85,19 @@ def confirm_in_writing(
     """
     model = as_model(model)
     require_unsteered(model)
-    prompts, draws = list(prompts), as_int("draws", draws, least=1)
+    prompts, draws = list(as_texts("prompts", prompts)), as_int("draws", draws, least=1)
     options: dict[str, Any] = {
         "max_new_tokens": as_int("max_new_tokens", max_new_tokens, least=1),
         "temperature": as_float("temperature", temperature),
     }
     seed = as_int("seed", seed)
+    if draws > 1 and options["temperature"] == 0:
+        raise ValueError(
+            f"draws={draws} at temperature 0 would be the same text {draws} times. Use draws=1, or "
+            "a temperature above 0."
+        )
     named = named_arms(arms)
-    _require(named, at, prompts)
+    _require(named, at, prompts, reader)
     require_fits(model, named)
     found, missing = _contexts(model, contexts, prompts, options["max_new_tokens"])
     if found is None and reader is None:
@@ -196,6 +201,11 @@ def _contexts(
     """The contexts, or why there are none."""
     if given is None:
         return None, "no contexts were given"
+    if not isinstance(given, Contexts | ContrastSet):
+        raise TypeError(
+            f"contexts={given!r:.80} are no contexts. Give Contexts(positive=[…], negative=[…]), or "
+            "the pairs of the contrast."
+        )
     if isinstance(given, Contexts):
         for k in range(len(given)):
             for prompt in prompts:
@@ -208,10 +218,23 @@ def _contexts(
     return made, ""
 
 
-def _require(named: dict[str, Intervention], at: Sequence[Cell], prompts: list[str]) -> None:
+def _require(
+    named: dict[str, Intervention], at: Sequence[Cell], prompts: list[str], reader: Any
+) -> None:
+    if reader is not None and not callable(reader):
+        raise TypeError(
+            f"reader={reader!r:.80} cannot read texts. Give a WordReader, or a function of the "
+            "prompts and the continuations that returns one number per text."
+        )
     if not at:
         raise ValueError("There is no cell to look at. Give the recommended one: [made.chosen].")
     for cell in at:
+        if not isinstance(cell, Cell):
+            raise TypeError(
+                f"{cell!r:.80} is not a cell. Give those of a map, [made.chosen], or write "
+                "steerlens.results.Cell(row, multiplier)."
+            )
+        as_float("multiplier", cell.multiplier)
         if cell.row not in named:
             raise ValueError(
                 f"{cell} is at none of the interventions ({', '.join(named)}). Give the arms of the "

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.analyses.confirmation.contexts import SIDES, Contexts
+from steerlens.arguments import as_texts
 from steerlens.measures.surprisal import require_unsteered, surprisal
 from steerlens.models.model import Model
 
@@ -89,6 +90,20 @@ class WordReader:
     positive: tuple[str, ...]
     negative: tuple[str, ...] = ()
     unit = "texts"
+
+    def __post_init__(self) -> None:
+        for side in SIDES:
+            object.__setattr__(self, side, as_texts(side, getattr(self, side)))
+        if not self.positive:
+            raise ValueError(
+                "WordReader has no positive words, so no text could show the positive side. Give "
+                "some: WordReader(('she', 'her'), ('he', 'his'))."
+            )
+        if both := {w.lower() for w in self.positive} & {w.lower() for w in self.negative}:
+            raise ValueError(
+                f"{', '.join(sorted(both))} is a word of both sides, so it counts for neither. "
+                "Leave it out."
+            )
 
     def __call__(self, prompts: list[str], continuations: list[str]) -> list[float]:
         """1 for more positive words, -1 for more negative ones, 0 for as many of both."""

@@ -1,0 +1,16 @@
+"""One trainer for every form and objective, from cached states."""
+
+from steerlens.training.objectives import DPO as DPO
+from steerlens.training.objectives import LM as LM
+from steerlens.training.objectives import BiPO as BiPO
+from steerlens.training.objectives import MatchDistribution as MatchDistribution
+from steerlens.training.objectives import Objective as Objective
+from steerlens.training.objectives import RePS as RePS
+from steerlens.training.objectives import Split as Split
+from steerlens.training.objectives import TargetDistribution as TargetDistribution
+from steerlens.training.trained_intervention import TrainedEdit as TrainedEdit
+from steerlens.training.trained_intervention import TrainedIntervention as TrainedIntervention
+from steerlens.training.trainer import Trainer as Trainer
+from steerlens.training.training_errors import DivergedError as DivergedError
+from steerlens.training.training_errors import TrainingError as TrainingError
+from steerlens.training.training_history import TrainingHistory as TrainingHistory

@@ -1,0 +1,54 @@
+"""Annotations are checked while the tests run: those of a function in its first calls of a test.
+
+A function in an inner loop is called a hundred thousand times with the same kinds of arguments;
+checking every call would take a third of the time of all tests.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from inspect import isfunction
+from typing import Any
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+FIRST = 20
+"""Calls of each function that are checked in each test."""
+
+_jaxtyped = jaxtyping.jaxtyped
+_calls: Counter[Callable] = Counter()
+
+
+def check(checked: Any) -> Any:
+    """Checks a function or class; an int may stand for a float."""
+    return beartype(conf=BeartypeConf(is_pep484_tower=True))(checked)
+
+
+def begin_test() -> None:
+    """Counts the calls of every function from 0 again."""
+    _calls.clear()
+
+
+def first_calls(checked: Any = None, *, typechecker: Any = None) -> Any:
+    """`jaxtyping.jaxtyped`, which checks the first calls of a function only."""
+    if checked is None:
+        return functools.partial(first_calls, typechecker=typechecker)
+    with_checks = _jaxtyped(checked, typechecker=typechecker)
+    if not isfunction(checked):
+        return with_checks
+
+    @functools.wraps(checked)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        count = _calls[checked]
+        if count >= FIRST:
+            return checked(*args, **kwargs)
+        _calls[checked] = count + 1
+        return with_checks(*args, **kwargs)
+
+    return call
+
+
+jaxtyping.jaxtyped = first_calls
