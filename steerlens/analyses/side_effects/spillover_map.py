@@ -334,7 +334,8 @@ class SpilloverMap(Answers):
         cell = chosen_cell(beside)
         row = cell.row if cell is not None and cell.row in self.rows else None
         every = [Figure(self.plot)] if len(self.rows) > 1 else []
-        i, j = self.rows.index(row or self.rows[0]), self._column(cell and cell.multiplier)
+        i = self.rows.index(row or self.rows[0])
+        j = self._column(None if cell is None else cell.multiplier)
         return spillover_section(
             [*every, Figure(lambda: self.plot_lines(row))],
             steering=steering_of(self.rows[0], self.sites[0])

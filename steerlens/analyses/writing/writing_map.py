@@ -288,8 +288,11 @@ class WritingMap(RowResult):
 
     def _moved(self, names: Sequence[Quantity]) -> tuple[Quantity, ...]:
         """Those of some quantities that change in any cell; the first one if none does."""
-        moved = tuple(n for n in names if bool((self.change(n).mean.nan_to_num(1.0) != 0).any()))
-        return moved or (names[0],)
+        moved: list[Quantity] = []
+        for name in names:
+            if bool((self.change(name).mean.nan_to_num(1.0) != 0).any()):
+                moved.append(name)
+        return tuple(moved) or (names[0],)
 
     def _unmoved(self, shown: Sequence[Quantity]) -> str:
         """Which of the usual quantities are left out of the figure, since nothing changes them."""
