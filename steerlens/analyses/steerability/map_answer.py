@@ -103,6 +103,8 @@ def _confirmed_elsewhere(numbers: MapNumbers, found: Recommendation) -> str:
         return ""
     kept = [one for one in numbers.written if one.verdict == "confirmed in writing"]
     if not kept:
+        if len(numbers.written) < 2:
+            return ""
         return "None of the runners-up that were looked at is confirmed in writing either."
     named = [f"{one.cell} ({format_share(one.share)})" for one in kept]
     return f"Confirmed in writing instead: {in_words(named)}."
@@ -128,7 +130,8 @@ def _effect(numbers: MapNumbers, found: Recommendation) -> str:
     gain = found.gain if held is None else held.gain
     confirmed = held is None or (gain.low > 0 if gain.known else gain.value > 0)
     use = "Use" if numbers.layers is None else "Steer at"
-    lead = use if confirmed else "The best cell is"
+    writes = found.written is None or found.written.verdict != "gain without writing"
+    lead = use if confirmed and writes else "The best cell is"
     doubt = "" if confirmed else ", but **held-out examples do not confirm it**"
     examples = numbers.examples if held is None else held.examples
     ends = f" [{format_number(gain.low)}, {format_number(gain.high)}]" if gain.known else ""
