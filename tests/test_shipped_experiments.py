@@ -1,4 +1,4 @@
-"""The experiments on SmolLM2 that ship with the project have their data, in parts that share nothing."""
+"""The experiments on SmolLM2 that ship have their data, in parts that share nothing."""
 
 from pathlib import Path
 
