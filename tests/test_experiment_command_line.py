@@ -99,9 +99,14 @@ def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, monkeypatch, capsys,
         signal.raise_signal(number)
 
     words = ["run", str(PATH), "--results", str(tmp_path)]
-    with monkeypatch.context() as patched:
-        patched.setattr(Cells, "save", stopped)
-        assert main(words) == status
+    # A shell starts what runs in the background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Cells, "save", stopped)
+            assert main(words) == status
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == "steerlens: stopped; run the same command to go on"
     assert "Traceback" not in said.err and said.out == ""
