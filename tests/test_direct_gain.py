@@ -25,10 +25,11 @@ def held(model, pairs, edits, multipliers):
     names = [f"blocks.{n}.hook_{s}" for n in range(model.n_layers) for s in ("attn_out", "mlp_out")]
     names = [name for name in names if name in model.wrapped.hook_dict]
     out = torch.zeros(len(edits), len(multipliers), len(pairs), 2)
+    strengths = torch.tensor(multipliers)  # one row each
     for n, pair in enumerate(pairs):
         for side, answer in enumerate((pair.positive, pair.negative)):
             prompt, ids = model.split(pair.prompt, answer)
-            batch = model.answered([pair.prompt], [answer])
+            batch = model.answered([pair.prompt] * len(strengths), [answer] * len(strengths))
             kept = {}
 
             def keep(x, hook, kept=kept):
@@ -42,17 +43,16 @@ def held(model, pairs, edits, multipliers):
                     return model.wrapped(batch.tokens, attention_mask=batch.mask.long())
 
             run([(name, keep) for name in names])
+            at = torch.arange(len(ids)) + len(prompt) - 1
             for i, edit in enumerate(edits):
                 chosen = edit.positions.mask(batch)[..., None]
-                for j, m in enumerate(multipliers):
 
-                    def steer(x, hook, edit=edit, m=m, chosen=chosen):
-                        return torch.where(chosen, edit(x, m), x)
+                def steer(x, hook, edit=edit, chosen=chosen):
+                    return torch.where(chosen, edit(x, strengths), x)
 
-                    hooks = [(name, hold) for name in names]
-                    logits = run([*hooks, (edit.site.hook, steer)])
-                    at = torch.arange(len(ids)) + len(prompt) - 1
-                    out[i, j, n, side] = logits[0].log_softmax(-1)[at, torch.tensor(ids)].sum()
+                hooks = [(name, hold) for name in names]
+                logits = run([*hooks, (edit.site.hook, steer)])
+                out[i, :, n, side] = logits.log_softmax(-1)[:, at, torch.tensor(ids)].sum(-1)
     odds = out[..., 0] - out[..., 1]
     return odds - odds[:, list(multipliers).index(0.0), None]
 

@@ -23,6 +23,7 @@ from steerlens.experiment import (
 from steerlens.experiment.experiment_data import load_shifts
 from steerlens.models.checkpoints import save_hooked
 from steerlens.results import ResultError
+from steerlens.sites import Site
 from steerlens.store.cells import Cells
 from steerlens.store.documents import write_document
 from steerlens.store.files import DamagedFile
@@ -227,6 +228,30 @@ def test_a_run_says_what_steering_costs_how_far_it_goes_and_where_it_carries_ove
     )
 
 
+def test_unrelated_directions_are_asked_about_the_contrast(whole):
+    found = whole.spillover
+    assert set(found.unrelated) == {"register", "truth"}
+    own = float(found.gains(found.targets[0])[0, -1].mean())
+    others = [float(m[0].max()) for m, _, _ in found.unrelated_interval.values()]
+    assert max(others) < 0.5 * own
+    assert "The other way round:" in whole.page.read_text()
+
+
+def test_a_run_without_a_cell_to_use_writes_texts_all_the_same(tmp_path):
+    experiment = SteerabilityExperiment(
+        layers=(3, 6), n_fit=20, n_choose=8, n_report=8, n_neutral=8, nulls=0, unit="resid_norm",
+        multipliers=(0.0, 0.5), budget=0.0, written=2, written_layers=(6,), new_tokens=3, samples=1,
+        confirmed=0,
+    )  # fmt: skip
+    run = experiment.run(tmp_path, progress=False)
+    assert run.map.chosen is None and run.writing.sites == (Site(6),)
+    assert set(run.results) == {"map", "probe", "writing", "shift", "samples"}
+    assert run.samples.multipliers == (-0.5, 0.0, 0.5, 1.0)
+    assert "No cell was chosen; L" in run.page.read_text()
+    with pytest.raises(ExperimentError, match="written_layers holds 5, which is not among"):
+        dataclasses.replace(experiment, written_layers=(5,)).run(tmp_path)
+
+
 def test_all_that_a_run_measured_is_read_back(whole):
     again = Run.load(whole.folder)
     assert again.summary() == whole.summary()
@@ -287,6 +312,7 @@ def test_texts_without_questions_are_refused_before_any_work(folder, tmp_path):
         ({"nulls": 3}, "at least 19"),
         ({"strengths": 12}, "odd number of at least 11"),
         ({"written": 1}, "at least two prompts"),
+        ({"written_layers": ()}, "written_layers=\\(\\): name at least one layer"),
     ],
 )
 def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, message):

@@ -16,10 +16,16 @@ from steerlens.measures.divergence import divergence
 from steerlens.measures.dose_response import dose_response
 from steerlens.measures.equal_cost import TOLERANCE, equal_kl
 from steerlens.measures.generation import generate
+from steerlens.models.model import Model
 from steerlens.sites import Site
 from tests.test_forms import moved
 
 MULTIPLIERS = (-1.0, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model(planted):
+    return Model(planted.model)
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +35,22 @@ def sets(planted_data):
 
 
 @pytest.fixture(scope="module")
-def arms(planted, sets):
+def arms(model, sets):
     forms = {
         "vector": VectorForm(Site(2)),
         "adapters": PostBlock(rank=2),
         "LoRA": LoRA(rank=2, layers=(2, 3)),
         "prefix": SoftPrefix(length=2),
     }
-    found = {n: form.intervention(planted, moved(form, planted)) for n, form in forms.items()}
+    found = {n: form.intervention(model, moved(form, model)) for n, form in forms.items()}
     found["prompt"] = Prompt(sets[1].pairs[0].prompt)
     found["both"] = Together((found["vector"], found["LoRA"]), (1.0, 0.5))
     return found
 
 
-def test_all_kinds_are_rows_of_a_map(planted, arms, sets):
+def test_all_kinds_are_rows_of_a_map(model, arms, sets):
     made = steerability(
-        planted, arms, *sets, multipliers=MULTIPLIERS, nulls=0, budget=100.0, progress=False
+        model, arms, *sets, multipliers=MULTIPLIERS, nulls=0, budget=100.0, progress=False
     )
     assert made.rows == tuple(arms)
     assert made.sites[0] == Site(2) and made.sites[1:] == (None,) * 5
@@ -55,38 +61,38 @@ def test_all_kinds_are_rows_of_a_map(planted, arms, sets):
     assert made.recommend().cell.row in made.summary()
 
 
-def test_all_kinds_write(planted, arms, sets):
+def test_all_kinds_write(model, arms, sets):
     prompts = [pair.prompt for pair in sets[0].pairs[:2]]
-    made = writing(planted, arms, prompts, MULTIPLIERS, max_new_tokens=3, temperature=0.0,
+    made = writing(model, arms, prompts, MULTIPLIERS, max_new_tokens=3, temperature=0.0,
                    progress=False)  # fmt: skip
     assert made.rows == tuple(arms)
     for name in ("LoRA", "prompt", "both"):
-        texts = dose_response(planted, arms[name], prompts, MULTIPLIERS, max_new_tokens=3)
-        with arms[name].attach(planted, 1.0):
-            written = generate(planted, prompts, max_new_tokens=3)
+        texts = dose_response(model, arms[name], prompts, MULTIPLIERS, max_new_tokens=3)
+        with arms[name].attach(model, 1.0):
+            written = generate(model, prompts, max_new_tokens=3)
         assert [row[2] for row in texts.texts] == written
 
 
-def test_all_kinds_are_asked_for_side_effects_and_shifts(planted, arms, sets):
+def test_all_kinds_are_asked_for_side_effects_and_shifts(model, arms, sets):
     choose, report = sets
     options = {"progress": False}
-    side = spillover(planted, arms, {"a": choose, "b": report}, MULTIPLIERS, target="a", nulls=0,
+    side = spillover(model, arms, {"a": choose, "b": report}, MULTIPLIERS, target="a", nulls=0,
                      **options)  # fmt: skip
-    moved_there = shifted(planted, arms, choose, {"b": report}, MULTIPLIERS, **options)
+    moved_there = shifted(model, arms, choose, {"b": report}, MULTIPLIERS, **options)
     assert side.rows == moved_there.rows == tuple(arms)
 
 
-def test_weights_and_prompts_decay(planted, arms, sets):
+def test_weights_and_prompts_decay(model, arms, sets):
     strengths = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
     for name in ("LoRA", "prompt"):
-        fit = decay(planted, arms[name], sets[0], strengths, row=name, progress=False)
+        fit = decay(model, arms[name], sets[0], strengths, row=name, progress=False)
         assert fit.summary()
 
 
-def test_kinds_are_compared_at_equal_cost(planted, arms, sets):
+def test_kinds_are_compared_at_equal_cost(model, arms, sets):
     texts = [pair.prompt + pair.positive for pair in sets[0].pairs[:6]]
     some = {name: arms[name] for name in ("vector", "LoRA", "adapters", "prompt")}
-    found = equal_kl(planted, some, texts, kl=1e-3, progress=False)
+    found = equal_kl(model, some, texts, kl=1e-3, progress=False)
     edits = [scaled(arm, m) for arm, m in zip(some.values(), found, strict=True)]
-    cost = divergence(planted, texts, edits, (0.0, 1.0), progress=False)[:, 1].mean(-1)
+    cost = divergence(model, texts, edits, (0.0, 1.0), progress=False)[:, 1].mean(-1)
     torch.testing.assert_close(cost, torch.full_like(cost, 1e-3), rtol=2 * TOLERANCE, atol=0)

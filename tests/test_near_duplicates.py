@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data import ContrastError, ContrastPair, ContrastSet
 from steerlens.data.near_duplicates import near_duplicates, shingles, text_groups
+from steerlens.experiment.experiment_data import load_data, load_others, load_shifts
 
 WORDS = [
     f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "ra", "so", "te", "vu") for b in "bdfgklmnprst"
@@ -97,6 +98,36 @@ def test_the_report_counts_them(questions):
     assert "nearly the same: 16 pairs, kept in one group, e.g. " in str(report)
     plain = ContrastSet("plain", questions.pairs[:40]).report
     assert plain.near_duplicates == 0 and "nearly the same" not in str(plain)
+
+
+def test_without_leaves_out_what_is_nearly_the_same_and_says_so(questions):
+    main = ContrastSet("main", questions.pairs[:40])
+    other = ContrastSet("other", questions.pairs[40:])
+    mixed = ContrastSet(
+        "mixed", (*other.pairs[:5], main[20], ContrastPair("Is it late?", " yes", " no"))
+    )
+    kept = mixed.without(main)
+    assert [pair.prompt for pair in kept] == ["Is it late?"]
+    assert kept.notes[-1] == (
+        "1 of 7 pairs, those not in 'main' (left out: 1 asked there, 5 nearly the same)"
+    )
+    assert kept.without(main) is kept
+    with pytest.raises(ContrastError, match=r"nearly the same as one \(8 of 8\)"):
+        other.without(main)
+
+
+def test_shifted_and_other_questions_are_no_near_duplicates_of_the_main_parts(questions, tmp_path):
+    plain = ContrastSet("plain", questions.pairs[:40])
+    plain.save(tmp_path / "plain.jsonl")
+    fresh = tuple(ContrastPair(text, " yes", " no") for text in sentences(4, 40, seed=9))
+    ContrastSet("file", (*questions.pairs[40:], *fresh)).save(tmp_path / "file.jsonl")
+    data = load_data(str(tmp_path / "plain.jsonl"), None, (40, 40, 40), 8, 0)
+    path = str(tmp_path / "file.jsonl")
+    shifted = load_shifts(data.fit.source, (path,), data, 40, 0).shifted[path]
+    others = load_others(data.fit.source, (path,), data, 40, 0)[path]
+    for found in (shifted, others):
+        assert {pair.prompt for pair in found} == {pair.prompt for pair in fresh}
+        assert any("8 nearly the same" in note for note in found.report.notes)
 
 
 def test_copies_of_a_question_are_no_near_duplicates_of_their_own():

@@ -176,7 +176,7 @@ def test_best_and_values_follow_unsorted_layers_and_multipliers():
     np.testing.assert_array_equal(figure.data[0].z, VALUES)
     mark = named(figure, "best cell")[-1]
     assert (min(mark.x), min(mark.y)) == (2.5, 0.5)
-    (dots,) = named(figure, "below the null threshold")
+    (dots,) = named(figure, "no more than the null maps gain")
     assert np.mean(dots.x) == pytest.approx(3.0) and np.mean(dots.y) == pytest.approx(1.0)
 
 
@@ -186,7 +186,7 @@ def test_marks_lie_in_their_own_cells_only():
     null[0, 1] = costly[2, 3] = True
     figure = heatmap(below_null=null, over_budget=costly)
     for name, row, column in (
-        ("below the null threshold", 0, 1),
+        ("no more than the null maps gain", 0, 1),
         ("over the cost budget", 2, 3),
     ):
         for trace in named(figure, name):
@@ -194,7 +194,7 @@ def test_marks_lie_in_their_own_cells_only():
                 assert x is None or (abs(x - column) <= 0.5 and abs(y - row) <= 0.5)
         assert name in figure.data[0].hovertext[row][column]
     assert {t.name for t in figure.data if t.showlegend} == {
-        "below the null threshold",
+        "no more than the null maps gain",
         "over the cost budget",
     }
 
@@ -247,7 +247,7 @@ def test_named_rows_are_drawn_downwards_in_their_order_and_named_on_hover():
     assert "add, multiplier 2" in figure.data[0].hovertext[1][3]
     mark = named(figure, "best cell")[-1]
     assert (min(mark.x), min(mark.y)) == (2.5, 0.5)
-    (dots,) = named(figure, "below the null threshold")
+    (dots,) = named(figure, "no more than the null maps gain")
     assert np.mean(dots.x) == pytest.approx(3.0) and np.mean(dots.y) == pytest.approx(1.0)
 
 
@@ -375,7 +375,9 @@ def test_frontier_holds_the_cells_that_nothing_beats():
         labels=list("abcd"), rows=range(4), gain_unit="nats", cost_unit="nats", title="t",
     )  # fmt: skip
     (frontier,) = named(figure, "efficient frontier")
-    assert list(zip(frontier.x, frontier.y, strict=True)) == [(0.1, 1.0), (0.4, 2.0), (0.5, 2.0)]
+    assert list(zip(frontier.x, frontier.y, strict=True)) == [
+        (0.0, 0.0), (0.1, 1.0), (0.4, 2.0), (0.5, 2.0),
+    ]  # fmt: skip
     assert frontier.line.shape == "hv"
 
 

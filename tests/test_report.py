@@ -283,6 +283,43 @@ def test_a_map_of_nothing_says_so():
     assert "no cell was chosen to steer with" in text
 
 
+def test_rows_are_shown_for_what_they_move_where_nothing_is_gained():
+    held_back = a_map(budget=0.0)
+    assert not bool(held_back.row_scores.any()) and held_back.best_rows(1) == [2]
+    text = _Page(page_of(held_back)).text
+    assert "at the 4 layers that move most, since nothing is gained within the budget" in text
+
+
+def slopes_by_answer(by_letter: float, by_example: float) -> SteerabilityMap:
+    """Half of the examples have the answer A, the others B; every second one is negated."""
+    letters = tuple("AABB"[i % 4] for i in range(EXAMPLES))
+    sign = torch.tensor([1.0 if letter == "A" else -1.0 for letter in letters])
+    turned = torch.tensor([1.0 if i % 2 else -1.0 for i in range(EXAMPLES)])
+    alive = torch.tensor([0.0, 0.02, 1.0, 0.02])[:, None, None]
+    noise = 0.05 * torch.randn(EXAMPLES, generator=torch.Generator().manual_seed(2))
+    slopes = 0.5 + by_letter * sign + by_example * turned + noise
+    return a_map(propensities=alive * MULTIPLIERS[:, None] * slopes, answers=letters)
+
+
+def test_slopes_that_follow_the_letter_of_the_answer_are_pointed_out():
+    text = _Page(page_of(slopes_by_answer(3.0, 0.0))).text
+    assert (
+        text.count("The slopes follow the letter of the answer.") == 2
+    )  # the answer and the figure
+    assert "+3.49 where it is A and −2.49 where it is B" in text and "balanced_letters()" in text
+    assert "two clouds" not in text
+    assert "follow the letter" not in _Page(page_of(slopes_by_answer(0.3, 3.0))).text
+    words = a_map(propensities=slopes_by_answer(3.0, 0.0).propensities)
+    assert "follow the letter" not in _Page(page_of(words)).text  # answers that are no letters
+
+
+def test_two_clouds_of_slopes_are_pointed_out():
+    text = _Page(page_of(slopes_by_answer(0.0, 3.0))).text
+    assert "The examples fall into two clouds." in text and "around +3.48" in text
+    assert "two clouds" not in _Page(page_of(slopes_by_answer(0.0, 0.0))).text
+    assert "two clouds" not in _Page(page_of(a_map())).text
+
+
 def test_an_effect_over_the_budget_is_not_called_nothing():
     made = a_map(budget=0.001)
     text = _Page(page_of(made)).text

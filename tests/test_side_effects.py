@@ -351,3 +351,41 @@ def test_the_heatmap_of_layers_rises_from_the_lowest():
     assert figure.data[0].hovertext[0][0] == "layer 3: a<br>x3"
     frame = [trace for trace in figure.data if trace.name.startswith("target")][-1]
     assert frame.x[0] == 0.5  # layer 3 is meant to move b
+
+
+# The other way round
+
+
+def test_unrelated_directions_are_asked_about_the_target(planted, model, adds, sets, tmp_path):
+    """One that is half the planted direction moves the target half as far; an orthogonal one not."""
+    half = [Add(Direction(-0.5 * planted.direction, Site(2, "resid_pre")), unit="direction")]
+    options = {"target": "nice", "nulls": 0, "progress": False}
+    found = spillover(model, [adds[2]], sets, FEW, unrelated={"food": half}, **options)
+    mean, low, high = found.unrelated_interval["food"]
+    assert mean[0].tolist() == pytest.approx([1.5, 0.0, -1.5], abs=1e-3)
+    assert bool((low <= mean).all()) and bool((high >= mean).all())
+    words = "directions of other concepts in its place change nice by food 1.5"
+    assert words in found.unrelated_in_words(0, 2) and "at −1 nats; its own by 3" in found.summary()
+    said = [b.text for b in found.section({}).blocks if isinstance(b, Paragraph)]
+    assert any(text.startswith("**The other way round:** directions of other") for text in said)
+    loaded = SpilloverMap.load(found.save(tmp_path))
+    assert torch.equal(loaded.unrelated["food"], found.unrelated["food"])
+    frame = found.to_frame()
+    ones = frame[frame.multiplier == 1].set_index("set").unrelated
+    assert ones["food"] == pytest.approx(-1.5, abs=1e-3) and ones["nice"] != ones["nice"]
+    plain = spillover(model, [adds[2]], sets, FEW, **options)
+    assert not plain.unrelated and "other way round" not in str(plain.section({}))
+    assert "unrelated" not in plain.to_frame()
+
+
+@pytest.mark.parametrize(
+    "unrelated, message",
+    [
+        ({"nice": 1}, "unrelated names 'nice', and the other sets are food"),
+        ({"food": 2}, "2 interventions for the 1 rows"),
+    ],
+)
+def test_unrelated_directions_that_do_not_fit_are_refused(model, adds, sets, unrelated, message):
+    given = {name: adds[:n] for name, n in unrelated.items()}
+    with pytest.raises(ValueError, match=message):
+        spillover(model, [adds[2]], sets, FEW, target="nice", nulls=0, unrelated=given)

@@ -24,24 +24,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*unknown to the tokenizer")
 
 @torch.no_grad()
 def naive(model, pairs, edits, multipliers):
-    """One full forward pass, one hook, one unpadded row for every cell, example and answer."""
+    """One hook, and one full forward pass of unpadded rows for every edit, example and answer.
+
+    The rows are the same text, each with a multiplier.
+    """
     out = torch.zeros(len(edits), len(multipliers), len(pairs), 2)
+    strengths = torch.tensor(multipliers)
     for n, pair in enumerate(pairs):
         for side, answer in enumerate((pair.positive, pair.negative)):
             prompt, ids = model.split(pair.prompt, answer)
-            batch = model.answered([pair.prompt], [answer])
+            batch = model.answered([pair.prompt] * len(strengths), [answer] * len(strengths))
+            at = torch.arange(len(ids)) + len(prompt) - 1
             for i, edit in enumerate(edits):
                 chosen = edit.positions.mask(batch)[..., None]
-                for j, m in enumerate(multipliers):
 
-                    def hook_fn(resid, hook, edit=edit, m=m, chosen=chosen):
-                        return torch.where(chosen, edit(resid, m), resid)
+                def hook_fn(resid, hook, edit=edit, chosen=chosen):
+                    return torch.where(chosen, edit(resid, strengths), resid)
 
-                    with model.wrapped.hooks(fwd_hooks=[(edit.site.hook, hook_fn)]):
-                        logits = model.wrapped(batch.tokens, attention_mask=batch.mask.long())
-                    log_p = logits[0].log_softmax(-1)
-                    at = torch.arange(len(ids)) + len(prompt) - 1
-                    out[i, j, n, side] = log_p[at, torch.tensor(ids)].sum()
+                with model.wrapped.hooks(fwd_hooks=[(edit.site.hook, hook_fn)]):
+                    logits = model.wrapped(batch.tokens, attention_mask=batch.mask.long())
+                out[i, :, n, side] = logits.log_softmax(-1)[:, at, torch.tensor(ids)].sum(-1)
     return out
 
 

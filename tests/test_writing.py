@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -619,6 +620,18 @@ def test_panels_mark_what_is_uncertain_and_what_is_missing():
         "not measured", "95% interval of the cell by itself holds 0",
     }  # fmt: skip
     assert figure.data[0].z[1][0] is None
+
+
+def test_what_no_cell_changes_has_no_panel_and_is_named(made):
+    repeated = made.change("repeated")
+    still = replace(made, made_by={})
+    still._changes["repeated"] = repeated._replace(mean=torch.zeros_like(repeated.mean))
+    figure = still.plot()
+    titles = [a.text for a in figure.layout.annotations]
+    assert len(titles) == 3 and not any("repeated" in title for title in titles)
+    words = re.sub("<[^>]+>", " ", figure.layout.title.text).split()
+    assert " ".join(words).endswith("No cell changes repeated 4-grams.")
+    assert [axis.visible for axis in figure.select_yaxes()].count(False) == 1
 
 
 def test_panels_do_not_blow_up_noise():

@@ -379,20 +379,35 @@ class ContrastSet:
         return self._with(kept, note=f"only pairs with {meta}")
 
     def without(self, *others: ContrastSet) -> ContrastSet:
-        """The pairs that share no question with other sets, so that both are independent.
+        """The pairs that ask nothing that other sets ask, so that both are independent.
+
+        Left out are pairs that share a question or a group with a pair of the others, or are
+        near-duplicates of one (see `groups`). A note says how many of each; a set of which nothing
+        is left out has none.
 
         Raises:
             ContrastError: If no pair is left.
         """
         known = {key for other in others for pair in other for key in pair.keys}
-        kept = [pair for pair in self.pairs if known.isdisjoint(pair.keys)]
-        names = ", ".join(repr(other.name) for other in others)
+        groups = self.merged(*others).groups
+        taken = set(groups[len(self) :])
+        fresh = [known.isdisjoint(pair.keys) for pair in self.pairs]
+        kept = [
+            p for p, own in zip(self.pairs, groups[: len(self)], strict=True) if own not in taken
+        ]
+        names = ", ".join(dict.fromkeys(repr(other.name) for other in others))
+        near = sum(fresh) - len(kept)
+        if len(kept) == len(self):
+            return self
         if not kept:
+            also = f" or nearly the same as one ({near} of {len(self)})" if near else ""
             raise ContrastError(
-                f"Every question of {self.name!r} is also in {names}, so no pair is left. Use other "
-                "questions for one of the sets."
+                f"Every question of {self.name!r} is also in {names}{also}, so no pair is left. Use "
+                "other questions for one of the sets."
             )
-        return self._with(kept, note=f"{len(kept)} of {len(self)} pairs, those not in {names}")
+        left_out = f"{len(self) - len(kept) - near} asked there, {near} nearly the same"
+        note = f"{len(kept)} of {len(self)} pairs, those not in {names} (left out: {left_out})"
+        return self._with(kept, note=note)
 
     def balanced_letters(self, seed: SupportsIndex = 0) -> ContrastSet:
         """Drops surplus pairs so that no answer letter is positive more often than negative.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
-from steerlens.data.formats.text import ContrastError
 from steerlens.measures.ordinary_texts import WRITTEN
 from steerlens.results import Result
 from steerlens.store.files import expanded
@@ -100,7 +99,7 @@ def load_data(
     else:
         asked = ContrastSet.load(questions)
         known = {text for p in pairs for text in (*p.keys, p.prompt, p.positive, p.negative)}
-        fresh = _without_near(pairs, _without(asked, known))
+        fresh = _without(asked, known).without(pairs)
         parts = (pairs, *fresh.halved(seed))
     fit, choose, held = (
         part.subset(min(n, len(part)), seed) for part, n in zip(parts, sizes, strict=True)
@@ -126,19 +125,6 @@ def _with_texts(data: Data, path: str, n: int) -> Data:
     return data._replace(neutral=texts[:n], ordinary=f"texts of {Path(path).name}")
 
 
-def _without_near(pairs: ContrastSet, asked: ContrastSet) -> ContrastSet:
-    """The questions that are no near-duplicates of a pair that directions are fitted to."""
-    groups = pairs.merged(asked).groups
-    known = set(groups[: len(pairs)])
-    kept = [p for p, group in zip(asked, groups[len(pairs) :], strict=True) if group not in known]
-    if not kept:
-        raise ContrastError(
-            f"Every question of {asked.name!r} is nearly a pair of {pairs.name!r}, which directions "
-            "are fitted to. Ask other questions."
-        )
-    return dataclasses.replace(asked, pairs=tuple(kept))
-
-
 def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, ContrastSet]:
     """The parts of the data by name, for the manifest.
 
@@ -157,6 +143,13 @@ def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, Contra
 def with_data_name(found: R, pairs: ContrastSet) -> R:
     """A result that states by name from which pairs it was made."""
     return dataclasses.replace(found, made_by={**found.made_by, "data_name": pairs.name})  # type: ignore[type-var]
+
+
+def with_note(found: R, note: str) -> R:
+    """A result that states something of itself; the same where there is nothing to state."""
+    if not note:
+        return found
+    return dataclasses.replace(found, made_by={**found.made_by, "note": note})  # type: ignore[type-var]
 
 
 def with_ordinary(found: R, ordinary: str) -> R:

@@ -102,11 +102,11 @@ def require_nulls(nulls: int) -> None:
         )
 
 
-def require_layers(layers: tuple[int, ...] | None) -> None:
+def require_layers(layers: tuple[int, ...] | None, name: str = "layers") -> None:
     """Raises ExperimentError unless layers are named, counted from 0, or None for all."""
     if layers is not None and (not layers or min(layers) < 0):
         raise ExperimentError(
-            f"layers={layers}: name at least one layer, counted from 0; or None for all."
+            f"{name}={layers}: name at least one layer, counted from 0; or None for all."
         )
 
 

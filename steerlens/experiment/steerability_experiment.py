@@ -18,7 +18,7 @@ from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.measure_spillover import spillover
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap
 from steerlens.analyses.steerability.measure_steerability import steerability
-from steerlens.analyses.steerability.runners_up import worth_reading
+from steerlens.analyses.steerability.runners_up import strongest, worth_reading
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.validity.validity_fit import ValidityFit
@@ -35,26 +35,34 @@ from steerlens.experiment.experiment_data import (
     named_parts,
     neutral_stated,
     with_data_name,
+    with_note,
     with_ordinary,
 )
 from steerlens.experiment.fields import (
     SteeredRule,
     require_at_least,
     require_examples,
+    require_layers,
     require_neutral,
     require_nulls,
     require_steered,
 )
 from steerlens.experiment.workplace import Inputs, Workplace
-from steerlens.interventions.arms import layer_family
+from steerlens.interventions.arms import layer_family, site_of
 from steerlens.interventions.residual import Add
 from steerlens.measures.dose_response import DoseResponse, dose_response
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Cell, Result
-from steerlens.sites import Positions
+from steerlens.sites import Positions, format_sites
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
+
+NOT_CHOSEN = (
+    "No cell was chosen; {cell} is the one within the budget that gains most, whether or not that is "
+    "more than chance."
+)
+"""Why texts are written where they are, in a map that recommends no cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +116,9 @@ class SteerabilityExperiment(Experiment):
     written: int = 8
     """Most prompts that are continued in every cell, to see what steering does to writing; 0 for
     none."""
+    written_layers: tuple[int, ...] | None = None
+    """Layers in whose cells the prompts are continued, beside the recommended one; all that are
+    mapped by default."""
     confirmed: int = 24
     """Most prompts that are continued at the recommended cell and its runners-up, to confirm the
     gain in writing; 0 for not looking."""
@@ -151,6 +162,7 @@ class SteerabilityExperiment(Experiment):
                 f"strengths={self.strengths}: the curves need an odd number of at least 11, or 0 "
                 "for no curves."
             )
+        require_layers(self.written_layers, "written_layers")
         if 1 in (self.written, self.confirmed):
             name = "written" if self.written == 1 else "confirmed"
             raise ExperimentError(
@@ -163,6 +175,12 @@ class SteerabilityExperiment(Experiment):
             self.contrast, self.questions, (self.n_fit, self.n_choose, self.n_report),
             self.n_neutral, self.seed, self.neutral,
         )  # fmt: skip
+        mapped = {site.layer for site in self.sites(model)}
+        if unknown := sorted(set(self.written_layers or ()) - mapped):
+            raise ExperimentError(
+                f"written_layers holds {unknown[0]}, which is not among the layers that are mapped "
+                f"({format_sites(self.sites(model))}). Name some of those."
+            )
         shifts = load_shifts(self.contrast, self.shifts, data, self.n_report, self.seed)
         others = load_others(self.contrast, self.others, data, self.n_report, self.seed)
         data = self.data_in_chat(model, data)
@@ -221,7 +239,8 @@ class SteerabilityExperiment(Experiment):
             run.compute(
                 WritingMap,
                 lambda: writing(
-                    run.model, arms, asked.prompts, self.multipliers, seed=self.seed,
+                    run.model, self._written_in(arms, made.chosen), asked.prompts, self.multipliers,
+                    seed=self.seed,
                     max_new_tokens=self.new_tokens, progress=run.progress,
                     cells=run.cells.part("writing"),
                 ),
@@ -236,6 +255,7 @@ class SteerabilityExperiment(Experiment):
             )  # fmt: skip
         if made.chosen is not None:
             self._follow(run, made.chosen, arms[made.chosen.row])
+        self._write_samples(run, made, arms)
 
     def _confirm(
         self, run: Workplace[Questions], made: SteerabilityMap, arms: Mapping[str, Intervention]
@@ -275,13 +295,33 @@ class SteerabilityExperiment(Experiment):
                 SpilloverMap,
                 lambda: spillover(
                     run.model, {cell.row: arm}, {target: asked.report, **asked.others},
-                    self.multipliers, target=target, nulls=self.nulls, seed=self.seed,
+                    self.multipliers, target=target, nulls=self.nulls,
+                    unrelated=self._unrelated(run, arm), seed=self.seed,
                     progress=run.progress, cells=run.cells.part("spillover"),
                 ),
             )  # fmt: skip
-        prompts = _prompts(run.model, asked.report, self.samples, room=2)
-        if prompts:
-            run.compute(DoseResponse, lambda: self._samples(run.model, arm, cell, prompts))
+
+    def _written_in(
+        self, arms: Mapping[str, Intervention], chosen: Cell | None
+    ) -> Mapping[str, Intervention]:
+        """The rows whose cells are written in."""
+        if self.written_layers is None:
+            return arms
+        kept = {row for row, arm in arms.items() if _layer(arm) in self.written_layers}
+        kept |= set() if chosen is None else {chosen.row}
+        return {row: arm for row, arm in arms.items() if row in kept}
+
+    def _unrelated(
+        self, run: Workplace[Questions], arm: Intervention
+    ) -> dict[str, list[Intervention]]:
+        """Directions of the other concepts in the place of the chosen one, and as long."""
+        if not isinstance(arm, Add):
+            return {}
+        site, found = arm.site, {}
+        for name, pairs in run.inputs.others.items():
+            direction = run.activations(pairs, [site]).direction(site, self.method)
+            found[name] = [Add(direction, arm.positions, float(arm.step.norm()))]
+        return found
 
     def _reach(self, arm: Intervention) -> float:
         """How far the curves go: twice the largest multiplier, and twice the stream's median norm."""
@@ -289,6 +329,20 @@ class SteerabilityExperiment(Experiment):
         if isinstance(arm, Add) and arm.direction.resid_norm:
             reach = max(reach, 2 * arm.direction.resid_norm / float(arm.step.norm()))
         return reach
+
+    def _write_samples(
+        self, run: Workplace[Questions], made: SteerabilityMap, arms: Mapping[str, Intervention]
+    ) -> None:
+        """Texts at the chosen cell; without one, at the cell that gains most within the budget."""
+        prompts = _prompts(run.model, run.inputs.report, self.samples, room=2)
+        if not prompts:
+            return
+        cell = made.chosen or strongest(made)
+        note = "" if made.chosen else NOT_CHOSEN.format(cell=cell)
+        run.compute(
+            DoseResponse,
+            lambda: with_note(self._samples(run.model, arms[cell.row], cell, prompts), note),
+        )
 
     def _samples(
         self, model: Model, arm: Intervention, cell: Cell, prompts: list[str]
@@ -301,6 +355,12 @@ class SteerabilityExperiment(Experiment):
             # A text that ends at once has no generated token to steer.
             stop_at_eos=self.positions != "generated",
         )  # fmt: skip
+
+
+def _layer(arm: Intervention) -> int | None:
+    """The layer of an intervention at one site."""
+    site = site_of(arm)
+    return None if site is None else site.layer
 
 
 def _prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:

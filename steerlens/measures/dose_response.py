@@ -75,11 +75,16 @@ class DoseResponse(Result):
                     f"Continuations of {count} prompt{'' if count == 1 else 's'}"
                     f"{f', steered by {steered}' if steered else ''}. The prompts are the first "
                     "ones of their set, not those with the best texts. The unsteered text is "
-                    "highlighted."
+                    f"highlighted.{self._why_here()}"
                 ),
                 *texts,
             ),
         )
+
+    def _why_here(self) -> str:
+        """Why these strengths, where no map recommends one of them."""
+        note = self.made_by.get("note", "")
+        return f" {note}" if note else ""
 
     def _repr_html_(self) -> str:
         cells = []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerlens.data.contrast_set import PairsLike
 from steerlens.directions import Direction
-from steerlens.interventions.arms import Arms
+from steerlens.interventions.arms import Arms, Steering
 from steerlens.interventions.residual import Add
 from steerlens.interventions.scaled import scaled
 from steerlens.measures import scores
@@ -85,7 +85,7 @@ def equal_kl(
     given = list(arms.values()) if isinstance(arms, Mapping) else list(arms)
     where = positions or Positions.from_prompt_end()
     units = [Add(arm, where, 1.0) if isinstance(arm, Direction) else arm for arm in given]
-    starts = [_start(arm) for arm in units]
+    starts = [_start(arm, of) for arm, of in zip(units, given, strict=True)]
     kept = cells_or_none(cells, "cost", progress)
     looks = 0
 
@@ -126,9 +126,17 @@ def equal_kl(
     )
 
 
-def _start(arm: Intervention) -> float:
-    """The multiplier where the search for a cost starts."""
-    return _norm(arm.direction) / arm.length if isinstance(arm, Add) else 1.0
+def _start(arm: Intervention, given: Steering) -> float:
+    """The multiplier where the search for a cost starts.
+
+    Of a vector that does not know the stream's norm, such as a trained one, it is 1, as of anything
+    else; a bare direction must know it.
+    """
+    if not isinstance(arm, Add):
+        return 1.0
+    if arm.direction.resid_norm is None and not isinstance(given, Direction):
+        return 1.0
+    return _norm(arm.direction) / arm.length
 
 
 def _between(low: float, ratio: float, at_low: float, at_high: float, kl: float) -> float:

@@ -25,7 +25,7 @@ from steerlens.plots.marks import key
 from steerlens.plots.rows import Rows, label_rows, read_rows
 from steerlens.plots.words import axis_title, measured, number
 
-NULL = "below the null threshold"
+NULL = "no more than the null maps gain"
 COSTLY = "over the cost budget"
 
 

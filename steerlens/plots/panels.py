@@ -138,6 +138,9 @@ def change_panels(
         row, col = divmod(k, wide)
         figure.update_xaxes(title_text=column_title, showticklabels=True, row=row + 1, col=col + 1)
     figure.update_yaxes(title_text=lines.title, col=1)
+    if len(changes) < wide * tall:  # the place of a panel that there is not
+        figure.update_xaxes(visible=False, row=tall, col=wide)
+        figure.update_yaxes(visible=False, row=tall, col=wide)
     return figure
 
 

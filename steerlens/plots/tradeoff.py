@@ -32,6 +32,9 @@ def tradeoff(
 ) -> go.Figure:
     """Gain against cost, a point for each cell, with the most to be had at each cost as steps.
 
+    The steps start at the unsteered model, which costs and gains nothing; on a logarithmic axis it
+    stands at the left edge.
+
     Cells with a NaN are counted under the title. Where positive costs span more than two decades
     the cost axis is logarithmic, unless the budget is zero; cells that cost nothing then stand at
     its left edge and are counted under the title as well.
@@ -93,7 +96,7 @@ def tradeoff(
         name="cells",
     )
     named = row_keys(figure, given)
-    fx, fy = _frontier(at[seen], y[seen])
+    fx, fy = _frontier(at[seen], y[seen], edges[0] if log else 0.0)
     figure.add_scatter(
         x=[*fx, float(at[seen].max())],
         y=[*fy, fy[-1]],
@@ -128,12 +131,17 @@ def tradeoff(
     return figure
 
 
-def _frontier(cost: Array, gain: Array) -> tuple[list[float], list[float]]:
-    """Cells that no other cell beats on both cost and gain, by increasing cost."""
-    xs: list[float] = []
-    ys: list[float] = []
+def _frontier(cost: Array, gain: Array, free: float) -> tuple[list[float], list[float]]:
+    """Cells that no other beats on both cost and gain, by increasing cost.
+
+    The first is the unsteered model, which costs and gains nothing.
+
+    Args:
+        free: Where a cost of zero stands.
+    """
+    xs, ys = [free], [0.0]
     for i in np.lexsort((-gain, cost)):
-        if not ys or gain[i] > ys[-1]:
+        if gain[i] > ys[-1]:
             xs.append(float(cost[i]))
             ys.append(float(gain[i]))
     return xs, ys

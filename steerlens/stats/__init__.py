@@ -5,6 +5,7 @@ template or a duplicate are drawn together.
 """
 
 from steerlens.stats.chance import LEVEL, NullTest, clear_after, looks, max_statistic
+from steerlens.stats.clouds import Clouds, explained_by, two_clouds
 from steerlens.stats.grouped import (
     FEW,
     FEWEST,
@@ -31,6 +32,7 @@ __all__ = [
     "FEWEST",
     "LEVEL",
     "Bounds",
+    "Clouds",
     "Groups",
     "Interval",
     "NullTest",
@@ -39,6 +41,7 @@ __all__ = [
     "auroc_interval",
     "bootstrap_means",
     "clear_after",
+    "explained_by",
     "group_numbers",
     "interval_of_mean",
     "jackknife_error",
@@ -53,4 +56,5 @@ __all__ = [
     "sizes_in_words",
     "steerability_slope",
     "too_few",
+    "two_clouds",
 ]

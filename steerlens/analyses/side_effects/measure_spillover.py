@@ -23,6 +23,7 @@ from steerlens.data import ContrastSet
 from steerlens.interventions.arms import Arms, named_arms, site_of
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
+from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import MULTIPLIERS, require_multipliers
 
@@ -35,6 +36,7 @@ def spillover(
     *,
     target: str | Mapping[str, str],
     nulls: SupportsIndex | Sequence[Arms] | None = None,
+    unrelated: Mapping[str, Arms] | None = None,
     seed: SupportsIndex = 0,
     progress: bool = True,
     cells: Cells | None = None,
@@ -53,6 +55,9 @@ def spillover(
             with an intervention per row; or 0 for a map without p-values. By default 20 maps of
             random directions where every intervention is along a direction (`Directed`), and else
             none.
+        unrelated: By the name of another set, interventions along that concept's own directions,
+            one in the place of each of `arms`: they are asked about the target, which a good
+            direction moves further than they do.
         seed: Of the random directions.
         cells: Where finished units of work are kept and found; nothing is kept by default.
 
@@ -66,9 +71,11 @@ def spillover(
     named = named_arms(arms)
     targets = _targets(target, tuple(named), sets)
     _require_different(sets)
+    others = _unrelated(unrelated or {}, tuple(named), targets, sets)
     controls = null_maps(nulls, named, seed)
     require_scorable(model, named, sets, multipliers, controls.interventions)
     kept = cells_or_none(cells, "spillover", progress)
+    require_scorable(model, named, {targets[0]: sets[targets[0]]}, multipliers, others)
     everything = [*named.values(), *controls.interventions]
     zero, rows = multipliers.index(0.0), len(named)
     propensities: dict[str, Tensor] = {}
@@ -79,6 +86,13 @@ def spillover(
         ).log_odds
         propensities[name] = odds[:rows].clone()
         null_gains.append((odds[rows:] - odds[rows:, zero, None]).mean(-1))
+    turned = {}
+    if others:
+        odds = sweep(
+            model, sets[targets[0]], others, multipliers, log_odds_only=True,
+            cells=kept.part("unrelated"),
+        ).log_odds  # fmt: skip
+        turned = dict(zip(unrelated or {}, odds.split(rows), strict=True))
     return SpilloverMap(
         rows=tuple(named),
         sites=tuple(map(site_of, named.values())),
@@ -87,6 +101,7 @@ def spillover(
         groups=groups_of_sets(sets),
         targets=targets,
         null_gains=_by_null(null_gains, len(controls.maps), rows),
+        unrelated=turned,
         matched=tuple(
             (one, other)
             for one, other in combinations(sets, 2)
@@ -96,6 +111,40 @@ def spillover(
         | {"question": f"What else does steering {', '.join(dict.fromkeys(targets))} move?"}
         | {"nulls": len(controls.maps), "null": controls.what, "seed": seed},
     )
+
+
+def _unrelated(
+    given: Mapping[str, Arms],
+    rows: tuple[str, ...],
+    targets: tuple[str, ...],
+    sets: Mapping[str, ContrastSet],
+) -> list[Intervention]:
+    """The interventions along other concepts' directions, concept after concept.
+
+    Raises:
+        ValueError: If a concept is the target or no set, there is not one intervention per row, or
+            rows have different targets.
+    """
+    if given and len(set(targets)) > 1:
+        raise ValueError(
+            "unrelated= compares directions on one target, and the rows have several. Measure the "
+            "rows of each target by themselves."
+        )
+    found: list[Intervention] = []
+    for name, arms in given.items():
+        if name not in sets or name in targets:
+            raise ValueError(
+                f"unrelated names {name!r}, and the other sets are "
+                f"{', '.join(one for one in sets if one not in targets)}. Name one of them."
+            )
+        edits = list(named_arms(arms).values())
+        if len(edits) != len(rows):
+            raise ValueError(
+                f"unrelated[{name!r}] has {len(edits)} interventions for the {len(rows)} rows. Give "
+                "one for each."
+            )
+        found += edits
+    return found
 
 
 def _by_null(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, SupportsFloat, SupportsIndex
 
@@ -42,6 +42,9 @@ class SpilloverMap(Answers):
     ones, where `made_by` states no others."""
     matched: tuple[tuple[str, str], ...] = ()
     """Sets that ask about the same prompts in the same order, so that they vary together."""
+    unrelated: Mapping[str, Float[Tensor, "row multiplier _example"]] = field(default_factory=dict)
+    """The other way round, by the name of another concept: propensities of the target's questions
+    under that concept's own direction, in the place of each row's. Empty where nobody asked."""
 
     @cached_property
     def mean_gain(self) -> Float[Tensor, "row multiplier set"]:
@@ -130,6 +133,46 @@ class SpilloverMap(Answers):
     def _together(self, one: str, other: str) -> bool:
         return one == other or (one, other) in self.matched or (other, one) in self.matched
 
+    # The other way round
+
+    @cached_property
+    def unrelated_interval(self) -> dict[str, Bounds]:
+        """Mean gain on the target under another concept's direction, each [row, multiplier]."""
+        zero = find_multiplier(self.multipliers, 0.0)
+        groups = self.groups_of(self.targets[0])
+        found = {}
+        for name, odds in self.unrelated.items():
+            bounds = stats.mean_interval(odds - odds[:, zero, None], groups)
+            mean, low, high = (x.masked_fill(self.multipliers == 0, 0.0) for x in bounds)
+            found[name] = (mean, low, high)
+        return found
+
+    def unrelated_in_words(self, row: int, multiplier: int) -> str:
+        """How far unrelated directions move the target, beside the row's own; "" if none were asked.
+
+        Of every concept, with the sign of steering that moves the target further in the direction
+        of the row's own strength.
+
+        Args:
+            row: By its index, like `multiplier`, at whose strength of either sign they are compared.
+        """
+        if not self.unrelated:
+            return ""
+        size = self.multipliers[multiplier].abs()
+        both = (self.multipliers.abs() == size).nonzero()[:, 0].tolist()
+        found = []
+        for name, bounds in self.unrelated_interval.items():
+            asked = self.multipliers[multiplier].sign()
+            j = max(both, key=lambda j: float(asked * bounds[0][row, j]))
+            found.append(
+                f"{name} {interval_at(bounds, row, j)} at {format_signed(self.multipliers[j])}"
+            )
+        own = interval_at(self.gain_interval, row, multiplier, self.sets.index(self.targets[row]))
+        return (
+            f"directions of other concepts in its place change {self.targets[row]} by "
+            f"{', '.join(found)} nats; its own by {own}"
+        )
+
     # Compared with null maps
 
     @property
@@ -207,6 +250,7 @@ class SpilloverMap(Answers):
                     parts.append(f"{name} {interval_at(self.gain_interval, i, j, k)}{more}")
             parts.append(f"selectivity {interval_at(self.selectivity, i, j)}")
             lines.append(f"{row}: " + ", ".join(parts))
+            lines += filter(None, [self.unrelated_in_words(i, j)])
         return [*lines, self._null_line()]
 
     def _null_line(self) -> str:
@@ -290,6 +334,8 @@ class SpilloverMap(Answers):
         cell = chosen_cell(beside)
         row = cell.row if cell is not None and cell.row in self.rows else None
         every = [Figure(self.plot)] if len(self.rows) > 1 else []
+        i = self.rows.index(row or self.rows[0])
+        j = self._column(None if cell is None else cell.multiplier)
         return spillover_section(
             [*every, Figure(lambda: self.plot_lines(row))],
             steering=steering_of(self.rows[0], self.sites[0])
@@ -298,6 +344,7 @@ class SpilloverMap(Answers):
             p_value=self.null.p_value if self.has_null else None,
             null_name=self.null_name,
             nulls=len(self.null_gains),
+            unrelated=self.unrelated_in_words(i, j),
         )
 
     # Tables
@@ -312,4 +359,12 @@ class SpilloverMap(Answers):
             for end, part in zip(("", "_low", "_high"), parts, strict=True)
         ]
         found.append(Column("p_value", axes, self.p_values))
+        if self.unrelated:
+            unknown = torch.full(self.mean_gain.shape[:2], torch.nan)
+            for end, part in zip(("", "_low", "_high"), range(3), strict=True):
+                each = [
+                    self.unrelated_interval[name][part] if name in self.unrelated else unknown
+                    for name in self.sets
+                ]
+                found.append(Column(f"unrelated{end}", axes, torch.stack(each, -1)))
         return [*found, Column("target", ("row", "set"), self.is_target)]

@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from steerlens.report.numbers import format_p_value
 from steerlens.report.section import Figure, Paragraph, Section
 
+OTHER_WAY = (
+    "**The other way round:** {unrelated}. They are as long, at the same place, and compared with "
+    "either sign. A direction of something else that moves these questions as far would show that "
+    "the gain is not of this contrast."
+)
+"""What is said of unrelated directions."""
+
 
 def spillover_section(
     figures: Sequence[Figure],
@@ -15,6 +22,7 @@ def spillover_section(
     p_value: float | None,
     null_name: str,
     nulls: int,
+    unrelated: str = "",
 ) -> Section:
     """The section of a map of spill-over.
 
@@ -23,6 +31,7 @@ def spillover_section(
         p_value: Of the largest gain on another concept; None without null maps.
         null_name: What the null maps are; or, if there are none, why: "because …".
         nulls: How many there are.
+        unrelated: What directions of other concepts do to the target, in words.
     """
     if p_value is None:
         compared = f"There are no null maps {null_name}, so there is no p-value."
@@ -40,5 +49,6 @@ def spillover_section(
                 f"at every multiplier. {compared}"
             ),
             *figures,
+            *([Paragraph(OTHER_WAY.format(unrelated=unrelated))] if unrelated else []),
         ),
     )

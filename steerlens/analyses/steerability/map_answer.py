@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.analyses.steerability.example_clouds import answer_artefact
 from steerlens.analyses.steerability.gain_words import mostly_direct
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import (
@@ -84,12 +85,16 @@ def answer(numbers: MapNumbers, found: Recommendation) -> Iterator[str]:
         )
     else:
         yield f"**Nothing is gained** at any multiplier above zero. {chance}"
+    if artefact := answer_artefact(numbers):
+        yield artefact
     if found.backwards:
         yield f"**{found.backwards.partition(':')[0]}**:{with_minus(found.backwards.partition(':')[2])}"
     if found.outside:
         yield found.outside
     if found.cell is None:
-        yield "So no cell was chosen to steer with, and what needs one was not measured."
+        yield (
+            "So no cell was chosen to steer with, and nothing was measured on held-out examples."
+        )
 
 
 def _confirmed_elsewhere(numbers: MapNumbers, found: Recommendation) -> str:
@@ -98,6 +103,8 @@ def _confirmed_elsewhere(numbers: MapNumbers, found: Recommendation) -> str:
         return ""
     kept = [one for one in numbers.written if one.verdict == "confirmed in writing"]
     if not kept:
+        if len(numbers.written) < 2:
+            return ""
         return "None of the runners-up that were looked at is confirmed in writing either."
     named = [f"{one.cell} ({format_share(one.share)})" for one in kept]
     return f"Confirmed in writing instead: {in_words(named)}."
@@ -123,7 +130,8 @@ def _effect(numbers: MapNumbers, found: Recommendation) -> str:
     gain = found.gain if held is None else held.gain
     confirmed = held is None or (gain.low > 0 if gain.known else gain.value > 0)
     use = "Use" if numbers.layers is None else "Steer at"
-    lead = use if confirmed else "The best cell is"
+    writes = found.written is None or found.written.verdict != "gain without writing"
+    lead = use if confirmed and writes else "The best cell is"
     doubt = "" if confirmed else ", but **held-out examples do not confirm it**"
     examples = numbers.examples if held is None else held.examples
     ends = f" [{format_number(gain.low)}, {format_number(gain.high)}]" if gain.known else ""

@@ -65,6 +65,9 @@ class MapNumbers(RowResult):
     rows whose intervention has no step. None in maps that were made without it."""
     written: tuple[WritingVerdict, ...] = ()
     """What is claimed of cells whose texts were read (`steerlens.confirm_in_writing`)."""
+    answers: tuple[str, ...] = ()
+    """The short answer (a letter, yes or no) that is the positive one of each example; () where
+    answers are something else."""
     made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -309,8 +312,14 @@ class MapNumbers(RowResult):
         return self.oriented.mean(-1).masked_fill(~self.within_budget, -torch.inf)
 
     def best_rows(self, count: int) -> list[int]:
-        """The rows that gain most within the budget, by index, in the order of the map."""
-        return sorted(self.row_scores.argsort(descending=True)[:count].tolist())
+        """The rows that gain most within the budget, by index, in the order of the map.
+
+        Rows that gain nothing there are ordered by the most that any of their cells moves.
+        """
+        most = self.oriented.mean(-1).abs().amax(-1).tolist()
+        scores = self.row_scores.tolist()
+        order = sorted(range(len(self.rows)), key=lambda i: (-scores[i], -most[i]))
+        return sorted(order[:count])
 
     # Against a probe
 

@@ -9,6 +9,7 @@ import torch
 
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability import map_figures as figures
+from steerlens.analyses.steerability.example_clouds import answer_artefact, two_clouds
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import UNTESTED, Recommendation, recommend
 from steerlens.analyses.steerability.row_words import interval_at, row_heading, row_word
@@ -47,9 +48,17 @@ def doses(numbers: MapNumbers) -> Section:
     """Propensity and cost over the multiplier."""
     shown = min(figures.MOST_LINES, len(numbers.rows))
     which = f"the {row_word(numbers)}" if shown == 1 else f"the {shown} {row_word(numbers, shown)}"
+    gaining = int((numbers.row_scores > 0).sum())
+    most = f"{'gains' if shown == 1 else 'gain'} most within the budget"
+    if not gaining:
+        most = (
+            f"{'moves' if shown == 1 else 'move'} most, since nothing is gained within the budget"
+        )
+    elif gaining < shown:
+        most += f" ({gaining} of them) and that move most beyond it"
     caption = (
-        f"Log-odds of the positive answer as the multiplier grows, at {which} that "
-        f"{'gains' if shown == 1 else 'gain'} most within the budget, with the cost below. "
+        f"Log-odds of the positive answer as the multiplier grows, at {which} that {most}, with the "
+        "cost below. "
         "A steady rise is good steering; where a curve bends back or the cost rises steeply, the "
         "model is usually breaking."
     )
@@ -68,8 +77,9 @@ def mediated(numbers: MapNumbers) -> Section:
         "here, is the rest. A gain that is mostly direct raises the asked answer whether or not the "
         "model makes anything of it."
     )
+    where = "that is above the null and within the budget" if numbers.nulls else "within the budget"
     best = (
-        "No cell within the budget gains more than 0 nats through later blocks."
+        f"No cell {where} gains more than 0 nats through later blocks."
         if found.cell is None
         else f"The most within the budget is {format_interval(found.gain)} nats, at "
         f"{found.cell.row} with multiplier {format_signed(found.cell.multiplier)}."
@@ -107,7 +117,10 @@ def slopes(numbers: MapNumbers) -> Section:
         "The **slope** of an example is the log-odds it gains per unit of multiplier. Examples "
         "below zero are **anti-steerable**: on the whole, steering moves them the wrong way."
     )
-    return Section("Every example", (Figure(partial(figures.slopes_figure, numbers), caption),))
+    said = answer_artefact(numbers) or two_clouds(numbers)
+    pointed_out = (Paragraph(said),) if said else ()
+    figure = Figure(partial(figures.slopes_figure, numbers), caption)
+    return Section("Every example", (*pointed_out, figure))
 
 
 def against(numbers: MapNumbers, probe: ProbeMap) -> Section:

@@ -19,6 +19,7 @@ from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.arguments import as_float, as_int
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
+from steerlens.data.formats.text import short_answer
 from steerlens.data.near_duplicates import text_groups
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean, as_method
@@ -152,6 +153,7 @@ def steerability(
         groups=group_numbers(choose.groups),
         text_groups=group_numbers(text_groups(chosen_texts)),
         planned=count or None,
+        answers=_short_answers(choose),
         direct=direct_gain(model, choose, edits, multipliers, cells=cells.part("direct")),
         made_by={
             **model.facts,
@@ -204,6 +206,12 @@ def _require_no_fitting(unit: str, **given: Any) -> None:
             f"{', '.join(named)} cannot be used with interventions, which state themselves where "
             "and how they act. Leave it out, or give pairs or activations to fit directions to."
         )
+
+
+def _short_answers(choose: ContrastSet) -> tuple[str, ...]:
+    """The letter, yes or no that is the positive answer of each question; () where some have none."""
+    found = [short_answer(pair.positive) for pair in choose if pair.prompt]
+    return tuple(filter(None, found)) if len(found) == len(choose) and all(found) else ()
 
 
 def _question(family: FittedFamily | None, choose: ContrastSet) -> str:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import torch
+
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import recommend
 from steerlens.results import Cell
 
 COUNT = 2
 """Runners-up beside the recommended cell."""
+
+
+def strongest(numbers: MapNumbers) -> Cell:
+    """The cell that gains most within the budget, whether or not that is more than chance.
+
+    Of cells with a multiplier above 0; the cheapest of them where none is within the budget.
+    """
+    asked = (numbers.multipliers > 0).expand_as(numbers.cost)
+    allowed = numbers.within_budget & asked
+    value = numbers.oriented.mean(-1) if bool(allowed.any()) else -numbers.cost
+    kept = allowed if bool(allowed.any()) else asked
+    i, j = divmod(int(value.masked_fill(~kept, -torch.inf).argmax()), value.shape[1])
+    return numbers.cell(i, j)
 
 
 def worth_reading(numbers: MapNumbers, count: int = COUNT) -> list[Cell]:

@@ -34,7 +34,7 @@ from steerlens.measures.repetition import (
     distinct_without_each,
     repeated_share,
 )
-from steerlens.report.numbers import with_minus
+from steerlens.report.numbers import in_words, with_minus
 from steerlens.report.section import Figure, Section
 from steerlens.results import Cell, Column, Result, RowResult, chosen_cell
 from steerlens.results.grid import find_multiplier
@@ -269,7 +269,7 @@ class WritingMap(RowResult):
         Args:
             quantity: One quantity, large; by default four of them.
         """
-        shown = FIRST if quantity is None else (quantity,)
+        shown = self._moved(FIRST) if quantity is None else (quantity,)
         changes = {QUANTITIES[name]: self.change(name) for name in shown}
         unit = self.made_by.get("unit")
         return plots.change_panels(
@@ -282,9 +282,22 @@ class WritingMap(RowResult):
             title=self._finding() if quantity is None else _title(quantity),
             column_title=f"multiplier ({unit})" if unit else "multiplier",
             note=f"Against the unsteered texts of the same {len(self.prompts)} prompts; red is "
-            f"worse. {self._emptiness()}",
+            f"worse. {self._emptiness()}{self._unmoved(shown) if quantity is None else ''}",
             hover={info.label: self._hover(change) for info, change in changes.items()},
         )
+
+    def _moved(self, names: Sequence[Quantity]) -> tuple[Quantity, ...]:
+        """Those of some quantities that change in any cell; the first one if none does."""
+        moved: list[Quantity] = []
+        for name in names:
+            if bool((self.change(name).mean.nan_to_num(1.0) != 0).any()):
+                moved.append(name)
+        return tuple(moved) or (names[0],)
+
+    def _unmoved(self, shown: Sequence[Quantity]) -> str:
+        """Which of the usual quantities are left out of the figure, since nothing changes them."""
+        same = [QUANTITIES[name].label for name in FIRST if name not in shown]
+        return f" No cell changes {in_words(same)}." if same else ""
 
     def _finding(self) -> str:
         mean = self.change("surprisal").mean
