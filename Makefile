@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One thread per worker: two test workers share two cores.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo demo-pretrained test check format bench peers constraints pretrained clean
+.PHONY: demo demo-pretrained test notebooks check format bench peers constraints pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -19,6 +19,10 @@ demo-pretrained: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# With those that load SmolLM2, which take a minute each.
+notebooks: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --all-notebooks tests/test_notebooks.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

