@@ -15,7 +15,7 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-FIRST = 20
+FIRST = 2
 """Calls of each function that are checked in each test."""
 ALWAYS = ("steerlens.results.encoding",)
 """Modules that ask themselves whether a value is what an annotation says. The names of axes that
