@@ -334,7 +334,7 @@ class SpilloverMap(Answers):
         cell = chosen_cell(beside)
         row = cell.row if cell is not None and cell.row in self.rows else None
         every = [Figure(self.plot)] if len(self.rows) > 1 else []
-        i = self.rows.index(row or self.rows[0])
+        i = 0 if row is None else self.rows.index(row)
         j = self._column(None if cell is None else cell.multiplier)
         return spillover_section(
             [*every, Figure(lambda: self.plot_lines(row))],
