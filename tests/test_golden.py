@@ -34,7 +34,7 @@ EXPECTED = {
 }  # fmt: skip
 UNDEFINED = (
     "comparison.equal_", "spillover.selectivity", "proxies.summary.numbers",
-    "map.confirmed.intervals", "writing.change.",
+    "coverage.summary.numbers", "map.confirmed.intervals", "writing.change.",
 )  # fmt: skip
 """Begin the names of what need not have a number everywhere.
 
