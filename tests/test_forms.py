@@ -19,10 +19,12 @@ from steerlens.forms import (
     SoftPrefix,
     VectorForm,
 )  # fmt: skip
+from steerlens.interventions import baked
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_model
+from steerlens.training import LM, Trainer
 
 FORMS = {
     "vector": VectorForm(Site(0)),
@@ -281,3 +283,20 @@ def test_positions_are_kept(small_gpt2):
     vector = form.intervention(small_gpt2, {"vector": torch.ones(16)})
     assert vector.positions == Positions.generated()
     assert vector.unit == "direction"
+
+
+@pytest.mark.parametrize("kind", [VectorForm, LoReFT, LowRankAdapter, ReFTr1])
+def test_a_site_is_taken_as_users_write_it(kind, unchecked):
+    wanted = kind(Site(2), positions=Positions.last())
+    assert kind(2, positions="last") == kind("blocks.2.hook_resid_post", positions="last") == wanted
+    with pytest.raises(ArgumentError, match="is not a site"):
+        kind("nowhere")
+
+
+def test_what_is_no_form_or_no_vector_is_refused(gpt2, unchecked):
+    with pytest.raises(ArgumentError, match="form='vector' is not a form"):
+        Trainer(LM(), steps=1).fit("vector", gpt2, [("the cat", " sat", " ran")], progress=False)
+    with pytest.raises(ArgumentError, match="layer='three' is not a whole number"):
+        LocalWeight("three")
+    with pytest.raises(TypeError, match="only a vector that is added can be baked"):
+        baked(gpt2, None)

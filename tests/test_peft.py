@@ -208,7 +208,7 @@ def test_other_kinds_of_adapters_are_refused(tmp_path, config, text):
 
 def test_damaged_and_missing_files_are_refused(tmp_path):
     hf, model = pair("llama")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="adapter_config.json is missing"):
         load_peft(tmp_path / "none", model)
     folder = folder_of(tmp_path / "lora", hf, "llama")
     weights = folder / "adapter_model.safetensors"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model
+from steerlens.sites import as_positions, as_site
 
 Parameters = dict[str, Tensor]
 """The tensors that are trained, by name."""
@@ -50,6 +51,12 @@ class Form(Protocol):
     def after_step(self, params: Parameters) -> None:
         """Restores what must hold of the parameters, such as unit length, in place."""
         ...
+
+
+def read_place(form: Any) -> None:
+    """Reads the site and positions of a new form as users write them: a layer, a hook, "all"."""
+    object.__setattr__(form, "site", as_site(form.site))
+    object.__setattr__(form, "positions", as_positions(form.positions))
 
 
 def require_parameters(form: Form, params: Parameters, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from steerlens.arguments import as_int
 from steerlens.forms.form import Parameters, require_parameters, zeros
 from steerlens.interventions.changes import Composed, Dense, WeightChange
 from steerlens.interventions.composition import composed
@@ -27,6 +28,9 @@ class LocalWeight:
     bias: bool = True
     """Whether the bias of the matrix is changed too, where it has one."""
     rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", as_int("layer", self.layer, least=0))
 
     def matrix(self, model: Model) -> Matrix:
         """The matrix that is changed.

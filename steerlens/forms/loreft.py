@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.forms.form import Parameters, require_parameters, zeros
+from steerlens.forms.form import Parameters, read_place, require_parameters, zeros
 from steerlens.forms.ranks import orthonormal_, require_rank
 from steerlens.forms.stream_edits import Subspace
 from steerlens.interventions.changes import Composed
@@ -30,6 +30,7 @@ class LoReFT:
     rate: float = 0.01
 
     def __post_init__(self) -> None:
+        read_place(self)
         require_rank(self.rank)
 
     def _shapes(self, model: Model) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.forms.form import Parameters, normal, require_parameters, zeros
+from steerlens.forms.form import Parameters, normal, read_place, require_parameters, zeros
 from steerlens.forms.ranks import require_rank
 from steerlens.forms.stream_edits import Activation, Bottleneck, require_activation
 from steerlens.interventions.changes import Composed
@@ -32,6 +32,7 @@ class LowRankAdapter:
     rate: float = 0.01
 
     def __post_init__(self) -> None:
+        read_place(self)
         require_rank(self.rank)
         require_activation(self.activation)
 

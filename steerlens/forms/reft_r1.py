@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.forms.form import Parameters, normal, require_parameters, zeros
+from steerlens.arguments import as_int
+from steerlens.forms.form import Parameters, normal, read_place, require_parameters, zeros
 from steerlens.forms.ranks import unit_
 from steerlens.forms.stream_edits import AddVector, TopLatents
 from steerlens.interventions.changes import Composed
@@ -40,6 +41,10 @@ class ReFTr1:
     rate: float = 0.05
 
     _SHAPES = {"gate": (), "amount": ()}
+
+    def __post_init__(self) -> None:
+        read_place(self)
+        object.__setattr__(self, "top_k", as_int("top_k", self.top_k, least=1))
 
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A random unit vector, and a gate that is closed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from steerlens.directions import Direction
-from steerlens.forms.form import Parameters, require_parameters, zeros
+from steerlens.forms.form import Parameters, read_place, require_parameters, zeros
 from steerlens.forms.stream_edits import AddVector
 from steerlens.forms.suppression import TakeOut
 from steerlens.interventions.changes import Composed
@@ -29,6 +29,9 @@ class VectorForm:
     positions: Positions = Positions.all()
     rate: float = 0.3
     """The learning rate of Adam. Every entry moves by about as much in a step."""
+
+    def __post_init__(self) -> None:
+        read_place(self)
 
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A vector of zeros."""

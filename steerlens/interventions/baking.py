@@ -10,7 +10,7 @@ from steerlens.interventions.changes import Dense, WeightChange
 from steerlens.interventions.composition import Composition
 from steerlens.interventions.residual import Add
 from steerlens.models.exchanged import parameter_shapes
-from steerlens.models.model import Model
+from steerlens.models.model import Model, as_model
 from steerlens.sites import Positions, Site
 
 EVERYWHERE = Positions.all(special=True)
@@ -26,6 +26,9 @@ def baked(model: Model, add: Add) -> Composition:
         ValueError: If the vector does not act at every token, or no bias writes into its site.
         DirectionError: If the direction does not fit the model.
     """
+    model = as_model(model)
+    if not isinstance(add, Add):
+        raise TypeError(f"{add!r:.80} is not an Add, and only a vector that is added can be baked.")
     model.require(add.direction)
     if add.positions != EVERYWHERE:
         raise ValueError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from steerlens.interventions.changes import Composed, LowRank, WeightChange
 from steerlens.interventions.composition import Composition
 from steerlens.interventions.hf_modules import HFModule, hf_modules, transposed
-from steerlens.models.model import Model
+from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.store.files import (
     DamagedFile,
@@ -58,7 +58,7 @@ def load_peft(folder: Path | str, model: Model, *, other_weights: bool = False) 
     Source: "PEFT checkpoint format" of the PEFT documentation; LoRA, arXiv:2106.09685; scaling by
         the root of the rank (use_rslora), arXiv:2312.03732.
     """
-    folder = expanded(folder)
+    folder, model = expanded(folder), as_model(model)
     config = _read_config(folder)
     tensors, stated = _read_weights(folder)
     if stated and not other_weights and stated != model.fingerprint:
@@ -84,6 +84,11 @@ def load_peft(folder: Path | str, model: Model, *, other_weights: bool = False) 
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(
+            f"{folder} holds no PEFT adapter: {CONFIG} is missing. Give the folder that "
+            "save_pretrained of PEFT, or save_peft, wrote."
+        )
     path = require_file(folder / CONFIG)
     try:
         config = json.loads(read_bytes(path))
@@ -219,6 +224,7 @@ def save_peft(folder: Path | str, model: Model, intervention: Intervention) -> P
     Raises:
         PEFTError: If it changes something else, or the model's weights were processed.
     """
+    model = as_model(model)
     deltas = _deltas(model, intervention)
     modules = hf_modules(model)
     held = {m.name for module in modules.values() for m, _ in module.parts}

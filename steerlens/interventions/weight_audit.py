@@ -11,7 +11,7 @@ from steerlens.directions import Direction
 from steerlens.interventions.baking import site_of_bias, vector_in
 from steerlens.interventions.residual import Add
 from steerlens.interventions.weight_delta import require_comparable
-from steerlens.models.model import Model
+from steerlens.models.model import Model, as_model
 from steerlens.sites import Site
 
 SHARE = 0.99
@@ -119,6 +119,7 @@ def audit(base: Model, tuned: Model) -> WeightAudit:
     Source: the audit of hidden-directions (moudrkat), which looks for a known vector. Departure:
         every parameter is compared, with the rank of its difference.
     """
+    base, tuned = as_model(base), as_model(tuned)
     require_comparable(base, tuned)
     after = dict(tuned.wrapped.named_parameters())
     changed: list[ChangedParameter] = []

@@ -12,7 +12,7 @@ from steerlens.interventions.changes import Composed, Dense, LowRank, WeightChan
 from steerlens.interventions.composition import Composition, new_weights
 from steerlens.interventions.matrices import Matrix, every_matrix
 from steerlens.models.exchanged import parameter_shapes
-from steerlens.models.model import Model
+from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 
 
@@ -37,6 +37,7 @@ def weight_delta(
 
     Source: task vectors, arXiv:2212.04089; with `rank`, as LoRA is extracted from checkpoints.
     """
+    base, tuned = as_model(base), as_model(tuned)
     require_comparable(base, tuned)
     before, after = dict(base.wrapped.named_parameters()), dict(tuned.wrapped.named_parameters())
     changes, held = [], every_matrix(base) if rank is not None else {}
@@ -94,6 +95,7 @@ def merged(model: Model, intervention: Intervention, multiplier: float = 1.0) ->
     Raises:
         ValueError: If it changes something else, or does not fit the model.
     """
+    model = as_model(model)
     changes = intervention.changes(model) if isinstance(intervention, Composed) else ()
     weights = [change for change in changes if isinstance(change, WeightChange)]
     if not weights or len(weights) < len(changes):

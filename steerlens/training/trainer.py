@@ -127,6 +127,10 @@ class Trainer:
             GradientError: If the weights were made under `torch.inference_mode()`.
         """
         model = as_model(model)
+        if not isinstance(form, Form):
+            raise ArgumentError(
+                f"form={form!r:.80} is not a form. Use one of steerlens.forms, e.g. VectorForm(12)."
+            )
         given = _pairs("pairs", pairs)
         held_out = None if validation is None else _pairs("validation", validation)
         if held_out is not None:
