@@ -25,7 +25,7 @@ def marked(path):
 # The client's own asyncio plumbing warns on some platforms; the notebook's errors still raise.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_notebook_runs_from_the_top(path, request):
-    if PRETRAINED in path.read_text(encoding="utf-8"):
+    if request.node.get_closest_marker("pretrained"):
         if not request.config.getoption("--all-notebooks"):
             pytest.skip("It loads the pretrained model, which takes a minute: make notebooks.")
         try:

@@ -140,21 +140,9 @@ def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, Contra
     return {**parts, **more}
 
 
-def with_data_name(found: R, pairs: ContrastSet) -> R:
-    """A result that states by name from which pairs it was made."""
-    return dataclasses.replace(found, made_by={**found.made_by, "data_name": pairs.name})  # type: ignore[type-var]
-
-
-def with_note(found: R, note: str) -> R:
-    """A result that states something of itself; the same where there is nothing to state."""
-    if not note:
-        return found
-    return dataclasses.replace(found, made_by={**found.made_by, "note": note})  # type: ignore[type-var]
-
-
-def with_ordinary(found: R, ordinary: str) -> R:
-    """A result that states what the ordinary texts were."""
-    return dataclasses.replace(found, made_by={**found.made_by, "ordinary": ordinary})  # type: ignore[type-var]
+def stating(found: R, **facts: str) -> R:
+    """A result that states more of how it was made, such as `data_name` or `ordinary`."""
+    return dataclasses.replace(found, made_by={**found.made_by, **facts})  # type: ignore[type-var]
 
 
 def neutral_stated(neutral: list[str] | None) -> dict[str, Any]:

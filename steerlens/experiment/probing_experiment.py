@@ -9,7 +9,7 @@ from steerlens.analyses.probe.measure_probe import probe
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.directions.methods import Logistic
 from steerlens.experiment.experiment import Experiment
-from steerlens.experiment.experiment_data import with_data_name
+from steerlens.experiment.experiment_data import stating
 from steerlens.experiment.fields import MethodField, require_at_least
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.results import Result
@@ -40,11 +40,11 @@ class ProbingExperiment(Experiment):
         read = run.activations(pairs, self.sites(run.model))
         run.compute(
             ProbeMap,
-            lambda: with_data_name(
+            lambda: stating(
                 probe(
                     read, self.method, folds=self.folds, controls=self.controls, seed=self.seed,
                     progress=run.progress,
                 ),
-                pairs,
+                data_name=pairs.name,
             ),
         )  # fmt: skip

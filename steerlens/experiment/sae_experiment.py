@@ -26,7 +26,7 @@ from steerlens.experiment.experiment_data import (
     load_data,
     named_parts,
     neutral_stated,
-    with_data_name,
+    stating,
 )
 from steerlens.experiment.fields import (
     SteeredRule,
@@ -136,7 +136,9 @@ class SAEExperiment(Experiment):
         read = run.activations(asked.fit, [sae.site for sae in asked.saes])
         run.compute(
             ProbeMap,
-            lambda: with_data_name(probe(read, seed=self.seed, progress=run.progress), asked.fit),
+            lambda: stating(
+                probe(read, seed=self.seed, progress=run.progress), data_name=asked.fit.name
+            ),
         )
         run.compute(
             FeatureComparison,

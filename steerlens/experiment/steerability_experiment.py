@@ -34,9 +34,7 @@ from steerlens.experiment.experiment_data import (
     load_shifts,
     named_parts,
     neutral_stated,
-    with_data_name,
-    with_note,
-    with_ordinary,
+    stating,
 )
 from steerlens.experiment.fields import (
     SteeredRule,
@@ -215,11 +213,13 @@ class SteerabilityExperiment(Experiment):
         read = run.activations(asked.fit, sites)
         run.compute(
             ProbeMap,
-            lambda: with_data_name(probe(read, seed=self.seed, progress=run.progress), asked.fit),
+            lambda: stating(
+                probe(read, seed=self.seed, progress=run.progress), data_name=asked.fit.name
+            ),
         )
         made = run.compute(
             SteerabilityMap,
-            lambda: with_ordinary(
+            lambda: stating(
                 steerability(
                     run.model, read, asked.choose, asked.report, method=self.method, sites=sites,
                     multipliers=self.multipliers, positions=rule, unit=self.unit,
@@ -227,7 +227,7 @@ class SteerabilityExperiment(Experiment):
                     budget=self.budget, nulls=self.nulls, seed=self.seed,
                     progress=run.progress, cells=run.cells.part("map"),
                 ),
-                asked.ordinary,
+                ordinary=asked.ordinary,
             ),
         )  # fmt: skip
         directions = [read.direction(site, self.method) for site in sites]
@@ -338,10 +338,10 @@ class SteerabilityExperiment(Experiment):
         if not prompts:
             return
         cell = made.chosen or strongest(made)
-        note = "" if made.chosen else NOT_CHOSEN.format(cell=cell)
+        more = {} if made.chosen else {"note": NOT_CHOSEN.format(cell=cell)}
         run.compute(
             DoseResponse,
-            lambda: with_note(self._samples(run.model, arms[cell.row], cell, prompts), note),
+            lambda: stating(self._samples(run.model, arms[cell.row], cell, prompts), **more),
         )
 
     def _samples(

@@ -91,6 +91,13 @@ def require_fits(model: Model, arms: Mapping[str, Intervention]) -> None:
                 raise
 
 
+def require_each_fits(model: Model, interventions: Sequence[Intervention]) -> None:
+    """Raises ValueError if one of some interventions does not fit the model."""
+    with model.unchanging():
+        for intervention in interventions:
+            require_fit(model, intervention)
+
+
 def require_fit(model: Model, intervention: Intervention) -> None:
     """Raises ValueError if an intervention does not fit the model, as far as it says."""
     if isinstance(intervention, ResidualEdit):

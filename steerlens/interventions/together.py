@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import Change, Composed, StreamEdit
-from steerlens.interventions.composition import EditAtSite
 from steerlens.models.model import Model
 from steerlens.protocols import (
     Hookable,
@@ -85,28 +84,3 @@ def changes_of(intervention: Intervention, model: Model) -> tuple[Change, ...] |
             return None
         found += inner if weight == 1.0 else [change.scaled(weight) for change in inner]
     return tuple(found)
-
-
-def residual_parts(
-    intervention: Intervention, model: Model
-) -> list[tuple[ResidualEdit, float]] | None:
-    """The residual edits that an intervention consists of, each with the weight of its multiplier.
-
-    None if it is something else in part, such as a change of weights, or does not say.
-    """
-    if isinstance(intervention, ResidualEdit):
-        return [(intervention, 1.0)]
-    found: list[tuple[ResidualEdit, float]] = []
-    if not isinstance(intervention, Together):
-        for change in changes_of(intervention, model) or ():
-            if not isinstance(change, StreamEdit):
-                return None
-            found.append((EditAtSite(change.site, change.edit, change.positions), 1.0))
-        return found or None
-    weights = intervention.weights or (1.0,) * len(intervention.interventions)
-    for part, weight in zip(intervention.interventions, weights, strict=True):
-        inner = residual_parts(part, model)
-        if inner is None:
-            return None
-        found += [(edit, weight * factor) for edit, factor in inner]
-    return found

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from steerlens.arguments import as_floats
 from steerlens.data import ContrastPair, ContrastSet
-from steerlens.interventions.arms import require_fit
-from steerlens.interventions.together import residual_parts
+from steerlens.interventions.arms import require_each_fits
+from steerlens.interventions.changes import StreamEdit
+from steerlens.interventions.together import changes_of
 from steerlens.measures.answer_scores import AnswerScores
 from steerlens.measures.engine import MAX_TOKENS
 from steerlens.measures.paths import chosen_tokens
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.memory import LOGITS
 from steerlens.models.model import Model, as_model
-from steerlens.protocols import Intervention, ResidualEdit
+from steerlens.protocols import Intervention
 from steerlens.sites import Site
 from steerlens.store.cells import Cells, cells_or_none
 
@@ -34,7 +35,8 @@ KEPT_TOKENS = 16 * MAX_TOKENS
 """Columns of the stream that are kept at once, over all sites."""
 _ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """The streams of a block in the order of the forward pass."""
-Parts = list[tuple[ResidualEdit, float]]
+Parts = list[StreamEdit]
+"""All that an intervention changes, where these are edits of the stream."""
 
 
 @torch.no_grad()
@@ -81,14 +83,13 @@ def direct_gain(
     strengths = as_floats("multipliers", multipliers)
     if not interventions or not strengths:
         raise ValueError("Nothing to split: give at least one intervention and one multiplier.")
-    for intervention in interventions:
-        require_fit(model, intervention)
+    require_each_fits(model, interventions)
     kept = cells_or_none(cells, "direct", progress)
     asked = questions(model, pairs)
-    parts = [residual_parts(intervention, model) for intervention in interventions]
-    for edit, _ in (one for some in parts for one in some or ()):
+    parts = [_parts(intervention, model) for intervention in interventions]
+    for edit in (one for some in parts for one in some or ()):
         chosen_tokens(edit, asked.batch)  # refuses an edit of nothing
-    sites = sorted({edit.site for some in parts for edit, _ in some or ()})
+    sites = sorted({edit.site for some in parts for edit in some or ()})
     out = torch.full((len(parts), len(strengths), len(asked)), torch.nan)
     if not sites:
         return out
@@ -107,6 +108,16 @@ def direct_gain(
             out[:, :, some] = kept.compute(name, make)["direct"]
             bar.update(some.stop - some.start)
     return out
+
+
+def _parts(intervention: Intervention, model: Model) -> Parts | None:
+    """The edits of the stream that an intervention consists of.
+
+    None if it is something else in part, such as a change of weights, or does not say.
+    """
+    changes = changes_of(intervention, model)
+    edits = [change for change in changes or () if isinstance(change, StreamEdit)]
+    return edits if edits and len(edits) == len(changes or ()) else None
 
 
 def _unit(
@@ -132,7 +143,7 @@ def _unit(
     for i, some in enumerate(parts):
         if some is None:
             continue
-        masks = [chosen_tokens(edit, asked.batch)[:, -asked.read :, None] for edit, _ in some]
+        masks = [chosen_tokens(edit, asked.batch)[:, -asked.read :, None] for edit in some]
         steps = torch.stack([_step(some, masks, read, m) for m in strengths], 1)
         out[i] = (odds(final[:, None] + steps) - before).T.cpu()
     return out
@@ -145,15 +156,15 @@ def _step(
     multiplier: float,
 ) -> Float[Tensor, "row read d_model"]:
     """What all edits together add to the final stream, with the outputs of all blocks held."""
-    order = sorted(range(len(parts)), key=lambda k: _depth(parts[k][0].site))
+    order = sorted(range(len(parts)), key=lambda k: _depth(parts[k].site))
     total = torch.zeros_like(next(iter(read.values())))
     written: dict[Site, Tensor] = {}  # what edits have added to the output of a sublayer
     for k in order:
-        edit, weight = parts[k]
+        edit = parts[k]
         own = edit.site.stream in ("attn_out", "mlp_out")
         added = written.get(edit.site, torch.zeros_like(total)) if own else total
         stream = read[edit.site] + added
-        step = torch.where(masks[k], edit(stream, multiplier * weight) - stream, 0.0)
+        step = torch.where(masks[k], edit.edit(stream, multiplier) - stream, 0.0)
         total = total + step
         if own:
             written[edit.site] = added + step

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.arguments import as_floats
-from steerlens.interventions.arms import require_fit
+from steerlens.interventions.arms import require_each_fits
 from steerlens.interventions.together import changes_of
 from steerlens.measures.other_paths import Prompted, Reweighted, path_of
 from steerlens.measures.paths import (
@@ -147,9 +147,8 @@ class Engine:
             raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
         self.model = model
         self.memory = memory or free_bytes(model.device) // 4
+        require_each_fits(model, interventions)
         with model.unchanging():
-            for intervention in interventions:
-                require_fit(model, intervention)
             changes = tuple(changes_of(intervention, model) for intervention in interventions)
         self.grid = Grid(tuple(interventions), strengths, changes)
         self.paths = self._paths()

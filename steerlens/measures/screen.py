@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from steerlens import stats
 from steerlens.data.contrast_set import PairsLike
-from steerlens.interventions.arms import require_fit
+from steerlens.interventions.arms import require_each_fits
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.model import Model, as_model
@@ -72,8 +72,7 @@ def screen(
     Source: attribution patching, Nanda 2023; Syed et al., arXiv:2310.10348.
     """
     model = as_model(model)
-    for arm in arms:
-        require_fit(model, arm)
+    require_each_fits(model, arms)
     asked = questions(model, pairs)
     edits = {i: arm for i, arm in enumerate(arms) if isinstance(arm, ResidualEdit)}
     others = [i for i in range(len(arms)) if i not in edits]

@@ -16,6 +16,25 @@ from steerlens.plots.rows import label_columns, read_rows
 from steerlens.plots.words import axis_title, number
 
 
+def multiplier_lines(
+    series: Mapping[str, Any], multipliers: Iterable[SupportsFloat], unit: str
+) -> tuple[go.Figure, np.ndarray, str]:
+    """A line and a band over the multiplier for each name; its figure, the multipliers and a note.
+
+    Args:
+        series: Name -> (mean, low, high) with 95% intervals, each of shape (multiplier,).
+    """
+    strengths, order = ordered("multipliers", multipliers)
+    x = np.asarray(strengths, dtype=float)
+    drawn = bands("series", series, order, f"{len(strengths)} multipliers")
+    hover = [f"multiplier {number(m)}" for m in strengths]
+    figure = go.Figure()
+    for name, look in series_looks(list(drawn)).items():
+        line(figure, name, x, drawn[name], hover=hover, unit=unit, **look)
+    shaded = any(each.has_interval for each in drawn.values())
+    return figure, x, "Shaded: 95% interval" if shaded else ""
+
+
 def layer_curve(
     series: Mapping[str, Any],
     *,

@@ -8,9 +8,10 @@ from typing import Any, SupportsFloat
 import numpy as np
 import plotly.graph_objects as go
 
-from steerlens.plots.arrays import band, bands, ordered
+from steerlens.plots.arrays import band, ordered
+from steerlens.plots.curves import multiplier_lines
 from steerlens.plots.look import INK, PALETTE, QUIET, house, span
-from steerlens.plots.marks import line, rule, series_looks
+from steerlens.plots.marks import line, rule
 from steerlens.plots.words import number
 
 
@@ -97,16 +98,9 @@ def share_lines(
     Args:
         series: Name of a row -> (mean, low, high) with 95% intervals, each of shape (multiplier,).
     """
-    strengths, order = ordered("multipliers", multipliers)
-    x = np.asarray(strengths, dtype=float)
-    drawn = bands("series", series, order, f"{len(strengths)} multipliers")
-    hover = [f"multiplier {number(m)}" for m in strengths]
-    figure = go.Figure()
-    for name, look in series_looks(list(drawn)).items():
-        line(figure, name, x, drawn[name], hover=hover, unit="of the way", **look)
+    figure, x, note = multiplier_lines(series, multipliers, "of the way")
     rule(figure, span(x), [1.0, 1.0], "the target")
-    shaded = any(each.has_interval for each in drawn.values())
-    house(figure, title=title, note="Shaded: 95% interval" if shaded else "")
+    house(figure, title=title, note=note)
     figure.update_xaxes(title_text="multiplier", range=span(x))
     figure.update_yaxes(title_text="share of the KL removed", zeroline=True, zerolinecolor=INK)
     return figure

@@ -9,12 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from steerlens.plots.arrays import array, bands, fit, ordered
+from steerlens.plots.arrays import array, fit
+from steerlens.plots.curves import multiplier_lines
 from steerlens.plots.heatmap import layer_heatmap
 from steerlens.plots.look import INK, QUIET, house, span
-from steerlens.plots.marks import line, series_looks
 from steerlens.plots.rows import read_rows
-from steerlens.plots.words import axis_title, broken, measured, number, safe
+from steerlens.plots.words import axis_title, broken, measured, safe
 
 TARGET = "target: the concept that the row is meant to move"
 
@@ -106,15 +106,8 @@ def gain_lines(
     Args:
         series: Name of a set -> (mean, low, high) with 95% intervals, each of shape (multiplier,).
     """
-    strengths, order = ordered("multipliers", multipliers)
-    x = np.asarray(strengths, dtype=float)
-    drawn = bands("series", series, order, f"{len(strengths)} multipliers")
-    hover = [f"multiplier {number(m)}" for m in strengths]
-    figure = go.Figure()
-    for name, look in series_looks(list(drawn)).items():
-        line(figure, name, x, drawn[name], hover=hover, unit=unit, **look)
-    shaded = any(each.has_interval for each in drawn.values())
-    house(figure, title=title, note="Shaded: 95% interval" if shaded else "")
+    figure, x, note = multiplier_lines(series, multipliers, unit)
+    house(figure, title=title, note=note)
     figure.update_xaxes(title_text="multiplier", range=span(x), zeroline=True, zerolinecolor=QUIET)
     figure.update_yaxes(title_text=axis_title("gain", unit), zeroline=True, zerolinecolor=INK)
     return figure

@@ -86,13 +86,13 @@ def spillover(
         ).log_odds
         propensities[name] = odds[:rows].clone()
         null_gains.append((odds[rows:] - odds[rows:, zero, None]).mean(-1))
-    turned = {}
+    by_concept = {}
     if others:
         odds = sweep(
             model, sets[targets[0]], others, multipliers, log_odds_only=True,
             cells=kept.part("unrelated"),
         ).log_odds  # fmt: skip
-        turned = dict(zip(unrelated or {}, odds.split(rows), strict=True))
+        by_concept = dict(zip(unrelated or {}, odds.split(rows), strict=True))
     return SpilloverMap(
         rows=tuple(named),
         sites=tuple(map(site_of, named.values())),
@@ -101,7 +101,7 @@ def spillover(
         groups=groups_of_sets(sets),
         targets=targets,
         null_gains=_by_null(null_gains, len(controls.maps), rows),
-        unrelated=turned,
+        unrelated=by_concept,
         matched=tuple(
             (one, other)
             for one, other in combinations(sets, 2)

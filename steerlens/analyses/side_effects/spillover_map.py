@@ -361,7 +361,7 @@ class SpilloverMap(Answers):
         found.append(Column("p_value", axes, self.p_values))
         if self.unrelated:
             unknown = torch.full(self.mean_gain.shape[:2], torch.nan)
-            for end, part in zip(("", "_low", "_high"), range(3), strict=True):
+            for part, end in enumerate(("", "_low", "_high")):
                 each = [
                     self.unrelated_interval[name][part] if name in self.unrelated else unknown
                     for name in self.sets
