@@ -9,7 +9,7 @@ from steerlens.analyses.confirmation import written_section
 from steerlens.analyses.confirmation.contexts import ContextError, Contexts
 from steerlens.analyses.confirmation.measure_written import confirm_in_writing
 from steerlens.analyses.confirmation.readers import LikelihoodReader, WordReader
-from steerlens.analyses.confirmation.writing_verdict import not_looked_at
+from steerlens.analyses.confirmation.writing_verdict import WritingVerdict, not_looked_at
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.confirmation.written_share import auroc_interval, share_interval
 from steerlens.arguments import ArgumentError
@@ -21,6 +21,7 @@ from steerlens.protocols import Scorer
 from steerlens.report.section import Figure
 from steerlens.results import Cell
 from steerlens.sites import Site
+from steerlens.stats import Interval
 from steerlens.store.cells import Cells
 from steerlens.testing import tiny_model
 from tests.by_hand import by_hand
@@ -283,6 +284,15 @@ def test_less_is_measured_against_the_negative_context():
     assert made.share(0).value == pytest.approx(-0.8, abs=0.25)
     flipped = effect(share=-0.8, cells=(Cell("L3 resid_pre", -0.5), Cell("other", 0.5)))
     assert flipped.verdict(0) == "confirmed in writing"
+
+
+def test_little_is_only_said_to_be_written_where_the_interval_says_so():
+    def said(low: float, value: float, high: float) -> str:
+        share = Interval(value, low, high)
+        return WritingVerdict(Cell("add", 1.0), "gain without writing", share, 24).sentence()
+
+    assert "hardly does" in said(-0.1, 0.05, 0.2)
+    assert "More prompts would decide it" in said(-0.3, 0.05, 0.4)
 
 
 def test_a_poor_reader_is_refused():

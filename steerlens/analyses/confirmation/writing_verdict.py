@@ -32,8 +32,8 @@ class WritingVerdict:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is not confirmed and yet the share itself is above a quarter."""
-        return self.verdict == "gain without writing" and self.share.value > ENOUGH
+        """Whether it is not confirmed and yet its interval reaches above a quarter."""
+        return self.verdict == "gain without writing" and self.share.high > ENOUGH
 
     def same_cell(self, cell: Cell) -> bool:
         """Whether it is about a cell, whose multiplier may be rounded."""

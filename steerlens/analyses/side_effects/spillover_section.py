@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerlens.report.numbers import format_p_value
+from steerlens.report.numbers import format_p_value, with_minus
 from steerlens.report.section import Figure, Paragraph, Section
 
 OTHER_WAY = (
@@ -49,6 +49,6 @@ def spillover_section(
                 f"at every multiplier. {compared}"
             ),
             *figures,
-            *([Paragraph(OTHER_WAY.format(unrelated=unrelated))] if unrelated else []),
+            *([Paragraph(OTHER_WAY.format(unrelated=with_minus(unrelated)))] if unrelated else []),
         ),
     )
