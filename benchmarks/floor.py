@@ -19,23 +19,44 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Multiply-adds for a GPT-2 block and its read-out, per text of `t` tokens."""
+    """Multiply-adds for a block and its read-out, per text of `t` tokens; GPT-2's by default."""
 
     n_layers: int
     d_model: int
     d_vocab: int
+    queries: int = 0
+    """Heads times their width; by default d_model."""
+    keys: int = 0
+    """Key heads times their width; by default as many as queries."""
+    d_mlp: int = 0
+    """By default 4 d_model."""
+    gated: bool = False
+
+    @property
+    def _queries(self) -> int:
+        return self.queries or self.d_model
+
+    @property
+    def _keys(self) -> int:
+        return self.keys or self._queries
+
+    @property
+    def weights(self) -> float:
+        """The matrices of one block: 4 d^2 in attention and 8 d^2 in the MLP of GPT-2."""
+        mlp = (3 if self.gated else 2) * self.d_model * (self.d_mlp or 4 * self.d_model)
+        return 2 * self.d_model * (self._queries + self._keys) + mlp
 
     def block(self, t: int) -> float:
-        """All tokens through one block: 4 d^2 in attention, 8 d^2 in the MLP, causal attention."""
-        return 12 * self.d_model**2 * t + self.d_model * t * (t + 1)
+        """All tokens through one block, with causal attention."""
+        return self.weights * t + self._queries * t * (t + 1)
 
     def one_token(self, t: int) -> float:
         """One token through one block, seeing `t` tokens."""
-        return 12 * self.d_model**2 + 2 * self.d_model * t
+        return self.weights + 2 * self._queries * t
 
     def last_block(self, t: int) -> float:
         """One block when only the last token's output is wanted: keys and values of the others."""
-        return 2 * self.d_model**2 * (t - 1) + self.one_token(t)
+        return 2 * self.d_model * self._keys * (t - 1) + self.one_token(t)
 
     def directions(self, t: int) -> float:
         """One text, its last token at every layer: n-1 whole blocks, the last for one token."""
@@ -55,6 +76,16 @@ class Counts:
         rows = sum(strengths * b for b in range(n))
         readout = 2 * self.d_model * (1 + strengths * n)
         return self.directions(t) + rows * self.one_token(t) + readout
+
+    def cost(self, t: int, new: int, strengths: int) -> float:
+        """One text, the last `new` tokens edited and read with the whole vocabulary: the others
+        once, then the new ones of every row on their keys and values."""
+        n = self.n_layers
+        rows = 1 + strengths * n
+        own = sum(self.one_token(length) for length in range(t - new + 1, t + 1))
+        prefix = self.directions(t - new) if t > new else 0.0
+        unembedding = rows * new * self.d_model * self.d_vocab
+        return prefix + (n + strengths * n * (n - 1) / 2) * own + unembedding
 
     def prefill(self, t: int) -> float:
         """One prompt up to its first new token."""

@@ -222,7 +222,9 @@ class TokenBatch:
 
     def repeated(self, times: int) -> TokenBatch:
         """Every row `times` times in a row (row 0, row 0, …, row 1, …)."""
-        return self.rows(torch.arange(len(self)).repeat_interleave(times))
+        return self.rows(
+            torch.arange(len(self), device=self.tokens.device).repeat_interleave(times)
+        )
 
     def extended(
         self, tokens: Int[Tensor, "batch new"], special: Tensor, real: Tensor

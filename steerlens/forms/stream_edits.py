@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.interventions.residual import per_row
+from steerlens.interventions.residual import like_stream, per_row
 from steerlens.protocols import Strength
 
 Activation = Literal["identity", "silu", "gelu", "relu"]
@@ -40,7 +40,7 @@ class AddVector:
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        return resid + per_row(strength, resid) * self.vector.to(resid)
+        return resid + per_row(strength, resid) * like_stream(self.vector, resid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +59,11 @@ class Bottleneck:
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        inside = _ACTIVATIONS[self.activation](F.linear(resid, self.down.to(resid)))
-        constant = None if self.constant is None else self.constant.to(resid)
-        return resid + per_row(strength, resid) * F.linear(inside, self.up.to(resid), constant)
+        inside = _ACTIVATIONS[self.activation](F.linear(resid, like_stream(self.down, resid)))
+        constant = None if self.constant is None else like_stream(self.constant, resid)
+        return resid + per_row(strength, resid) * F.linear(
+            inside, like_stream(self.up, resid), constant
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +82,11 @@ class Subspace:
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        basis = self.basis.to(resid)
+        basis = like_stream(self.basis, resid)
         # (read - basis) h rather than read h - basis h: exactly zero where both are equal.
-        wanted = F.linear(resid, self.read.to(resid) - basis, self.offset.to(resid))
+        wanted = F.linear(
+            resid, like_stream(self.read, resid) - basis, like_stream(self.offset, resid)
+        )
         return resid + per_row(strength, resid) * (wanted @ basis)
 
 
@@ -108,11 +112,11 @@ class TopLatents:
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        w = self.w.to(resid)
+        w = like_stream(self.w, resid)
         latents = torch.relu(resid @ w)
         mean = latents.topk(min(self.top_k, latents.shape[1]), dim=1).values.mean(1)
         with torch.no_grad():
             seen = self.gate * mean.mean()
             self.amount.lerp_(seen.to(self.amount), self.MOMENTUM)
-        push = self.gate.to(resid) * mean[:, None, None] * w
+        push = like_stream(self.gate, resid) * mean[:, None, None] * w
         return resid + per_row(strength, resid) * push

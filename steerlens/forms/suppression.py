@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.forms.form import Form, Parameters
 from steerlens.interventions.changes import Composed
-from steerlens.interventions.residual import per_row
+from steerlens.interventions.residual import like_stream, per_row
 from steerlens.models.model import Model
 from steerlens.protocols import Strength
 
@@ -41,6 +41,6 @@ class TakeOut:
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        v = self.vector.to(resid)
+        v = like_stream(self.vector, resid)
         along = torch.relu(resid @ v) / v.square().sum().clamp(min=1e-12)
         return resid - per_row(strength, resid) * along[..., None] * v

@@ -136,7 +136,7 @@ class Add(_AlongDirection):
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        return resid + per_row(strength, resid) * self.step.to(resid)
+        return resid + per_row(strength, resid) * like_stream(self.step, resid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class Ablate(_AlongDirection):
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        u = self.direction.unit().vector.to(resid)
+        u = like_stream(self.direction.unit().vector, resid)
         return resid - per_row(strength, resid) * (resid @ u)[..., None] * u
 
 
@@ -178,7 +178,7 @@ class Clamp(_AlongDirection):
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
-        u = self.direction.unit().vector.to(resid)
+        u = like_stream(self.direction.unit().vector, resid)
         return resid + per_row(strength, resid) * (self.value - resid @ u)[..., None] * u
 
 
@@ -186,4 +186,12 @@ def per_row(strength: Strength, resid: Tensor) -> Tensor | float:
     """A strength that multiplies a stream [batch, pos, d_model], row by row."""
     if not isinstance(strength, Tensor):
         return float(strength)
-    return strength.to(resid)[:, None, None]
+    return like_stream(strength, resid)[:, None, None]
+
+
+def like_stream(tensor: Tensor, resid: Tensor) -> Tensor:
+    """A tensor on the device of a stream and in its precision.
+
+    A GPU goes on computing while it is copied there, so that an edit in every block costs no pause.
+    """
+    return tensor.to(resid, non_blocking=resid.device.type != "mps")

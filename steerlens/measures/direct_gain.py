@@ -23,7 +23,7 @@ from steerlens.interventions.changes import StreamEdit
 from steerlens.interventions.together import changes_of
 from steerlens.measures.answer_scores import AnswerScores
 from steerlens.measures.engine import MAX_TOKENS
-from steerlens.measures.paths import chosen_tokens
+from steerlens.measures.paths import chosen_by_rule
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.memory import LOGITS
 from steerlens.models.model import Model, as_model
@@ -87,9 +87,9 @@ def direct_gain(
     kept = cells_or_none(cells, "direct", progress)
     asked = questions(model, pairs)
     parts = [_parts(intervention, model) for intervention in interventions]
-    for edit in (one for some in parts for one in some or ()):
-        chosen_tokens(edit, asked.batch)  # refuses an edit of nothing
-    sites = sorted({edit.site for some in parts for edit in some or ()})
+    edits = [edit for some in parts for edit in some or ()]
+    chosen_by_rule(edits, asked.batch)  # refuses an edit of nothing
+    sites = sorted({edit.site for edit in edits})
     out = torch.full((len(parts), len(strengths), len(asked)), torch.nan)
     if not sites:
         return out
@@ -139,14 +139,16 @@ def _unit(
         return score(states.transpose(1, 2), asked)[..., 0]
 
     before = odds(final[:, None])
-    out = torch.full((len(parts), len(strengths), len(asked)), torch.nan)
+    chosen = chosen_by_rule([edit for some in parts for edit in some or ()], asked.batch)
+    shape = (len(parts), len(strengths), len(asked))
+    out = torch.full(shape, torch.nan, device=before.device)
     for i, some in enumerate(parts):
         if some is None:
             continue
-        masks = [chosen_tokens(edit, asked.batch)[:, -asked.read :, None] for edit in some]
+        masks = [chosen[edit.positions][:, -asked.read :, None] for edit in some]
         steps = torch.stack([_step(some, masks, read, m) for m in strengths], 1)
-        out[i] = (odds(final[:, None] + steps) - before).T.cpu()
-    return out
+        out[i] = (odds(final[:, None] + steps) - before).T
+    return out.cpu()
 
 
 def _step(

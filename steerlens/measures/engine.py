@@ -30,7 +30,7 @@ from steerlens.measures.paths import (
     SeveralEdits,
     States,
     Wavefront,
-    chosen_tokens,
+    chosen_by_rule,
 )
 from steerlens.measures.tokenised import Examples
 from steerlens.models.kernel import Kernel
@@ -40,7 +40,9 @@ from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.store.cells import Cells, Unit
 
 MAX_TOKENS = 8192
-"""Columns of one unit of work; more at once does not get faster, only larger."""
+"""Columns of one unit of work; more at once does not get faster on a CPU, only larger."""
+TIMES_ON_GPU = 8
+"""So many times as many on any other device, which needs more rows to be busy."""
 
 Read = Callable[[States], Float[Tensor, "example cell value"]]
 """Values of a run's states. It is called with the unsteered states first, if there are any."""
@@ -183,16 +185,16 @@ class Engine:
         Raises:
             SteeringError: If an intervention would edit no token of some example.
         """
-        for i in range(len(self.grid.interventions)):
-            for edit in self.grid.edits(i):
-                chosen_tokens(edit, examples.batch)
+        arms = range(len(self.grid.interventions))
+        chosen_by_rule([edit for i in arms for edit in self.grid.edits(i)], examples.batch)
         extra = 0 if reading is None else reading.bytes_per_example
         paths = tuple(self._path_plan(path, examples, extra) for path in self.paths)
         return Plan(len(examples), paths, self.memory)
 
     def _path_plan(self, path: Path, examples: Examples, extra: int) -> PathPlan:
         columns, rows = path.columns(examples), path.at_once * examples.variants
-        unit = min(len(examples), max(1, MAX_TOKENS // (rows * columns)))
+        most = MAX_TOKENS * (1 if self.model.device.type == "cpu" else TIMES_ON_GPU)
+        unit = min(len(examples), max(1, most // (rows * columns)))
         each = self._bytes(rows, columns, examples.batch.width) + extra
         batch = unit
         while batch > 1 and batch * each > self.memory:

@@ -182,7 +182,9 @@ def _sample(logits: Tensor, temperature: float, generators: list[torch.Generator
     if temperature == 0:
         return logits.argmax(-1)
     # Gumbel's trick: the argmax of logits plus this noise is a draw from the softmax.
-    uniform = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators])
+    # Drawn on the CPU, where every machine draws the same.
+    drawn = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators])
+    uniform = drawn.to(logits.device)
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
     return (logits / temperature + gumbel.to(logits)).argmax(-1)
 

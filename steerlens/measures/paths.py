@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -105,21 +106,17 @@ class Wavefront(Path):
         last = examples.prompt_width - 1
         if not self.cells:
             return last
-        firsts = [
-            int(chosen_tokens(edit, examples.batch).any(0).int().argmax())
-            for i in self.arms
-            for edit in self.grid.edits(i)
-        ]
-        return min(*firsts, last)
+        masks = chosen_by_rule(self._edits(), examples.batch)
+        return min(*(int(mask.any(0).int().argmax()) for mask in masks.values()), last)
+
+    def _edits(self) -> list[StreamEdit]:
+        return [edit for i in self.arms for edit in self.grid.edits(i)]
 
     def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         batch, variants = examples.batch, examples.variants
         shared = self._shared(examples)
-        chosen = {
-            edit.positions: edit.positions.mask(batch)[:, shared:]
-            for i in self.arms
-            for edit in self.grid.edits(i)
-        }
+        rules = {edit.positions for edit in self._edits()}
+        chosen = {rule: rule.mask(batch)[:, shared:] for rule in rules}
         prompts = batch.rows(slice(None, None, variants))
         prefix = self.kernel.prefix(prompts, shared)
         columns = shared_columns(batch, shared, variants)
@@ -128,6 +125,7 @@ class Wavefront(Path):
         parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)] or [[]]
         for k, part in enumerate(parts):
             order: list[GridCell] = []
+            strengths = self._strengths(part)
             places: dict[int, slice] = {}
             """The rows of each intervention that has joined."""
 
@@ -136,12 +134,12 @@ class Wavefront(Path):
                 resid: Tensor,
                 part: list = part,
                 order: list = order,
+                strengths: dict[int, Tensor] = strengths,
                 places: dict[int, slice] = places,
             ) -> Float[Tensor, "prompt row pos d_model"]:
                 for i, rows in places.items():  # those that have joined and are edited once more
                     if edits := self.edits[i].get(entry):
-                        js = [j for arm, j in order if arm == i]
-                        resid[:, rows] = self._edited(edits, js, resid[:, rows], chosen)
+                        resid[:, rows] = self._edited(edits, strengths[i], resid[:, rows], chosen)
                 starting = self._starting(part, entry)
                 if not starting:
                     return resid
@@ -149,7 +147,7 @@ class Wavefront(Path):
                 for i, js in starting.items():
                     # A prompt's variants once for each multiplier.
                     copies = bare[:, None].expand(-1, len(js), -1, -1, -1).flatten(1, 2)
-                    joining.append(self._edited(self.edits[i][entry], js, copies, chosen))
+                    joining.append(self._edited(self.edits[i][entry], strengths[i], copies, chosen))
                     order.extend((i, j) for j in js)
                     places[i] = slice(rows, rows + len(js) * variants)
                     rows += len(js) * variants
@@ -171,23 +169,28 @@ class Wavefront(Path):
                 found.setdefault(i, []).append(j)
         return found
 
+    def _strengths(self, cells: list[GridCell]) -> dict[int, Float[Tensor, " cell"]]:
+        """The multipliers of each intervention, on the device of the model by one copy."""
+        given = torch.tensor([self.grid.multipliers[j] for _, j in cells], device=self.model.device)
+        counts = Counter(i for i, _ in cells)  # cells stand arm by arm
+        return dict(zip(counts, given.split(list(counts.values())), strict=True))
+
     def _edited(
         self,
         edits: list[StreamEdit],
-        js: list[int],
+        strengths: Float[Tensor, " cell"],
         rows: Float[Tensor, "prompt copy pos d_model"],
         chosen: dict[Positions, Bool[Tensor, "text _"]],
     ) -> Float[Tensor, "prompt copy pos d_model"]:
         """Rows of one intervention after its edits, its multipliers one after the other."""
         prompts, copies, width, _ = rows.shape
-        variants = copies // len(js)
-        strengths = torch.tensor([self.grid.multipliers[j] for j in js], device=rows.device)
-        strengths = strengths[None, :, None].expand(prompts, -1, variants).reshape(-1)
+        variants = copies // len(strengths)
+        each = strengths[None, :, None].expand(prompts, -1, variants).reshape(-1)
         flat = rows.flatten(0, 1)
         for edit in edits:
             mask = chosen[edit.positions][:, -width:]
-            where = mask.view(prompts, 1, variants, width).expand(-1, len(js), -1, -1)
-            flat = torch.where(where.reshape(-1, width, 1), edit.edit(flat, strengths), flat)
+            where = mask.view(prompts, 1, variants, width).expand(-1, len(strengths), -1, -1)
+            flat = torch.where(where.reshape(-1, width, 1), edit.edit(flat, each), flat)
         return flat.view_as(rows)
 
 
@@ -314,6 +317,21 @@ def chosen_tokens(edit: ResidualEdit | StreamEdit, batch: TokenBatch) -> Bool[Te
             "Positions.from_prompt_end()."
         )
     return chosen
+
+
+def chosen_by_rule(
+    edits: Sequence[ResidualEdit | StreamEdit], batch: TokenBatch
+) -> dict[Positions, Bool[Tensor, "batch pos"]]:
+    """The tokens that each rule of the edits chooses. Many edits with one rule are one question.
+
+    Raises:
+        SteeringError: If there is none in some text.
+    """
+    found: dict[Positions, Tensor] = {}
+    for edit in edits:
+        if edit.positions not in found:
+            found[edit.positions] = chosen_tokens(edit, batch)
+    return found
 
 
 def shared_columns(batch: TokenBatch, shared: int, variants: int) -> Columns:

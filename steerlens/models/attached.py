@@ -31,7 +31,7 @@ class Attached:
     edit: Edit
     positions: Positions
     multiplier: Strength
-    edited: int = 0
+    edited: int | Tensor = 0
     ever_ran: bool = False
     """Whether the model was run while it was attached, be it only up to a lower block."""
     handle: Any = None
@@ -42,7 +42,7 @@ class Attached:
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the edit, at the chosen tokens; the very same tensor at strength 0."""
         self.ever_ran = True
-        self.edited += int(chosen.sum())
+        self.edited = self.edited + chosen.sum()  # read at the end: a GPU need not wait here
         if not isinstance(self.multiplier, Tensor) and self.multiplier == 0:
             return resid
         if isinstance(self.multiplier, Tensor) and len(self.multiplier) != resid.shape[0]:
@@ -190,7 +190,7 @@ class AttachedEdits:
         for attached in self._edits:
             if stop_at is not None and attached.site.layer >= stop_at:
                 attached.ever_ran = True
-            elif attached.edited == 0:
+            elif int(attached.edited) == 0:
                 raise SteeringError(
                     f"{attached.positions} chose no token of these texts, so steering at "
                     f"{attached.site} did nothing. Positions.generated() needs tokens after the "

@@ -364,21 +364,25 @@ class Kernel:
         prompts, rows, width, _ = normed.shape
         mixed = torch.addmm(b.qkv[1], normed.flatten(0, -2), b.qkv[0])
         mixed = mixed.view(prompts, rows, width, -1, self.d_head).transpose(2, 3)
-        q, k, v = mixed.split([self.heads, self.kv_heads, self.kv_heads], 2)
+        qk, v = mixed.split([self.heads + self.kv_heads, self.kv_heads], 2)
         if b.rotary is not None:
             tables = (b.rotary.rotary_sin, b.rotary.rotary_cos)
             sin, cos = (table[positions][:, :, None] for table in tables)
-            q, k = self._rotate(q, sin, cos), self._rotate(k, sin, cos)
+            qk = self._rotate(qk, sin, cos)
+        q, k = qk.split([self.heads, self.kv_heads], 2)
         return q, k, v
 
     def _rotate(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+        """Turns queries and keys together; the sign of the half that is subtracted is the sine's."""
         width = sin.shape[-1]
         turned, rest = x[..., :width], x[..., width:]
         if self.cfg.rotary_adjacent_pairs:
-            flipped = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
+            flipped = turned.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+            sin = torch.stack([-sin[..., ::2], sin[..., 1::2]], -1).flatten(-2)
         else:
             half = width // 2
-            flipped = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+            flipped = torch.cat([turned[..., half:], turned[..., :half]], -1)
+            sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
         turned = turned * cos + flipped * sin
         return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
@@ -464,10 +468,14 @@ def _mlp(mlp: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
     if not cfg.gated_mlp:
         return plain
     w_gate = mlp.W_gate
+    # Most gated models have no bias here, and TransformerLens keeps zeros.
+    learns = torch.is_grad_enabled() and b_in.requires_grad
+    biased = learns or bool(b_in.any())
 
     def gated(x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
-        hidden = activation(flat @ w_gate) * (flat @ w_in) + b_in
+        hidden = activation(flat @ w_gate) * (flat @ w_in)
+        hidden = hidden + b_in if biased else hidden
         return torch.addmm(b_out, hidden, w_out).view_as(x)
 
     return gated

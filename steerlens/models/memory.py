@@ -32,10 +32,12 @@ def free_bytes(device: torch.device) -> int:
     """What may still be allocated on a device.
 
     In main memory this is the least of what is free on the machine, in the control groups of this
-    process (a container's limit), and below its limit of address space (`ulimit -v`).
+    process (a container's limit), and below its limit of address space (`ulimit -v`). On a GPU,
+    what PyTorch holds for reuse is free too.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     rooms = [psutil.virtual_memory().available, *_rooms_of_groups(), *_room_of_addresses()]
     return max(0, min(rooms))
 

@@ -256,7 +256,9 @@ class Model:
 
     def is_end(self, tokens: Tensor) -> Tensor:
         """Which tokens end a generated text."""
-        return torch.isin(tokens, torch.tensor(self.end_ids, dtype=torch.long).to(tokens.device))
+        return torch.isin(
+            tokens, torch.tensor(self.end_ids, dtype=torch.long, device=tokens.device)
+        )
 
     def is_special(self, tokens: Tensor) -> Tensor:
         """Which tokens are BOS, EOS, padding or a chat template's markers."""
