@@ -260,6 +260,8 @@ def measure(
             row.share = work / row.seconds / rate
             row.share_at_shapes = work / row.seconds / at_shapes
         row.note = note
+        if profile and card.is_cuda:
+            print_profile(run)
         rows.append(row)
         print(f"  {task}: {row.seconds:.4g} s", row.share and f"{row.share:.0%}", flush=True)
         return row
@@ -297,8 +299,6 @@ def measure(
         f"sweep, all positions, {cells} cells x {sizes.prompts} prompts",
         sweeps("all", everywhere, sizes.prompts), sizes.prompts * counts.sweep_all(t, STEERED),
     )  # fmt: skip
-    if profile and card.is_cuda:
-        print_profile(sweeps("all", everywhere, sizes.prompts))
     timed(
         f"sweep, last token on, {cells} cells x {sizes.last_prompts} prompts",
         sweeps("last", last, sizes.last_prompts),
@@ -460,7 +460,7 @@ def print_profile(run: Callable[[], None]) -> None:
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
         run()
     averages = seen.key_averages()
-    print(averages.table(sort_by="self_cuda_time_total", row_limit=28, max_name_column_width=60))
+    print(averages.table(sort_by="self_cuda_time_total", row_limit=16, max_name_column_width=60))
 
 
 def table(name: str, made: dict[str, Any]) -> str:

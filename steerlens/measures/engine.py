@@ -41,7 +41,7 @@ from steerlens.store.cells import Cells, Unit
 
 MAX_TOKENS = 8192
 """Columns of one unit of work; more at once does not get faster on a CPU, only larger."""
-TIMES_ON_GPU = 8
+TIMES_ON_GPU = 16
 """So many times as many on any other device, which needs more rows to be busy."""
 
 Read = Callable[[States], Float[Tensor, "example cell value"]]

@@ -383,7 +383,10 @@ class Kernel:
             half = width // 2
             flipped = torch.cat([turned[..., half:], turned[..., :half]], -1)
             sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
-        turned = turned * cos + flipped * sin
+        if x.device.type == "cpu":
+            turned = turned * cos + flipped * sin
+        else:  # one pass over memory fewer, and one rounding
+            turned = torch.addcmul(turned * cos, flipped, sin)
         return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
     def _attention(

@@ -41,7 +41,9 @@ class Readout:
         weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
         if targets is not None:
             weight, bias = weight[:, targets], bias[targets]
-        return self.finish(states.to(weight.dtype) @ weight + bias)
+        # One product of all rows: rows that are no view of a matrix would read it once for each.
+        rows = states.to(weight.dtype).reshape(-1, states.shape[-1])
+        return self.finish((rows @ weight + bias).view(*states.shape[:-1], weight.shape[-1]))
 
     def finish(self, unembedded: Float[Tensor, "*rows token"]) -> Float[Tensor, "*rows token"]:
         """Logits, of what the unembedding gives: scaled and capped as the model does.
