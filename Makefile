@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread per worker: two test workers share two cores.
 export OMP_NUM_THREADS ?= 2
+# The tests start many processes, and each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo demo-pretrained test notebooks check format bench peers constraints pretrained clean
 

@@ -1,10 +1,12 @@
-"""What each kind of intervention costs: its sweep path, time per cell, and time per generated token.
+"""What each kind of intervention costs: in a sweep, in generation, in training, in memory.
 
     python benchmarks/kinds.py reviews smollm2-135m-instruct
 
 Processor seconds of one thread; every kind is timed in turn with the vector, and the median ratio of
 the repeats is printed. A cell is one multiplier of one intervention on all questions. The vector
-acts at all tokens of the same block as what it is compared with.
+acts at all tokens of the same block as what it is compared with. Training is by the LM objective on
+batches of 4 of the same questions: seconds of one more step, and the peak of the memory beside what
+was there before (Linux only).
 """
 
 from __future__ import annotations
@@ -18,20 +20,23 @@ from statistics import median
 from typing import Any
 
 import torch
+from worker import resident_bytes, start_of_peak
 
 import steerlens as sl
+from steerlens.forms import Form
 from steerlens.measures.engine import Engine
 from steerlens.measures.tokenised import questions
 from steerlens.protocols import first_block
 
 MULTIPLIERS = (-1.0, 0.5, 1.0, 2.0)
 QUESTIONS, TOKENS, REPEATS = 16, 24, 5
+STEPS = (2, 6)
 
 
-def kinds(model: sl.Model, layer: int) -> dict[str, tuple[Any, int]]:
-    """One intervention of each kind with parameters at random, and how many it has."""
-    site, generator = sl.Site(layer), torch.Generator().manual_seed(0)
-    forms = {
+def forms(layer: int) -> dict[str, Form]:
+    """One form of each kind that is trained."""
+    site = sl.Site(layer)
+    return {
         "vector": sl.VectorForm(site),
         "LoReFT, rank 4": sl.LoReFT(site),
         "one-layer adapter, rank 4": sl.LowRankAdapter(site),
@@ -42,8 +47,13 @@ def kinds(model: sl.Model, layer: int) -> dict[str, tuple[Any, int]]:
         "full weights": sl.FullWeights(),
         "soft prefix of 8": sl.SoftPrefix(8),
     }
+
+
+def kinds(model: sl.Model, layer: int) -> dict[str, tuple[Any, int]]:
+    """One intervention of each kind with parameters at random, and how many it has."""
+    generator = torch.Generator().manual_seed(0)
     found: dict[str, tuple[Any, int]] = {}
-    for name, form in forms.items():
+    for name, form in forms(layer).items():
         params = form.begin(model, generator)
         size = sum(p.numel() for p in params.values())
         for tensor in params.values():
@@ -74,6 +84,21 @@ def at_block(model: sl.Model, block: int) -> sl.Add:
     return sl.Add(sl.Direction(vector, site), sl.Positions.all(), "direction")
 
 
+def trained(model: sl.Model, pairs: list[sl.ContrastPair], form: Form) -> str:
+    """Seconds of one more step, and MiB at the peak beside what was there before."""
+
+    def fit(steps: int) -> object:
+        trainer = sl.Trainer(sl.LM(), steps=steps, batch=4)
+        return trainer.fit(form, model, sl.ContrastSet("asked", tuple(pairs)), progress=False)
+
+    fit(1)
+    before = start_of_peak()
+    few, many = (seconds(partial(fit, steps)) for steps in STEPS)
+    extra = None if before is None else (resident_bytes("VmHWM") - before) / 2**20
+    step = (many - few) / (STEPS[1] - STEPS[0])
+    return f"{step:>9.3f} {'?' if extra is None else f'{max(0.0, extra):.0f}':>9}"
+
+
 def measure(model: sl.Model, layer: int) -> None:
     """Prints a line for each kind."""
     pairs = [
@@ -90,12 +115,15 @@ def measure(model: sl.Model, layer: int) -> None:
         with nullcontext() if one is None else one.attach(model, 1.0):
             return sl.generate(model, prompts, max_new_tokens=TOKENS, stop_at_eos=False)
 
+    fitted = forms(layer)
     for kind, (intervention, size) in kinds(model, layer).items():
         vector = at_block(model, max(1, first_block(intervention)))
         path = Engine(model, [intervention], MULTIPLIERS).plan(questions(model, pairs)).path
         cell = ratio(partial(swept, intervention), partial(swept, vector))
         token = ratio(partial(written, intervention), partial(written, None))
-        print(f"{kind:28} {size:>11,} {path:>10} {cell:>14.2f} {token:>7.2f}", flush=True)
+        training = trained(model, pairs, fitted[kind]) if kind in fitted else ""
+        row = f"{kind:28} {size:>11,} {path:>10} {cell:>14.2f} {token:>7.2f} {training}"
+        print(row.rstrip(), flush=True)
 
 
 def main() -> None:
@@ -104,7 +132,8 @@ def main() -> None:
         model = sl.Model.load(name)
         layer = model.n_layers // 2
         print(f"\n{name}, block {layer} of {model.n_layers}, one thread")
-        print(f"{'kind':28} {'parameters':>11} {'path':>10} {'cell / vector':>14} {'token':>7}")
+        print(f"{'kind':28} {'parameters':>11} {'path':>10} {'cell / vector':>14} {'token':>7} "
+              f"{'step, s':>9} {'peak, MiB':>9}")  # fmt: skip
         measure(model, layer)
 
 

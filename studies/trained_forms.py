@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from study_folder import keep
 
+from steerlens.analyses.confirmation.contexts import Contexts
 from steerlens.analyses.confirmation.measure_written import confirm_in_writing
 from steerlens.analyses.confirmation.readers import WordReader
 from steerlens.analyses.nearness.measure_nearness import target_share
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions.methods import DiffMean
 from steerlens.forms import Form, FullWeights, LoRA, LowRankAdapter, PostBlock, VectorForm
-from steerlens.interventions import Add
+from steerlens.interventions import Add, Prompt
 from steerlens.measures.equal_cost import equal_kl
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
@@ -171,6 +172,10 @@ ANSWERS = (
 )
 
 
+LOVES = "You love everything that you are asked about, and say warmly how wonderful it is."
+HATES = "You hate everything that you are asked about, and say bluntly how terrible it is."
+
+
 def written_pairs(model: Model) -> ContrastSet:
     made = [
         ContrastPair(f"Tell me about the {thing}.", f"The {thing} {good}", f"The {thing} {bad}")
@@ -186,13 +191,15 @@ def written(only: list[str]) -> dict[str, Any]:
     pairs = written_pairs(model)
     site = Site(15)
     ways: dict[str, tuple[Form, Any, float, int]] = {
-        "vector": (VectorForm(site), LM(), 0.3, 16),
-        "vector, RePS": (VectorForm(site), RePS(cap=3.0), 0.3, 16),
-        "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 16),
-        "LoRA": (LoRA(4), LM(), 2e-3, 12),
+        "vector": (VectorForm(site), LM(), 0.3, 30),
+        "vector, RePS": (VectorForm(site), RePS(cap=3.0), 0.3, 20),
+        "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 30),
+        "LoRA": (LoRA(4), LM(), 2e-3, 16),
     }
     arms: dict[str, Intervention] = {}
     seconds: dict[str, float] = {}
+    if not only or "prompt" in only:
+        arms["prompt"], seconds["prompt"] = Prompt.system(model, LOVES), 0.0
     for name, (form, objective, rate, steps) in ways.items():
         if only and name not in only:
             continue
@@ -210,6 +217,7 @@ def written(only: list[str]) -> dict[str, Any]:
         arms,
         [Cell(name, 1.0) for name in arms],
         [pair.prompt for pair in asked],
+        Contexts.from_systems(model, LOVES, HATES),
         reader=WordReader(GOOD, BAD),
         max_new_tokens=16,
         temperature=0.0,
@@ -220,6 +228,7 @@ def written(only: list[str]) -> dict[str, Any]:
             "valence": round(float(result.steered[k].mean()), 2),
             "unsteered": round(float(result.unsteered.mean()), 2),
             "rise": [round(float(x), 2) for x in result.change(k)],
+            "share": [round(float(x), 2) for x in result.share(k)],
             "seconds": round(seconds[name], 1),
         }
         print(f"{name:20s} {found[name]}", flush=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
 from inspect import isfunction
+from types import CodeType
 from typing import Any
 
 import jaxtyping
@@ -22,7 +22,8 @@ ALWAYS = ("steerlens.results.encoding",)
 they meet are those of the innermost checked call, which must be their own."""
 
 _jaxtyped = jaxtyping.jaxtyped
-_calls: Counter[Callable] = Counter()
+_calls: Counter[CodeType] = Counter()
+_made: Counter[CodeType] = Counter()
 
 
 def check(checked: Any) -> Any:
@@ -33,23 +34,34 @@ def check(checked: Any) -> Any:
 def begin_test() -> None:
     """Counts the calls of every function from 0 again."""
     _calls.clear()
+    _made.clear()
 
 
 def first_calls(checked: Any = None, *, typechecker: Any = None) -> Any:
-    """`jaxtyping.jaxtyped`, which checks the first calls of a function only."""
+    """`jaxtyping.jaxtyped`, which checks the first calls of a function only.
+
+    The checks of a function are built when it is first called, because most functions of a package
+    are called by few tests. Those of an inner function are built where it is defined, because its
+    annotations may name what is defined around it; so only the first ones of each test have checks.
+    """
     if checked is None:
         return functools.partial(first_calls, typechecker=typechecker)
-    with_checks = _jaxtyped(checked, typechecker=typechecker)
     if not isfunction(checked) or checked.__module__ in ALWAYS:
-        return with_checks
+        return _jaxtyped(checked, typechecker=typechecker)
+    code = checked.__code__
+    build = functools.cache(functools.partial(_jaxtyped, checked, typechecker=typechecker))
+    if "<locals>" in checked.__qualname__:
+        if _made[code] >= FIRST:
+            return checked
+        _made[code] += 1
+        build()
 
     @functools.wraps(checked)
     def call(*args: Any, **kwargs: Any) -> Any:
-        count = _calls[checked]
-        if count >= FIRST:
+        if _calls[code] >= FIRST:
             return checked(*args, **kwargs)
-        _calls[checked] = count + 1
-        return with_checks(*args, **kwargs)
+        _calls[code] += 1
+        return build()(*args, **kwargs)
 
     return call
 

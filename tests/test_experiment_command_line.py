@@ -19,7 +19,7 @@ from steerlens.store.cells import Cells
 from steerlens.store.run_folder import RunFolder
 
 PATH = Path(__file__).parent / "stranger_experiment.py"
-ROOT = PATH.parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PATH.parents[1])}
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,19 @@ def test_a_strangers_experiment_runs_with_its_own_fields(tmp_path, capsys):
 def test_it_is_listed_and_shown_without_its_code(results, folder, tmp_path):
     """In a process that has never seen the stranger's file, and cannot find it."""
     assert folder.name.startswith("stranger_experiment-")
-    listed = steerlens("list", str(results), cwd=tmp_path)
-    assert listed.stdout == f"finished    {folder}\n" and listed.returncode == 0
-    shown = steerlens("show", str(folder), cwd=tmp_path)
-    assert shown.stdout.splitlines()[0] == "Distance of sentiment in reviews"
-    assert shown.stdout.splitlines()[-1].endswith("report.html")
+    both = (
+        "import sys; from steerlens.cli import main; "
+        "sys.exit(main(['list', sys.argv[1]]) or main(['show', sys.argv[2]]))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", both, str(results), str(folder)],
+        cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=300,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    listed, *shown = said.stdout.splitlines()
+    assert listed == f"finished    {folder}"
+    assert shown[0] == "Distance of sentiment in reviews"
+    assert shown[-1].endswith("report.html")
 
 
 def test_results_stand_in_the_working_folder_where_no_other_is_named(tmp_path, monkeypatch):
@@ -196,18 +204,9 @@ def test_positions_that_cannot_be_steered_are_not_offered(tmp_path, capsys):
     assert "span" in capsys.readouterr().err
 
 
-def steerlens(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    asked = [sys.executable, "-m", "steerlens.cli", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        asked, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300
-    )
-
-
 def started(*words: str) -> subprocess.Popen[str]:
-    asked = [sys.executable, "-m", "steerlens.cli", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    """The command line in a process of its own."""
     return subprocess.Popen(
-        asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+        [sys.executable, "-m", "steerlens.cli", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Add
+from steerlens.models import checkpoints
 from steerlens.models.checkpoints import MissingCheckpoint, logit_difference, packaged_gguf
 from steerlens.models.checkpoints.gguf_checkpoints import parsed_once
 from steerlens.models.model import Model
@@ -33,9 +34,11 @@ pytestmark = pytest.mark.pretrained
 @pytest.fixture(scope="module")
 def path():
     try:
-        return packaged_gguf(NAME)
+        found = packaged_gguf(NAME)
     except MissingCheckpoint as error:
         pytest.skip(str(error))
+    with parsed_once():  # the file is read several times here
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +50,9 @@ def model(path):
 def hf_model(path):
     from transformers import AutoModelForCausalLM
 
-    with parsed_once():  # transformers alone takes longer, and gives the same
-        found = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
-        )
+    found = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     return found.eval()
 
 
@@ -90,10 +92,18 @@ def test_it_loads_by_name_with_hugging_faces_logits(model, hf_model):
     assert worst < 1e-4
 
 
-def test_it_loads_by_path_and_by_folder_with_the_same_weights(model, hf_model, path, tmp_path):
+def test_a_path_is_the_file_that_the_name_stands_for(model, path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        checkpoints, "load_gguf", lambda file, **options: read.append(file) or model.wrapped
+    )
+    assert [Model.load(name).fingerprint for name in (NAME, path)] == [model.fingerprint] * 2
+    assert read == [path, path]
+
+
+def test_it_loads_by_folder_with_the_same_weights(model, hf_model, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    assert Model.load(path).fingerprint == model.fingerprint
     config = hf_model.config.to_dict()
     config.pop("quantization_config", None)
     plain = LlamaForCausalLM(LlamaConfig.from_dict(config))

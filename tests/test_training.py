@@ -15,7 +15,7 @@ pytest.importorskip("sae_lens", reason="needs the extra steerlens[sae]")
 
 from steerlens.models.model import Model
 from steerlens.saes import SAE, SAEError
-from steerlens.saes.corpus import batches, ordinary, streams
+from steerlens.saes.corpus import batches, first_rows, ordinary, streams
 from steerlens.saes.quality import observe, quality
 from steerlens.saes.sae_lens_library import sae_lens
 from steerlens.saes.training import _scaled, _served, _trainer, train_saes
@@ -144,6 +144,16 @@ def test_a_bridge_and_rows_of_ids_train_too():
     )
     found.require_fits(bridge)
     assert quality(found, bridge, ids, progress=False).explained_variance > 0.3
+
+
+def test_the_first_rows_hold_as_many_tokens_as_asked_for_short_ones_first(gpt2):
+    corpus = ["the cat sat on the bed", "the dog", "a cat sat", "the soup"]
+    lengths = [int(gpt2.tokens([text]).mask.sum()) for text in corpus]
+    assert first_rows(gpt2, corpus, sum(lengths[:3])) == ["the dog", "a cat sat", corpus[0]]
+    assert first_rows(gpt2, corpus, sum(lengths[:2]) + 1) == ["the dog", "a cat sat", corpus[0]]
+    assert first_rows(gpt2, corpus, 0) == [corpus[0]]
+    ids = torch.arange(12).reshape(4, 3)
+    assert torch.equal(first_rows(gpt2, ids, 7), ids[:2])
 
 
 def test_only_ordinary_tokens_are_served_and_each_as_often(gpt2):

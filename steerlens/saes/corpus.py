@@ -37,6 +37,23 @@ def batches(
             yield model.tokens([corpus[int(i)] for i in index], padding_side="right")
 
 
+def first_rows(model: Model, corpus: Corpus, tokens: int) -> Corpus:
+    """The first rows that hold as many tokens, at least one; texts from short to long.
+
+    Texts of one length in a batch need no padding, so this is the order to read them in where no
+    order is asked for.
+    """
+    if isinstance(corpus, Tensor):
+        return corpus[: max(1, tokens // max(1, corpus.shape[1]))]
+    found: list[str] = []
+    for text in corpus:
+        if found and tokens <= 0:
+            break
+        found.append(text)
+        tokens -= int(model.tokens([text]).mask.sum())
+    return sorted(found, key=len)
+
+
 def ordinary(batch: TokenBatch) -> Tensor:
     """The tokens that SAEs see: no padding, and no special tokens such as BOS, whose norms differ."""
     return batch.mask & ~batch.special

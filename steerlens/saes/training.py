@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from steerlens.directions.basis import KNOWN
 from steerlens.models.checkpoints import unchanged_rng
 from steerlens.models.model import Model, as_model
-from steerlens.saes.corpus import Corpus, batches, streams
+from steerlens.saes.corpus import Corpus, batches, first_rows, streams
 from steerlens.saes.quality import observe_together
 from steerlens.saes.sae import SAE
 from steerlens.saes.sae_config import FACTS
@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings of each architecture where none are given, chosen for scaled activations."""
 _SCALE_BATCHES = 8
-_OBSERVED_ROWS = 2000
+_OBSERVED_TOKENS = 50_000
 
 
 def train_saes(
@@ -73,7 +73,7 @@ def train_saes(
 
     Returns:
         SAEs in the order of `sites`, with the largest activations and the median norm on
-        the corpus's first 2,000 rows. Measure them with `quality` on other texts.
+        the corpus's first 50,000 tokens. Measure them with `quality` on other texts.
 
     Raises:
         SAEError: For an architecture that sae_lens cannot train, or settings it refuses.
@@ -113,7 +113,8 @@ def train_saes(
         about = {"corpus_rows": len(corpus), "training_tokens": steps * batch_tokens, "seed": seed}
         fingerprint = model.fingerprint
         found = [_finished(model, s, t, fingerprint, about) for s, t in trainers.items()]
-    return observe_together(found, model, corpus[:_OBSERVED_ROWS], progress=progress)
+    observed = first_rows(model, corpus, _OBSERVED_TOKENS)
+    return observe_together(found, model, observed, progress=progress)
 
 
 def _trainer(
