@@ -7,13 +7,17 @@ import pandas
 import pytest
 import torch
 
+from steerlens.analyses.confirmation.contexts import ContextError, Contexts
+from steerlens.analyses.features.comparison_writing import written_arms
 from steerlens.directions.methods import PCA
 from steerlens.experiment import ExperimentError, Run, SAEExperiment
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import sweep
 from steerlens.models.checkpoints import save_hooked
 from steerlens.models.model import Model
 from steerlens.results import ResultError
 from steerlens.saes.sae import SAE, SAEError
-from steerlens.sites import Site
+from steerlens.sites import Positions, Site
 from tests.handmade_saes import handmade, planted_rows, random_rows
 from tests.planted_files import write_planted
 
@@ -46,6 +50,8 @@ def experiment(folder):
         k=2,
         nulls=19,
         targeted=0,
+        confirmed=4,
+        new_tokens=3,
     )
 
 
@@ -62,6 +68,44 @@ def test_a_run_finds_the_feature_that_was_planted(run):
     assert (int(numbers.features[arm, 0]), int(numbers.signs[arm, 0])) == (0, 1)
     assert numbers.gain("feature by contrast").low > 0
     assert numbers.p_value("feature by contrast", "random direction") == 0.05
+
+
+def test_the_arms_that_write_are_those_that_were_compared(run, experiment):
+    """Made again from what the comparison stores, they gain what it says."""
+    model = experiment.load_model()
+    inputs = experiment.load(model)
+    read = activations(model, inputs.fit, [sae.site for sae in inputs.saes], progress=False)
+    positions = Positions.from_prompt_end()
+    arms, cells = written_arms(run.comparison, inputs.saes, read, positions)
+    assert set(arms) == {"feature by contrast", "feature by effect", "DiffMean"}
+    numbers = run.comparison.at_equal_kl
+    odds = sweep(model, inputs.report, list(arms.values()), [0.0, 1.0], progress=False).log_odds
+    for name, gains, cell in zip(arms, odds[:, 1] - odds[:, 0], cells, strict=True):
+        torch.testing.assert_close(gains, numbers.examples(name), atol=1e-4, rtol=0)
+        assert cell == (name, 1.0, run.comparison.sites[numbers.site(name)])
+
+
+def test_what_the_arms_write_stands_beside_their_gains(run):
+    assert [cell.row for cell in run.written.cells] == [
+        "feature by contrast", "feature by effect", "DiffMean",
+    ]  # fmt: skip
+    assert len(run.written.prompts) == 4
+    assert "What is written" in run.summary() and 'id="written"' in run.page.read_text()
+
+
+def test_without_contexts_the_run_says_why_no_texts_were_read(experiment, tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise ContextError("No pair can be a context.")
+
+    monkeypatch.setattr(Contexts, "from_pairs", refused)
+    run = dataclasses.replace(experiment, nulls=0).run(tmp_path, progress=False)
+    assert "what is written was not looked at: No pair can be a context." in run.summary()
+    assert "written" not in run.results
+
+
+def test_one_prompt_is_refused(experiment):
+    with pytest.raises(ExperimentError, match="confirmed=1: an interval needs at least two"):
+        dataclasses.replace(experiment, confirmed=1)
 
 
 def test_a_run_says_what_it_found_and_leaves_a_page(run):

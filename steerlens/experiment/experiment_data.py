@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -264,3 +265,15 @@ def _fresh(name: str, data: Data, n: int, seed: int) -> ContrastSet:
         asked = ContrastSet.load(name)
     kept = asked.without(*data[:3])
     return kept.subset(min(n, len(kept)), seed)
+
+
+def first_prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
+    """The first few different prompts that leave room for new tokens, one of each group first."""
+    fits = [len(model.ids(pair.prompt)) + room <= model.n_ctx for pair in asked]
+    firsts: dict[str, str] = {}
+    for pair, group, fitting in zip(asked, asked.groups, fits, strict=True):
+        if fitting:
+            firsts.setdefault(group, pair.prompt)
+    others = (pair.prompt for pair, fitting in zip(asked, fits, strict=True) if fitting)
+    distinct = dict.fromkeys(itertools.chain(firsts.values(), others))
+    return list(itertools.islice(distinct, count))

@@ -78,6 +78,15 @@ def require_at_least(bound: float, **fields: float) -> None:
             raise ExperimentError(f"{name}={value} is too small. Use at least {bound}.")
 
 
+def require_several(**prompts: int) -> None:
+    """Raises ExperimentError where texts of a single prompt are asked for."""
+    for name, count in prompts.items():
+        if count == 1:
+            raise ExperimentError(
+                f"{name}=1: an interval needs at least two prompts. Use 0 for none."
+            )
+
+
 def require_examples(**sizes: int) -> None:
     """Raises ExperimentError unless every number of examples allows an interval."""
     for name, size in sizes.items():

@@ -10,19 +10,25 @@ from typing import Any, ClassVar
 
 import torch
 
+from steerlens.analyses.confirmation.contexts import ContextError, Contexts
+from steerlens.analyses.confirmation.measure_written import confirm_in_writing
+from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.features.compare_features import (
     UTILITY_DROP,
     compare_features,
     require_settings,
 )
+from steerlens.analyses.features.comparison_writing import written_arms
 from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.data import ContrastSet
+from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import (
     ExperimentError,
+    first_prompts,
     load_data,
     named_parts,
     neutral_stated,
@@ -30,8 +36,10 @@ from steerlens.experiment.experiment_data import (
 )
 from steerlens.experiment.fields import (
     SteeredRule,
+    require_at_least,
     require_examples,
     require_neutral,
+    require_several,
     require_steered,
 )
 from steerlens.experiment.workplace import Inputs, Workplace
@@ -53,6 +61,8 @@ class SAEInputs(Inputs):
     report: ContrastSet
     neutral: list[str] | None
     """Ordinary texts for the cost; None for those that the unsteered model writes."""
+    confirming: list[str]
+    """What is continued to see what the arms write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +96,13 @@ class SAEExperiment(Experiment):
     world, and for a contrast of your own texts that the unsteered model writes."""
     n_neutral: int = 64
     """Most ordinary texts for the cost; half set the lengths and half report."""
+    confirmed: int = 24
+    """Reporting prompts that DiffMean and the single features continue; 0 for none."""
+    new_tokens: int = 16
+    """Tokens of each text."""
 
     kind: ClassVar[str] = "sae"
-    results: ClassVar[tuple[type[Result], ...]] = (FeatureComparison, ProbeMap)
+    results: ClassVar[tuple[type[Result], ...]] = (FeatureComparison, WrittenEffect, ProbeMap)
     parts: ClassVar[Mapping[str, str]] = {
         "fit": "makes the directions and finds the features",
         "choose": "chooses among the candidates",
@@ -100,6 +114,9 @@ class SAEExperiment(Experiment):
         require_steered(self.positions)
         require_examples(n_choose=self.n_choose, n_report=self.n_report)
         require_neutral(self.n_neutral)
+        require_at_least(0, confirmed=self.confirmed)
+        require_at_least(2, new_tokens=self.new_tokens)
+        require_several(confirmed=self.confirmed)
         if repr(self.method) != repr(DiffMean()):
             raise ExperimentError(
                 f"method={self.method!r}: features are compared with DiffMean. Compare other methods "
@@ -128,6 +145,7 @@ class SAEExperiment(Experiment):
             data=named_parts(data, {}),
             stated={"saes": used, "neutral": neutral_stated(data.neutral)},
             saes=saes, fit=data.fit, choose=data.choose, report=data.report, neutral=data.neutral,
+            confirming=first_prompts(model, data.report, self.confirmed, self.new_tokens),
         )  # fmt: skip
 
     def measure(self, run: Workplace[SAEInputs]) -> None:
@@ -140,7 +158,7 @@ class SAEExperiment(Experiment):
                 probe(read, seed=self.seed, progress=run.progress), data_name=asked.fit.name
             ),
         )
-        run.compute(
+        made = run.compute(
             FeatureComparison,
             lambda: compare_features(
                 run.model, asked.saes, read, asked.choose, asked.report, k=self.k,
@@ -149,6 +167,31 @@ class SAEExperiment(Experiment):
                 positions=getattr(Positions, self.positions)(), nulls=self.nulls,
                 targeted=self.targeted, seed=self.seed, progress=run.progress,
                 cells=run.cells.part("comparison"),
+            ),
+        )  # fmt: skip
+        if len(asked.confirming) > 1:
+            self._confirm(run, made, read)
+
+    def _confirm(
+        self, run: Workplace[SAEInputs], made: FeatureComparison, read: Activations
+    ) -> None:
+        """What DiffMean and the single features write at equal KL."""
+        asked = run.inputs
+        arms, at = written_arms(made, asked.saes, read, getattr(Positions, self.positions)())
+        if not arms:
+            return
+        try:
+            contexts = Contexts.from_pairs(
+                run.model, asked.fit, asked.confirming, room=self.new_tokens
+            )
+        except ContextError as error:
+            run.keep(stating(made, not_written=str(error)))
+            return
+        run.compute(
+            WrittenEffect,
+            lambda: confirm_in_writing(
+                run.model, arms, at, asked.confirming, contexts, max_new_tokens=self.new_tokens,
+                seed=self.seed, progress=run.progress, cells=run.cells.part("confirmed"),
             ),
         )  # fmt: skip
 

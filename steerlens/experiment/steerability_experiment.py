@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,6 +28,7 @@ from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import (
     ExperimentError,
     Shifts,
+    first_prompts,
     load_data,
     load_others,
     load_shifts,
@@ -43,6 +43,7 @@ from steerlens.experiment.fields import (
     require_layers,
     require_neutral,
     require_nulls,
+    require_several,
     require_steered,
 )
 from steerlens.experiment.workplace import Inputs, Workplace
@@ -161,11 +162,7 @@ class SteerabilityExperiment(Experiment):
                 "for no curves."
             )
         require_layers(self.written_layers, "written_layers")
-        if 1 in (self.written, self.confirmed):
-            name = "written" if self.written == 1 else "confirmed"
-            raise ExperimentError(
-                f"{name}=1: an interval needs at least two prompts. Use 0 for none."
-            )
+        require_several(written=self.written, confirmed=self.confirmed)
 
     def load(self, model: Model) -> Questions:
         """Three parts of the data that share no question, and questions of other kinds."""
@@ -190,14 +187,14 @@ class SteerabilityExperiment(Experiment):
         asked = {**shifts.shifted, **others}
         for one in (data.choose, data.report, *asked.values()):
             scorable(model, one)
-        prompts = _prompts(model, data.report, self.written, self.new_tokens)
+        prompts = first_prompts(model, data.report, self.written, self.new_tokens)
         if self.written and len(prompts) < 2:
             raise ExperimentError(
                 f"Fewer than two of the reporting prompts leave room for new_tokens="
                 f"{self.new_tokens} in a context of {model.n_ctx}. Use fewer new tokens, shorter "
                 "prompts, or written=0."
             )
-        confirming = _prompts(model, data.report, self.confirmed, self.new_tokens)
+        confirming = first_prompts(model, data.report, self.confirmed, self.new_tokens)
         return Questions(
             data=named_parts(data, asked),
             stated={"neutral": neutral_stated(data.neutral)},
@@ -334,7 +331,7 @@ class SteerabilityExperiment(Experiment):
         self, run: Workplace[Questions], made: SteerabilityMap, arms: Mapping[str, Intervention]
     ) -> None:
         """Texts at the chosen cell; without one, at the cell that gains most within the budget."""
-        prompts = _prompts(run.model, run.inputs.report, self.samples, room=2)
+        prompts = first_prompts(run.model, run.inputs.report, self.samples, room=2)
         if not prompts:
             return
         cell = made.chosen or strongest(made)
@@ -361,15 +358,3 @@ def _layer(arm: Intervention) -> int | None:
     """The layer of an intervention at one site."""
     site = site_of(arm)
     return None if site is None else site.layer
-
-
-def _prompts(model: Model, asked: ContrastSet, count: int, room: int) -> list[str]:
-    """The first few different prompts that leave room for new tokens, one of each group first."""
-    fits = [len(model.ids(pair.prompt)) + room <= model.n_ctx for pair in asked]
-    firsts: dict[str, str] = {}
-    for pair, group, fitting in zip(asked, asked.groups, fits, strict=True):
-        if fitting:
-            firsts.setdefault(group, pair.prompt)
-    others = (pair.prompt for pair, fitting in zip(asked, fits, strict=True) if fitting)
-    distinct = dict.fromkeys(itertools.chain(firsts.values(), others))
-    return list(itertools.islice(distinct, count))

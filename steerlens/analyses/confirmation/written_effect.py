@@ -43,10 +43,11 @@ class WrittenEffect(WrittenNumbers):
 
     def run_summary(self, beside: Mapping[str, Result]) -> str:
         """The verdicts on the runners-up of the cell that a map recommends, and on the reader."""
-        chosen = self.find(chosen_cell(beside))
-        if chosen is None:
-            return ""
-        if self.why_not():
+        recommended = chosen_cell(beside)
+        if recommended is None:
+            return self.summary()
+        chosen = self.find(recommended)
+        if chosen is None or self.why_not():
             return ""  # the map's own summary says so
         lines = [self.line(k) for k in range(len(self.cells)) if k != chosen]
         lines.append(f"AUROC of the reader {self.reader_auroc} on texts of the two contexts")

@@ -243,6 +243,8 @@ class FeatureComparison(Result):
             if numbers.nulls:
                 words.append(f"p {row.p_random_feature:.2g} against random features")
             lines.append("  " + ", ".join(words))
+        if why := self.made_by.get("not_written"):
+            lines.append(f"  what is written was not looked at: {why}")
         if not numbers.nulls:
             lines.append("  no random searches were made (nulls=0), so there are no p-values")
             return "\n".join(lines)
