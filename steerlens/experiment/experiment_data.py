@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.measures.ordinary_texts import WRITTEN
+from steerlens.models.model import Model
 from steerlens.results import Result
 from steerlens.store.files import expanded
 from steerlens.testbed import reviews
