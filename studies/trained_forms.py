@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,9 @@ ANSWERS = (
 )
 
 
-LOVES = "You love everything that you are asked about, and say warmly how wonderful it is."
-HATES = "You hate everything that you are asked about, and say bluntly how terrible it is."
+EXCHANGES = 3
+"""Training pairs that stand in front as exchanges that came before, in each of two contexts: they are
+the prompt's arm, and give the scale."""
 
 
 def written_pairs(model: Model) -> ContrastSet:
@@ -185,6 +186,20 @@ def written_pairs(model: Model) -> ContrastSet:
     return ContrastSet("valence", tuple(made)).with_chat(model)
 
 
+def exchanges(pairs: ContrastSet) -> Contexts:
+    """Exchanges with the answers of training pairs, which stand after the opening of a chat."""
+    opening = pairs[0].prompt.partition("Tell me")[0]
+    turn = opening[opening.rindex("<|im_start|>") :]
+
+    def before(some: Sequence[ContrastPair], side: str) -> str:
+        chats = (f"{p.prompt.removeprefix(opening)}{getattr(p, side)}<|im_end|>\n" for p in some)
+        return opening + turn.join(chats) + turn
+
+    parts = [list(pairs)[k : k + EXCHANGES] for k in (0, EXCHANGES)]
+    sides = (tuple(before(part, side) for part in parts) for side in ("positive", "negative"))
+    return Contexts(*sides, opening, "exchanges of the training pairs")
+
+
 def written(only: list[str]) -> dict[str, Any]:
     """Whether each trained form changes what SmolLM2 writes about things it was not trained on."""
     model, found = Model.load("smollm2-135m-instruct"), {}
@@ -192,14 +207,16 @@ def written(only: list[str]) -> dict[str, Any]:
     site = Site(15)
     ways: dict[str, tuple[Form, Any, float, int]] = {
         "vector": (VectorForm(site), LM(), 0.3, 30),
-        "vector, RePS": (VectorForm(site), RePS(cap=3.0), 0.3, 20),
+        "vector, RePS": (VectorForm(site), RePS("steer", cap=3.0), 1.0, 16),
         "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 30),
-        "LoRA": (LoRA(4), LM(), 2e-3, 16),
+        "LoRA": (LoRA(4), LM(), 5e-3, 24),
     }
     arms: dict[str, Intervention] = {}
     seconds: dict[str, float] = {}
     if not only or "prompt" in only:
-        arms["prompt"], seconds["prompt"] = Prompt.system(model, LOVES), 0.0
+        told = exchanges(pairs)
+        arms["prompt"] = Prompt(told.positive[0][: told.positive[0].rindex("<|im_start|>")])
+        seconds["prompt"] = 0.0
     for name, (form, objective, rate, steps) in ways.items():
         if only and name not in only:
             continue
@@ -217,7 +234,7 @@ def written(only: list[str]) -> dict[str, Any]:
         arms,
         [Cell(name, 1.0) for name in arms],
         [pair.prompt for pair in asked],
-        Contexts.from_systems(model, LOVES, HATES),
+        exchanges(pairs),
         reader=WordReader(GOOD, BAD),
         max_new_tokens=16,
         temperature=0.0,
