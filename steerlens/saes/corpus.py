@@ -55,8 +55,13 @@ def first_rows(model: Model, corpus: Corpus, tokens: int) -> Corpus:
 
 
 def ordinary(batch: TokenBatch) -> Tensor:
-    """The tokens that SAEs see: no padding, and no special tokens such as BOS, whose norms differ."""
-    return batch.mask & ~batch.special
+    """The tokens that SAEs see: no padding, no special tokens such as BOS, and none that comes first.
+
+    The norm of a text's first token can be tens of times that of others, also where no BOS stands
+    before it: a few such rows would make up nearly all of the variance that is to be explained.
+    """
+    first = batch.mask.cumsum(-1) == 1
+    return batch.mask & ~batch.special & ~first
 
 
 def streams(
