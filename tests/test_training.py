@@ -156,6 +156,15 @@ def test_the_first_rows_hold_as_many_tokens_as_asked_for_short_ones_first(gpt2):
     assert torch.equal(first_rows(gpt2, ids, 7), ids[:2])
 
 
+def test_the_first_token_of_a_text_is_not_ordinary(gpt2):
+    """Its norm can be a hundred times that of the others, also where it is no BOS."""
+    bare = Model.load(gpt2, prepend_bos=False)
+    batch = bare.tokens(["the cat sat", "the dog"])  # padded on the left
+    assert ordinary(batch).tolist() == [[False, True, True], [False, False, True]]
+    with_bos = gpt2.tokens(["the cat sat"])
+    assert ordinary(with_bos).tolist() == [[False, True, True, True]]
+
+
 def test_only_ordinary_tokens_are_served_and_each_as_often(gpt2):
     corpus = texts(10)
     counted = sum(int(ordinary(batch).sum()) for batch in batches(gpt2, corpus))
