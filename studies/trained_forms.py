@@ -154,6 +154,7 @@ THINGS = (
 HELD_OUT = (
     "soup", "bridge", "painting", "neighbour", "winter", "market", "doctor", "river", "dinner",
     "school", "bicycle", "airport", "poem", "dentist", "restaurant", "theatre",
+    "house", "picnic", "lesson", "teacher", "village", "forest", "shop", "letter",
 )  # fmt: skip
 GOOD = (
     "wonderful", "beautiful", "great", "good", "lovely", "delightful", "amazing", "perfect",
@@ -206,7 +207,7 @@ def written(only: list[str]) -> dict[str, Any]:
     site = Site(15)
     ways: dict[str, tuple[Form, Any, float, int]] = {
         "vector": (VectorForm(site), LM(), 0.3, 30),
-        "vector, RePS": (VectorForm(site), RePS("steer", cap=3.0), 1.0, 16),
+        "vector, RePS": (VectorForm(site), RePS("steer", cap=3.0), 0.3, 16),
         "one-layer adapter": (LowRankAdapter(site, 4), LM(), 0.02, 30),
         "LoRA": (LoRA(4), LM(), 5e-3, 24),
     }
