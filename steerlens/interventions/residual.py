@@ -194,4 +194,4 @@ def like_stream(tensor: Tensor, resid: Tensor) -> Tensor:
 
     A GPU goes on computing while it is copied there, so that an edit in every block costs no pause.
     """
-    return tensor.to(resid, non_blocking=resid.device.type == "cuda")
+    return tensor.to(resid, non_blocking=resid.device.type not in ("cpu", "mps"))
