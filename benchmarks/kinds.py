@@ -49,11 +49,11 @@ def forms(layer: int) -> dict[str, Form]:
     }
 
 
-def kinds(model: sl.Model, layer: int) -> dict[str, tuple[Any, int]]:
+def kinds(model: sl.Model, fitted: dict[str, Form]) -> dict[str, tuple[Any, int]]:
     """One intervention of each kind with parameters at random, and how many it has."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, tuple[Any, int]] = {}
-    for name, form in forms(layer).items():
+    for name, form in fitted.items():
         params = form.begin(model, generator)
         size = sum(p.numel() for p in params.values())
         for tensor in params.values():
@@ -116,7 +116,7 @@ def measure(model: sl.Model, layer: int) -> None:
             return sl.generate(model, prompts, max_new_tokens=TOKENS, stop_at_eos=False)
 
     fitted = forms(layer)
-    for kind, (intervention, size) in kinds(model, layer).items():
+    for kind, (intervention, size) in kinds(model, fitted).items():
         vector = at_block(model, max(1, first_block(intervention)))
         path = Engine(model, [intervention], MULTIPLIERS).plan(questions(model, pairs)).path
         cell = ratio(partial(swept, intervention), partial(swept, vector))

@@ -213,8 +213,8 @@ def written(only: list[str]) -> dict[str, Any]:
     }
     arms: dict[str, Intervention] = {}
     seconds: dict[str, float] = {}
+    told = exchanges(pairs)
     if not only or "prompt" in only:
-        told = exchanges(pairs)
         arms["prompt"] = Prompt(told.positive[0][: told.positive[0].rindex("<|im_start|>")])
         seconds["prompt"] = 0.0
     for name, (form, objective, rate, steps) in ways.items():
@@ -234,7 +234,7 @@ def written(only: list[str]) -> dict[str, Any]:
         arms,
         [Cell(name, 1.0) for name in arms],
         [pair.prompt for pair in asked],
-        exchanges(pairs),
+        told,
         reader=WordReader(GOOD, BAD),
         max_new_tokens=16,
         temperature=0.0,

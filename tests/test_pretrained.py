@@ -10,7 +10,6 @@ import torch
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions import Add
-from steerlens.models import checkpoints
 from steerlens.models.checkpoints import MissingCheckpoint, logit_difference, packaged_gguf
 from steerlens.models.checkpoints.gguf_checkpoints import parsed_once
 from steerlens.models.model import Model
@@ -92,18 +91,10 @@ def test_it_loads_by_name_with_hugging_faces_logits(model, hf_model):
     assert worst < 1e-4
 
 
-def test_a_path_is_the_file_that_the_name_stands_for(model, path, monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        checkpoints, "load_gguf", lambda file, **options: read.append(file) or model.wrapped
-    )
-    assert [Model.load(name).fingerprint for name in (NAME, path)] == [model.fingerprint] * 2
-    assert read == [path, path]
-
-
-def test_it_loads_by_folder_with_the_same_weights(model, hf_model, tmp_path):
+def test_it_loads_by_path_and_by_folder_with_the_same_weights(model, hf_model, path, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    assert Model.load(path).fingerprint == model.fingerprint
     config = hf_model.config.to_dict()
     config.pop("quantization_config", None)
     plain = LlamaForCausalLM(LlamaConfig.from_dict(config))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from steerlens.analyses.confirmation.contexts import ContextError, Contexts
-from steerlens.analyses.confirmation.measure_written import confirm_in_writing
+from steerlens.analyses.confirmation.contexts import ContextError
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.features.compare_features import (
     UTILITY_DROP,
@@ -23,8 +22,8 @@ from steerlens.analyses.features.feature_comparison import FeatureComparison
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.data import ContrastSet
-from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean
+from steerlens.experiment.confirming import written_effect
 from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import (
     ExperimentError,
@@ -43,9 +42,10 @@ from steerlens.experiment.fields import (
     require_steered,
 )
 from steerlens.experiment.workplace import Inputs, Workplace
+from steerlens.interventions import Add
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
-from steerlens.results import Result
+from steerlens.results import Cell, Result
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 from steerlens.units import BUDGET
@@ -150,7 +150,7 @@ class SAEExperiment(Experiment):
 
     def measure(self, run: Workplace[SAEInputs]) -> None:
         """Probes the sites of the SAEs, and compares features with directions there."""
-        asked = run.inputs
+        asked, rule = run.inputs, getattr(Positions, self.positions)()
         read = run.activations(asked.fit, [sae.site for sae in asked.saes])
         run.compute(
             ProbeMap,
@@ -164,36 +164,32 @@ class SAEExperiment(Experiment):
                 run.model, asked.saes, read, asked.choose, asked.report, k=self.k,
                 neutral=self.n_neutral if asked.neutral is None else asked.neutral,
                 budget=self.budget, utility_drop=self.utility_drop,
-                positions=getattr(Positions, self.positions)(), nulls=self.nulls,
+                positions=rule, nulls=self.nulls,
                 targeted=self.targeted, seed=self.seed, progress=run.progress,
                 cells=run.cells.part("comparison"),
             ),
         )  # fmt: skip
         if len(asked.confirming) > 1:
-            self._confirm(run, made, read)
+            self._confirm(run, made, *written_arms(made, asked.saes, read, rule))
 
     def _confirm(
-        self, run: Workplace[SAEInputs], made: FeatureComparison, read: Activations
+        self,
+        run: Workplace[SAEInputs],
+        made: FeatureComparison,
+        arms: Mapping[str, Add],
+        at: Sequence[Cell],
     ) -> None:
         """What DiffMean and the single features write at equal KL."""
         asked = run.inputs
-        arms, at = written_arms(made, asked.saes, read, getattr(Positions, self.positions)())
         if not arms:
             return
         try:
-            contexts = Contexts.from_pairs(
-                run.model, asked.fit, asked.confirming, room=self.new_tokens
-            )
+            written_effect(
+                run, arms, at, asked.fit, asked.confirming, new_tokens=self.new_tokens,
+                seed=self.seed,
+            )  # fmt: skip
         except ContextError as error:
             run.keep(stating(made, not_written=str(error)))
-            return
-        run.compute(
-            WrittenEffect,
-            lambda: confirm_in_writing(
-                run.model, arms, at, asked.confirming, contexts, max_new_tokens=self.new_tokens,
-                seed=self.seed, progress=run.progress, cells=run.cells.part("confirmed"),
-            ),
-        )  # fmt: skip
 
     def load_saes(self, model: Model) -> tuple[SAE, ...]:
         """The SAEs, where and in the precision in which the model computes; each checked to fit.

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from steerlens.analyses.confirmation.contexts import ContextError, Contexts
-from steerlens.analyses.confirmation.measure_written import confirm_in_writing
+from steerlens.analyses.confirmation.contexts import ContextError
 from steerlens.analyses.confirmation.writing_verdict import not_looked_at
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.generalisation.measure_shift import shifted
@@ -24,6 +23,7 @@ from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.measure_writing import writing
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.data import ContrastSet
+from steerlens.experiment.confirming import written_effect
 from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import (
     ExperimentError,
@@ -260,18 +260,12 @@ class SteerabilityExperiment(Experiment):
         """The map with what is claimed of the texts written at its best cells."""
         asked, at = run.inputs, worth_reading(made)
         try:
-            contexts = Contexts.from_pairs(
-                run.model, asked.fit, asked.confirming, room=self.new_tokens
-            )
+            effect = written_effect(
+                run, arms, at, asked.fit, asked.confirming, new_tokens=self.new_tokens,
+                seed=self.seed,
+            )  # fmt: skip
         except ContextError as error:
             return run.keep(made.with_writing(not_looked_at(at, str(error))))
-        effect = run.compute(
-            WrittenEffect,
-            lambda: confirm_in_writing(
-                run.model, arms, at, asked.confirming, contexts, max_new_tokens=self.new_tokens,
-                seed=self.seed, progress=run.progress, cells=run.cells.part("confirmed"),
-            ),
-        )  # fmt: skip
         return run.keep(made.with_writing(effect.verdicts))
 
     def _follow(self, run: Workplace[Questions], cell: Cell, arm: Intervention) -> None:
