@@ -9,6 +9,7 @@ import torch
 from steerlens.arguments import ArgumentError
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction, DirectionError
+from steerlens.forms import VectorForm
 from steerlens.interventions import Add, ClampRange, Rotate, ScaleMask, TurnTowards
 from steerlens.interventions.rotation import angular_steering
 from steerlens.measures.reading import activations
@@ -245,3 +246,11 @@ def test_edits_of_a_direction_take_another_one():
     for edit in (TurnTowards(d), Rotate(d, direction(1), 90.0), ClampRange(d, low=0.0)):
         assert isinstance(edit, Directed)
         assert edit.along(direction(5)).direction.vector is not d.vector
+
+
+def test_forms_train_heads_and_neurons(small):
+    form = VectorForm(Site(0, "mlp_post"))
+    params = form.begin(small, torch.Generator().manual_seed(0))
+    assert params["vector"].shape == (small.width(form.site),)
+    params["vector"] += 1.0
+    assert form.intervention(small, params).attach(small, 1.0)
