@@ -36,6 +36,9 @@ _HOME = {
     "Rotate": "interventions",
     "angular_steering": "interventions",
     "ScaleMask": "interventions",
+    "When": "interventions",
+    "Condition": "interventions",
+    "Knob": "interventions",
     "Together": "interventions",
     "Prompt": "interventions",
     "weight_delta": "interventions",
@@ -46,6 +49,9 @@ _HOME = {
     "audit": "interventions",
     # Operators: interventions that are found on data
     "sadi": "operators",
+    "cache_steering": "operators",
+    "find_condition": "operators",
+    "triggers": "operators",
     # Forms: what is trained
     "Form": "forms",
     "VectorForm": "forms",

@@ -2,6 +2,9 @@
 
 from steerlens.interventions.baking import baked as baked
 from steerlens.interventions.clamp_range import ClampRange as ClampRange
+from steerlens.interventions.conditional import Condition as Condition
+from steerlens.interventions.conditional import When as When
+from steerlens.interventions.knob import Knob as Knob
 from steerlens.interventions.peft_folder import load_peft as load_peft
 from steerlens.interventions.peft_folder import save_peft as save_peft
 from steerlens.interventions.prompt import Prompt as Prompt

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -151,12 +152,26 @@ def generated_tokens(
     streams = range(len(batch)) if draws is None else draws
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
-    step = _stepper(model, use_cache, batch.width + max_new_tokens)
     pad = model.tokenizer.pad_token_id or 0
+    if parts := model.attached.parts(batch):  # rows that need other weights, apart
+        written = []
+        for part in parts:
+            rows = part.tolist()
+            with model.attached.of_rows(part):
+                some = generated_tokens(
+                    model, [prompts[i] for i in rows], max_new_tokens=max_new_tokens,
+                    temperature=temperature, seed=seed, stop_at_eos=stop_at_eos,
+                    use_cache=use_cache, draws=[streams[i] for i in rows], progress=progress,
+                )  # fmt: skip
+            written.append(some)
+        longest = max(some.shape[1] for some in written)
+        padded = [F.pad(some, (0, longest - some.shape[1]), value=pad) for some in written]
+        return torch.cat(padded)[torch.cat(parts).argsort()]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
     start, first_new = 0, batch.width
     with model.attached.running(batch):
+        step = _stepper(model, use_cache, batch.width + max_new_tokens)
         for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
             model.attached.computing(batch, start)
             logits = step(batch, start).float()
@@ -223,6 +238,10 @@ class _HookedSteps:
         model, key = self.model, tuple(one.prompt for one in inserted)
         if key not in self.caches:
             self.caches[key] = model.forward.new_cache(len(texts))
+        if start == 0 and (cut := model.attached.cut(texts)) is not None:
+            with model.forward.entered(inserted, start):
+                model.forward.prefill(texts, self.caches[key], cut, model.n_layers)
+            start = cut.column
         with model.forward.entered(inserted, start):
             resid = model.wrapped(
                 texts.tokens[:, start:],
@@ -273,12 +292,40 @@ class _KernelSteps:
         if key not in self.kept:
             width = self.width + sum(one.width for one in inserted)
             self.kept[key] = [Kept(width) for _ in range(model.n_layers)]
-        columns = Columns.of(texts, start)
-        new = texts.width - start
+        if start == 0 and (cut := model.attached.cut(texts)) is not None:
+            self._columns(texts, 0, cut.column, inserted, self.kept[key])
+            positions = texts.positions[:, None, : cut.column]
+            for layer, kept in enumerate(self.kept[key]):
+                keys, values = (
+                    None if one is None else one.transpose(1, 2)[:, None]
+                    for one in (cut.of_keys(layer), cut.of_values(layer))
+                )  # fmt: skip
+                kept.add(
+                    keys if keys is None else self.kernel.turned(layer, keys, positions), values
+                )
+            cut.done()
+            start = cut.column
+        return [self._columns(texts, start, texts.width, inserted, self.kept[key])]
+
+    def _columns(
+        self,
+        texts: TokenBatch,
+        start: int,
+        stop: int,
+        inserted: tuple[Inserted, ...],
+        kept: list[Kept],
+    ) -> Float[Tensor, "row 1 d_model"]:
+        """The normed last of some columns, whose keys and values are kept."""
+        model, new = self.model, stop - start
+        columns = Columns.of(texts, start, stop)
         chosen: dict[Positions, Tensor] = {}
         for attached in model.attached:  # each rule once: there may be an edit in every block
             if attached.positions not in chosen:
                 chosen[attached.positions] = model.attached.chosen(attached.positions, new)
+
+        factor = {
+            attached: model.attached.factor(attached.factors, new) for attached in model.attached
+        }
 
         def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
             if entry == 0:
@@ -286,15 +333,15 @@ class _KernelSteps:
                     resid = prompt.enter(resid[:, 0], inserted[k + 1 :], start)[:, None]
             for attached in self.edits.get(entry, ()):
                 where = chosen[attached.positions][:, -resid.shape[2] :]
-                resid = attached.apply(resid[:, 0], where)[:, None]
+                resid = attached.apply(resid[:, 0], where, factor[attached])[:, None]
             return resid
 
         # In the last block only the last column matters, unless an edit after it must count.
         resid = self.kernel.climb(
-            self.kernel.embed(texts.tokens[:, None, start:], columns.positions),
+            self.kernel.embed(texts.tokens[:, None, start:stop], columns.positions),
             columns,
             enter=enter,
-            kept=self.kept[key],
+            kept=kept,
             tail=None if model.n_layers in self.edits else 1,
         )
-        return [self.kernel.states(resid[:, 0, -1:])]
+        return self.kernel.states(resid[:, 0, -1:])

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.models.cache_edits import AttachedCache, CacheChange
+from steerlens.models.exchanged import exchanged
+from steerlens.models.factors import (
+    Factor,
+    GatedWeights,
+    TextFactor,
+    TokenFactor,
+    groups_of,
+    product_by_text,
+)  # fmt: skip
+from steerlens.models.forward import Forward
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
 from steerlens.protocols import Edit, Strength, TextEdit
@@ -36,11 +47,20 @@ class Attached:
     """Whether the model was run while it was attached, be it only up to a lower block."""
     handle: Any = None
     """TransformerLens's handle of the hook that applies it."""
+    factors: tuple[Factor, ...] = ()
+    """What the multiplier is multiplied by."""
 
     def apply(
-        self, resid: Float[Tensor, "batch pos d_model"], chosen: Tensor
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        chosen: Tensor,
+        factor: Float[Tensor, "batch _"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after the edit, at the chosen tokens; the very same tensor at strength 0."""
+        """The stream after the edit, at the chosen tokens; the very same tensor at strength 0.
+
+        Args:
+            factor: What the multiplier is multiplied by at each of the last tokens, or at all.
+        """
         self.ever_ran = True
         self.edited = self.edited + chosen.sum()  # read at the end: a GPU need not wait here
         if not isinstance(self.multiplier, Tensor) and self.multiplier == 0:
@@ -50,7 +70,10 @@ class Attached:
                 f"{len(self.multiplier)} multipliers for a batch of {resid.shape[0]} rows. "
                 "Give one number, or one per row."
             )
-        edited = edited_stream(self.edit, resid, self.multiplier, chosen)
+        if factor is None:
+            edited = edited_stream(self.edit, resid, self.multiplier, chosen)
+        else:
+            edited, chosen = self._varied(resid, chosen, factor)
         if edited.shape != resid.shape:
             raise SteeringError(
                 f"{self.edit!r} turned a stream of shape {tuple(resid.shape)} into "
@@ -58,8 +81,22 @@ class Attached:
             )
         return torch.where(chosen[..., None], edited, resid)
 
+    def _varied(
+        self, resid: Tensor, chosen: Tensor, factor: Tensor
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch pos"]]:
+        """The edited stream under a strength for each text or token, and where it counts."""
+        m = self.multiplier
+        factor = factor[:, -resid.shape[1] :].to(resid.device)
+        own = factor * (m.to(factor)[:, None] if isinstance(m, Tensor) else float(m))
+        chosen = chosen & (own != 0)
+        if own.shape[1] == 1:
+            return edited_stream(self.edit, resid, own[:, 0], chosen), chosen
+        # The edit of a token depends on that token alone, so that tokens can be rows.
+        each = resid.reshape(-1, 1, resid.shape[-1])
+        return self.edit(each, own.reshape(-1)).view_as(resid), chosen
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class _Window:
     """The columns that the wrapped model is computing right now."""
 
@@ -69,12 +106,25 @@ class _Window:
     """The first column, counted with the prompts that stand in the texts."""
     inserted: tuple[Inserted, ...] = ()
     """Prompts that stand in the texts, which are never edited."""
+    known: dict[int, Tensor] = field(default_factory=dict)
+    """What the factors by token are, by the id of each."""
 
     def chosen(self, positions: Positions, width: int) -> Tensor:
         chosen = positions.mask(self.batch)
         for prompt in self.inserted:
             chosen = prompt.spread(chosen, False)
         return chosen[:, self.start : self.start + width]
+
+    def factor(self, factor: TokenFactor, width: int) -> Float[Tensor, "batch pos"]:
+        if id(factor) not in self.known:
+            start = max(0, self.start - sum(prompt.width for prompt in self.inserted))
+            own = factor.of_tokens(self.batch, start)
+            whole = own.new_zeros(len(own), self.batch.width)
+            whole[:, start:] = own
+            for prompt in self.inserted:
+                whole = prompt.spread(whole, 0)
+            self.known[id(factor)] = whole
+        return self.known[id(factor)][:, self.start : self.start + width]
 
 
 class AttachedEdits:
@@ -88,13 +138,18 @@ class AttachedEdits:
         self._edits: list[Attached] = []
         self.prompts: list[AttachedPrompt] = []
         """Prompts in front of all texts, in the order in which they were attached."""
+        self._gated: list[GatedWeights] = []
+        self._caches: list[AttachedCache] = []
         self._window: _Window | None = None
+        self._by_text: dict[int, Float[Tensor, " batch"]] = {}
+        """The factors by text of the current run, by the id of each."""
+        self._silent = False
 
     def __iter__(self) -> Iterator[Attached]:
         return iter(tuple(self._edits))
 
     def __len__(self) -> int:
-        return len(self._edits) + len(self.prompts)
+        return len(self._edits) + len(self.prompts) + len(self._gated) + len(self._caches)
 
     @property
     def hooks(self) -> Counter[str]:
@@ -109,18 +164,28 @@ class AttachedEdits:
 
     @contextmanager
     def attach(
-        self, site: Site, edit: Edit, positions: Positions, multiplier: Strength
+        self,
+        site: Site,
+        edit: Edit,
+        positions: Positions,
+        multiplier: Strength,
+        factors: tuple[Factor, ...] = (),
     ) -> Iterator[None]:
         """Applies an edit at a site until the `with` ends.
+
+        Args:
+            factors: What the multiplier is multiplied by, for each text or token.
 
         Raises:
             ValueError: If the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
         require_strength(multiplier)
-        attached = Attached(site, edit, positions, multiplier)
+        attached = Attached(site, edit, positions, multiplier, factors=factors)
 
         def fire(resid: Tensor, hook: Any) -> Tensor:
+            if self._silent:
+                return resid
             if self._window is None:
                 raise SteeringError(
                     "The wrapped model was run directly while steering is attached, so it is not "
@@ -129,7 +194,8 @@ class AttachedEdits:
                 )
             chosen = self._window.chosen(positions, resid.shape[1])
             # All heads of a token are one vector, [batch, pos, head * d_head].
-            return attached.apply(resid.flatten(2), chosen).view_as(resid)
+            factor = self.factor(factors, resid.shape[1])
+            return attached.apply(resid.flatten(2), chosen, factor).view_as(resid)
 
         self._edits.append(attached)
         try:
@@ -163,6 +229,99 @@ class AttachedEdits:
             )
 
     @contextmanager
+    def gated(self, weights: GatedWeights) -> Iterator[None]:
+        """Changes weights as each text asks for, until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        self._gated.append(weights)
+        try:
+            yield
+        finally:
+            self._gated.remove(weights)
+        if not weights.ever_ran:
+            raise SteeringError(
+                f"Changes of weights were attached to {self._name!r} under a condition, and no "
+                "text was run inside the `with`. Run the model inside it, through the Model."
+            )
+
+    @contextmanager
+    def caching(self, edit: AttachedCache) -> Iterator[None]:
+        """Edits the kept keys and values of every text until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        self._caches.append(edit)
+        try:
+            yield
+        finally:
+            self._caches.remove(edit)
+        if not edit.ever_ran:
+            raise SteeringError(
+                f"An edit of keys and values was attached to {self._name!r} and no text was run "
+                "inside the `with`. Run the model inside it, through the Model."
+            )
+
+    def cuts(self, batch: TokenBatch) -> bool:
+        """Whether a run is cut in two, at the prompts' ends, for an edit of keys and values."""
+        on = [edit for edit in self._caches if not edit.is_off]
+        if not on or not all(edit.factors for edit in on):
+            return bool(on)
+        with evaluating(self._wrapped):
+            values = self._read_factors(batch)
+        factors = [product_by_text(edit.factors, values) for edit in on]
+        return any(one is not None and bool(one.any()) for one in factors)
+
+    def cut(self, texts: TokenBatch) -> CacheChange | None:
+        """What happens to the keys and values of texts that are computed from the start.
+
+        Args:
+            texts: With the prompts that stand in them; all prompts end in one column.
+
+        Raises:
+            SteeringError: If there is no token to edit.
+        """
+        if all(edit.is_off for edit in self._caches):
+            return None
+        window = self._window
+        assert window is not None
+        base, column = window.batch, int(texts.prompt_end[0]) - 1
+        before = torch.arange(base.width, device=base.tokens.device) < base.prompt_end[:, None] - 1
+        edits = []
+        for edit in self._caches:
+            chosen = edit.positions.mask(base) & before
+            if bool((empty := ~chosen.any(-1)).any()):
+                raise SteeringError(
+                    f"{edit.positions} chooses no token before the last one of prompt "
+                    f"{int(empty.nonzero()[0])}, and only those have keys and values to edit when "
+                    "the last one is read. Use longer prompts, or Positions.all(special=True)."
+                )
+            for prompt in window.inserted:
+                chosen = prompt.spread(chosen, False)
+            m, weight = edit.multiplier, next(self._wrapped.parameters())
+            strength = m if isinstance(m, Tensor) else torch.full((len(base),), float(m))
+            if len(strength) != len(base):
+                raise SteeringError(
+                    f"{len(strength)} multipliers for a batch of {len(base)} rows. Give one number, "
+                    "or one per row."
+                )
+            factor = self.factor(edit.factors, base.width)
+            strength = strength.to(weight)
+            strength = strength if factor is None else strength * factor[:, 0].to(weight)
+            edits.append((edit, chosen[:, :column], strength))
+        if not any(bool(strength.any()) for _, _, strength in edits):
+            for edit in self._caches:  # a condition holds for none of the texts
+                edit.edited = edit.ever_ran = True
+            return None
+        return CacheChange(edits, column, lambda: self._go_on(column))
+
+    def _go_on(self, start: int) -> None:
+        assert self._window is not None
+        self._window = replace(self._window, start=start)
+
+    @contextmanager
     def running(self, batch: TokenBatch, stop_at: int | None = None) -> Iterator[None]:
         """One run over a batch, after which every edit must have edited some token.
 
@@ -175,6 +334,8 @@ class AttachedEdits:
             SteeringError: If an edit that the run reached has edited no token, or its hook was
                 removed.
         """
+        for cache in self._caches:
+            cache.edited = False
         for attached in self._edits:
             attached.edited = 0
             hooks = self._handles(attached)
@@ -185,10 +346,32 @@ class AttachedEdits:
                     "the `with` to end steering, and do not reset hooks inside it."
                 )
         try:
-            with evaluating(self._wrapped):
+            with evaluating(self._wrapped), ExitStack() as stack:
+                self._by_text = self._read_factors(batch)
+                for weights in self._gated:
+                    weights.ever_ran = True
+                    factor = product_by_text(weights.factors, self._by_text)
+                    assert factor is not None
+                    if bool((factor != factor[0]).any()):
+                        raise SteeringError(
+                            "The texts of this batch need different weights. Run them through "
+                            "model.states, model.cache or generate, or those of each kind apart."
+                        )
+                    if float(factor[0]) != 0:
+                        changes = weights.change(float(factor[0]))
+                        stack.enter_context(exchanged(self._wrapped, changes))
                 yield
         finally:
-            self._window = None
+            self._window, self._by_text = None, {}
+        for cache in self._caches:
+            if cache.is_off or (stop_at is not None and min(cache.layers) >= stop_at):
+                cache.ever_ran = True
+            elif not cache.edited:
+                raise SteeringError(
+                    f"An edit of keys and values of {self._name!r} was not made: this run does not "
+                    "cut texts where their prompts end. Run them through model.states, "
+                    "model.logits, model.cache or generate."
+                )
         for attached in self._edits:
             if stop_at is not None and attached.site.layer >= stop_at:
                 attached.ever_ran = True
@@ -198,6 +381,68 @@ class AttachedEdits:
                     f"{attached.site} did nothing. Positions.generated() needs tokens after the "
                     "prompt."
                 )
+
+    def _read_factors(self, batch: TokenBatch) -> dict[int, Float[Tensor, " batch"]]:
+        """The factors by text of whatever is attached, by the id of each."""
+        owners = [*self._edits, *self.prompts, *self._gated, *self._caches]
+        asked = {id(factor): factor for one in owners for factor in one.factors}
+        with torch.no_grad():
+            return {
+                key: factor.of_texts(batch, self._unedited)
+                for key, factor in asked.items()
+                if isinstance(factor, TextFactor)
+            }
+
+    def _unedited(self, batch: TokenBatch, sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """Streams of texts as they are without the attached edits and prompts."""
+        self._silent = True
+        try:
+            stop = max(site.layer for site in sites) + 1
+            return Forward(self._wrapped).streams(batch, sites, stop)
+        finally:
+            self._silent = False
+
+    def parts(self, batch: TokenBatch) -> list[Int[Tensor, " row"]]:
+        """Rows that can be run together, where conditions of a batch ask for several runs.
+
+        Those are texts that need other weights, and texts whose cache is edited or not. Empty where
+        one run will do.
+        """
+        apart = [*self._gated, *(edit for edit in self._caches if edit.factors and not edit.is_off)]
+        if not apart:
+            return []
+        with evaluating(self._wrapped):
+            values = self._read_factors(batch)
+        found = [product_by_text(one.factors, values) for one in apart]
+        groups = groups_of(torch.stack([one for one in found if one is not None], 1))
+        return groups if len(groups) > 1 else []
+
+    @contextmanager
+    def of_rows(self, index: Int[Tensor, " row"]) -> Iterator[None]:
+        """Strengths that are one per row are those of some rows, until the `with` ends."""
+        owners = [*self._edits, *self.prompts, *self._caches]
+        kept = [(one, m) for one in owners if isinstance(m := one.multiplier, Tensor) and m.ndim]
+        try:
+            for one, m in kept:
+                one.multiplier = m[index.to(m.device)]
+            yield
+        finally:
+            for one, m in kept:
+                one.multiplier = m
+
+    def factor(self, factors: Sequence[Factor], width: int) -> Float[Tensor, "batch _"] | None:
+        """The product of factors at each of the `width` columns that come next; None for none.
+
+        One column where no factor differs between the tokens of a text.
+        """
+        found = product_by_text(factors, self._by_text)
+        product = None if found is None else found[:, None]
+        for one in factors:
+            if isinstance(one, TokenFactor):
+                assert self._window is not None
+                own = self._window.factor(one, width)
+                product = own if product is None else product * own
+        return product
 
     def _handles(self, attached: Attached) -> list[Any]:
         return self._wrapped.hook_dict[attached.site.hook].fwd_hooks
@@ -227,6 +472,9 @@ class AttachedEdits:
         """
         if not self.prompts:
             return run(batch, start, ())
+        for prompt in self.prompts:
+            self.computing(batch, start)
+            prompt.factor = self.factor(prompt.factors, batch.width - start)
         found = mixed(batch, tuple(self.prompts), self._counted(batch, run), start)
         self.computing(batch, start)
         return found

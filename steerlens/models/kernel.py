@@ -159,6 +159,13 @@ class Kept:
         self.length = end
         return self._held[0][:, :, :, :end], self._held[1][:, :, :, :end]
 
+    def add(self, keys: _Heads | None, values: _Heads | None) -> None:
+        """Adds to what is kept in the first columns."""
+        assert self._held is not None
+        for held, added in zip(self._held, (keys, values), strict=True):
+            if added is not None:
+                held[:, :, :, : added.shape[3]] += added
+
 
 class Kernel:
     """One model's weights, laid out for multiplication. Build one per sweep; it copies a little.
@@ -346,6 +353,19 @@ class Kernel:
         resid = self.embed(batch.tokens[:, None, :width], columns.positions)
         self.climb(resid, columns, tail=1, into=found)
         return [(keys[:, 0], values[:, 0]) for keys, values in found]
+
+    def turned(
+        self,
+        layer: int,
+        keys: Float[Tensor, "prompt rows kv_head pos d_head"],
+        positions: Int[Tensor, "prompt rows pos"],
+    ) -> Float[Tensor, "prompt rows kv_head pos d_head"]:
+        """Keys as they are kept: turned by their positions, where a model turns them."""
+        rotary = self.blocks[layer].rotary
+        if rotary is None:
+            return keys
+        sin, cos = (t[positions][:, :, None] for t in (rotary.rotary_sin, rotary.rotary_cos))
+        return self._rotate(keys, sin, cos)
 
     def states(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The final stream, normed: what the unembedding reads."""
