@@ -82,6 +82,10 @@ _HOME = {
     "shifted": "analyses.generalisation.measure_shift",
     "spillover": "analyses.side_effects.measure_spillover",
     "target_share": "analyses.nearness.measure_nearness",
+    "patching": "analyses.patching.measure_patching",
+    "trace_steering": "analyses.patching.measure_patching",
+    "PromptPair": "analyses.patching.prompt_pair",
+    "ab_test": "analyses.ab.measure_ab",
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
@@ -92,6 +96,8 @@ _HOME = {
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
     "TargetShare": "analyses.nearness.target_share",
+    "PatchingMap": "analyses.patching.patching_map",
+    "ABTest": "analyses.ab.ab_result",
     # Sparse autoencoders
     "SAE": "saes",
     "AddFeature": "saes",
