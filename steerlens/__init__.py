@@ -31,6 +31,11 @@ _HOME = {
     "Add": "interventions",
     "Ablate": "interventions",
     "Clamp": "interventions",
+    "ClampRange": "interventions",
+    "TurnTowards": "interventions",
+    "Rotate": "interventions",
+    "angular_steering": "interventions",
+    "ScaleMask": "interventions",
     "Together": "interventions",
     "Prompt": "interventions",
     "weight_delta": "interventions",
@@ -39,6 +44,8 @@ _HOME = {
     "baked": "interventions",
     "merged": "interventions",
     "audit": "interventions",
+    # Operators: interventions that are found on data
+    "sadi": "operators",
     # Forms: what is trained
     "Form": "forms",
     "VectorForm": "forms",
