@@ -21,7 +21,7 @@ from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.panels import change_panels as change_panels
 from steerlens.plots.probe import probe_against_steering as probe_against_steering
-from steerlens.plots.sequential import running_difference as running_difference
+from steerlens.plots.running import running_difference as running_difference
 from steerlens.plots.shift import shift_dots as shift_dots
 from steerlens.plots.shift import shift_scatter as shift_scatter
 from steerlens.plots.side_effects import gain_heatmap as gain_heatmap
