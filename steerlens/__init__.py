@@ -32,6 +32,7 @@ _HOME = {
     "Ablate": "interventions",
     "Clamp": "interventions",
     "Together": "interventions",
+    "AblateEverywhere": "interventions",
     "Prompt": "interventions",
     "weight_delta": "interventions",
     "load_peft": "interventions",
@@ -39,6 +40,7 @@ _HOME = {
     "baked": "interventions",
     "merged": "interventions",
     "audit": "interventions",
+    "fwd_hooks": "interventions",
     # Forms: what is trained
     "Form": "forms",
     "VectorForm": "forms",
@@ -82,6 +84,9 @@ _HOME = {
     "shifted": "analyses.generalisation.measure_shift",
     "spillover": "analyses.side_effects.measure_spillover",
     "target_share": "analyses.nearness.measure_nearness",
+    "cosines": "analyses.geometry.direction_cosines",
+    "projections": "analyses.geometry.token_projections",
+    "scored": "analyses.scoring.measure_scores",
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
@@ -92,6 +97,9 @@ _HOME = {
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
     "TargetShare": "analyses.nearness.target_share",
+    "Cosines": "analyses.geometry.direction_cosines",
+    "TokenProjections": "analyses.geometry.token_projections",
+    "ScoredMap": "analyses.scoring.scored_map",
     # Sparse autoencoders
     "SAE": "saes",
     "AddFeature": "saes",
