@@ -28,7 +28,7 @@ def token_colours(values: ArrayLike) -> list[tuple[str, str]]:
     heat = array("values", values, (None,), "tokens")
     top, _ = colour_range(heat)
     places = np.clip(np.nan_to_num(heat / top), -1, 1) / 2 + 0.5
-    papers = sample_colorscale(DIVERGING, places.tolist())
+    papers = map(str, sample_colorscale(DIVERGING, places.tolist()))
     return [
         (MISSING, INK) if np.isnan(value) else (paper, "white" if abs(value) > 0.66 * top else INK)
         for value, paper in zip(heat, papers, strict=True)
