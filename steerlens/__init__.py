@@ -31,6 +31,11 @@ _HOME = {
     "Add": "interventions",
     "Ablate": "interventions",
     "Clamp": "interventions",
+    "ClampRange": "interventions",
+    "TurnTowards": "interventions",
+    "Rotate": "interventions",
+    "angular_steering": "interventions",
+    "ScaleMask": "interventions",
     "Together": "interventions",
     "AblateEverywhere": "interventions",
     "Prompt": "interventions",
@@ -41,6 +46,8 @@ _HOME = {
     "merged": "interventions",
     "audit": "interventions",
     "fwd_hooks": "interventions",
+    # Operators: interventions that are found on data
+    "sadi": "operators",
     # Forms: what is trained
     "Form": "forms",
     "VectorForm": "forms",

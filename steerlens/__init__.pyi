@@ -27,6 +27,11 @@ from steerlens.directions.methods import Random as Random
 from steerlens.interventions import Add as Add
 from steerlens.interventions import Ablate as Ablate
 from steerlens.interventions import Clamp as Clamp
+from steerlens.interventions import ClampRange as ClampRange
+from steerlens.interventions import TurnTowards as TurnTowards
+from steerlens.interventions import Rotate as Rotate
+from steerlens.interventions import angular_steering as angular_steering
+from steerlens.interventions import ScaleMask as ScaleMask
 from steerlens.interventions import Together as Together
 from steerlens.interventions import AblateEverywhere as AblateEverywhere
 from steerlens.interventions import Prompt as Prompt
@@ -37,6 +42,9 @@ from steerlens.interventions import baked as baked
 from steerlens.interventions import merged as merged
 from steerlens.interventions import audit as audit
 from steerlens.interventions import fwd_hooks as fwd_hooks
+
+# Operators: interventions that are found on data
+from steerlens.operators import sadi as sadi
 
 # Forms: what is trained
 from steerlens.forms import Form as Form

@@ -19,7 +19,9 @@ TEXT = "the soup was very good"
 @pytest.fixture
 def steer(random_direction):
     add = Add(random_direction(Site(1), 32), Positions.all())
-    return Together((add, Ablate(random_direction(Site(0, "attn_out"), 32, 1))), (1.0, 0.5))
+    heads = Add(random_direction(Site(2, "z"), 32, 2), Positions.all())
+    ablate = Ablate(random_direction(Site(0, "attn_out"), 32, 1))
+    return Together((add, ablate, heads), (1.0, 0.5, 0.5))
 
 
 def run(model, batch, hooks):

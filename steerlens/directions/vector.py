@@ -263,6 +263,12 @@ class Direction:
         before, after = basis.is_centred(self.processing), basis.is_centred(to)
         if to == self.processing:
             return self
+        if self.site.is_inside:
+            raise DirectionError(
+                f"The direction is at {self.site}, inside a sublayer, where folding changes what "
+                f"heads and neurons hold: it is not converted from {self.processing!r} to {to!r}. "
+                f"Load the model as {self.processing!r}, or fit the direction on this one."
+            )
         origin = self.converted_from or self.processing
         moved = replace(self, processing=to, converted_from=None if origin == to else origin)
         if before == after or not basis.has_mean(self.vector):

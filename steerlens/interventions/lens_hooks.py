@@ -76,7 +76,7 @@ def _hook(model: Model, change: Change, batch: TokenBatch, multiplier: Strength)
     attached = Attached(change.site, change.edit, change.positions, multiplier)
     shape = tuple(batch.tokens.shape)
 
-    def hook_fn(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor:
+    def hook_fn(resid: Float[Tensor, "batch pos *width"], hook: Any) -> Tensor:
         if tuple(resid.shape[:2]) != shape:
             raise SteeringError(
                 f"These hooks were made for {shape[0]} text(s) of {shape[1]} tokens, BOS and padding "
@@ -84,7 +84,8 @@ def _hook(model: Model, change: Change, batch: TokenBatch, multiplier: Strength)
                 "for what is run, and pass those tokens: model.tokens(texts).tokens. To write "
                 "text, use steerlens.generate."
             )
-        return attached.apply(resid, chosen)
+        # All heads of a token are one vector, [batch, pos, head * d_head].
+        return attached.apply(resid.flatten(2), chosen).view_as(resid)
 
     return change.site.hook, hook_fn
 

@@ -138,7 +138,7 @@ def activations(
     model, pairs = as_model(model), as_contrast_set(pairs)
     where, rule, read_at = _where(model, pairs, sites_or_layers(sites, layers), positions, pool)
     batch_size = as_int("batch_size", batch_size, least=1)
-    shape = (len(pairs), len(where), model.d_model)
+    shape = (len(pairs), len(where), _one_width(model, where))
     positive, negative = torch.empty(shape), torch.empty(shape)
     norms = torch.empty(2, len(pairs), len(where))
     kept = cells_or_none(cells, "activations", progress)
@@ -183,7 +183,7 @@ def diffmean(
     model, pairs = as_model(model), as_contrast_set(pairs)
     where, rule, read_at = _where(model, pairs, sites, positions, pool)
     batch_size = as_int("batch_size", batch_size, least=1)
-    total = torch.zeros(len(where), model.d_model, dtype=torch.float64)
+    total = torch.zeros(len(where), _one_width(model, where), dtype=torch.float64)
     norms = []
     with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
         for chunk in chunks(model, tuple(pairs), where, rule, batch_size, pool=pool):
@@ -251,6 +251,22 @@ def _where(
     where = model.sites() if sites is None else as_sites(sites)
     rule = reading_positions(pairs) if positions is None else as_positions(positions)
     return where, rule, pooled(rule, pool)
+
+
+def _one_width(model: Model, sites: Sequence[Site]) -> int:
+    """The width that all sites have.
+
+    Raises:
+        ValueError: If they have several, or the model has no such site.
+    """
+    widths = {site: model.width(site) for site in sites}
+    if len(set(widths.values())) > 1:
+        site, other = sites[0], next(s for s in sites if widths[s] != widths[sites[0]])
+        raise ValueError(
+            f"{site} is {widths[site]} wide and {other} is {widths[other]}, so they do not fit "
+            "into one tensor. Read them by calls of their own."
+        )
+    return widths[sites[0]]
 
 
 def _require_difference(side: TokenBatch, positions: Positions, pool: Pool) -> None:

@@ -216,7 +216,15 @@ class LensNames(ABC):
 
         The direction passes the final norm by itself and then the unembedding, without the biases
         of both and before any cap: the logit lens of a direction. Its length does not count.
+
+        Raises:
+            ValueError: If the vector is not one of the stream.
         """
+        if vector.shape != (self.wrapped.cfg.d_model,):
+            raise ValueError(
+                f"A vector of shape {tuple(vector.shape)} is not one of the residual stream, whose "
+                f"d_model is {self.wrapped.cfg.d_model}, so the unembedding cannot read it."
+            )
         rows = torch.stack([vector, -vector]).to(self.W_U)
         rows = rows / rows.norm(dim=-1, keepdim=True) * rows.shape[-1] ** 0.5
         # A norm is odd but for its bias, which the difference drops.

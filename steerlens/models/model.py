@@ -210,6 +210,15 @@ class Model(LensNames):
         """Raises ValueError if this model has no such site."""
         self.streams.require(site)
 
+    def width(self, site: Site) -> int:
+        """How wide a site is: d_model, but for heads and neurons.
+
+        Raises:
+            ValueError: If the model has no such site.
+        """
+        self.require_site(site)
+        return self.streams.width(site)
+
     def require(self, direction: Direction) -> None:
         """Raises if a direction does not fit this model: its site, its width or its basis."""
         self._fitting.require(direction)
@@ -230,8 +239,8 @@ class Model(LensNames):
     @property
     def _fitting(self) -> Fitting:
         return Fitting(
-            self.name, self.revision, self.processing, self.dtype, self.d_model,
-            fingerprint=lambda: self.fingerprint, require_site=self.require_site,
+            self.name, self.revision, self.processing, self.dtype, width=self.width,
+            fingerprint=lambda: self.fingerprint,
         )  # fmt: skip
 
     # Texts and tokens
