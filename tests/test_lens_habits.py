@@ -50,7 +50,8 @@ def test_hooks_of_one_text_run_on_the_text_itself(gpt2, steer):
         gpt2.wrapped.run_with_hooks("the soup was", fwd_hooks=hooks)
 
 
-def test_hooks_on_a_bridge(tiny_bridge_model, steer):
+def test_hooks_on_a_bridge(tiny_bridge_model, random_direction):
+    steer = Add(random_direction(Site(1), 32), Positions.all())
     model, batch = tiny_bridge_model, tiny_bridge_model.tokens(TEXT)
     with steer.attach(model, 0.7):
         attached = model.logits(batch)
