@@ -37,6 +37,7 @@ _HOME = {
     "angular_steering": "interventions",
     "ScaleMask": "interventions",
     "Together": "interventions",
+    "AblateEverywhere": "interventions",
     "Prompt": "interventions",
     "weight_delta": "interventions",
     "load_peft": "interventions",
@@ -44,6 +45,7 @@ _HOME = {
     "baked": "interventions",
     "merged": "interventions",
     "audit": "interventions",
+    "fwd_hooks": "interventions",
     # Operators: interventions that are found on data
     "sadi": "operators",
     # Forms: what is trained
@@ -93,6 +95,9 @@ _HOME = {
     "trace_steering": "analyses.patching.measure_patching",
     "PromptPair": "analyses.patching.prompt_pair",
     "ab_test": "analyses.ab.measure_ab",
+    "cosines": "analyses.geometry.direction_cosines",
+    "projections": "analyses.geometry.token_projections",
+    "scored": "analyses.scoring.measure_scores",
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
@@ -105,6 +110,9 @@ _HOME = {
     "TargetShare": "analyses.nearness.target_share",
     "PatchingMap": "analyses.patching.patching_map",
     "ABTest": "analyses.ab.ab_result",
+    "Cosines": "analyses.geometry.direction_cosines",
+    "TokenProjections": "analyses.geometry.token_projections",
+    "ScoredMap": "analyses.scoring.scored_map",
     # Sparse autoencoders
     "SAE": "saes",
     "AddFeature": "saes",

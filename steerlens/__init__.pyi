@@ -33,6 +33,7 @@ from steerlens.interventions import Rotate as Rotate
 from steerlens.interventions import angular_steering as angular_steering
 from steerlens.interventions import ScaleMask as ScaleMask
 from steerlens.interventions import Together as Together
+from steerlens.interventions import AblateEverywhere as AblateEverywhere
 from steerlens.interventions import Prompt as Prompt
 from steerlens.interventions import weight_delta as weight_delta
 from steerlens.interventions import load_peft as load_peft
@@ -40,6 +41,7 @@ from steerlens.interventions import save_peft as save_peft
 from steerlens.interventions import baked as baked
 from steerlens.interventions import merged as merged
 from steerlens.interventions import audit as audit
+from steerlens.interventions import fwd_hooks as fwd_hooks
 
 # Operators: interventions that are found on data
 from steerlens.operators import sadi as sadi
@@ -94,6 +96,9 @@ from steerlens.analyses.patching.measure_patching import patching as patching
 from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
 from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
 from steerlens.analyses.ab.measure_ab import ab_test as ab_test
+from steerlens.analyses.geometry.direction_cosines import cosines as cosines
+from steerlens.analyses.geometry.token_projections import projections as projections
+from steerlens.analyses.scoring.measure_scores import scored as scored
 
 # Results
 from steerlens.results import Result as Result
@@ -107,6 +112,9 @@ from steerlens.analyses.side_effects.spillover_map import SpilloverMap as Spillo
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
 from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
 from steerlens.analyses.ab.ab_result import ABTest as ABTest
+from steerlens.analyses.geometry.direction_cosines import Cosines as Cosines
+from steerlens.analyses.geometry.token_projections import TokenProjections as TokenProjections
+from steerlens.analyses.scoring.scored_map import ScoredMap as ScoredMap
 
 # Sparse autoencoders
 from steerlens.saes import SAE as SAE
