@@ -182,6 +182,29 @@ def as_sites(
     return sites
 
 
+def sites_or_layers(
+    sites: SiteLike | Iterable[SiteLike] | None, layers: Iterable[SupportsIndex] | None
+) -> SiteLike | Iterable[SiteLike] | None:
+    """What was given of the two: `layers` are those of resid_post. None for neither.
+
+    Raises:
+        ArgumentError: If both were given, or `layers` are no layers.
+    """
+    if layers is None:
+        return sites
+    if sites is not None:
+        raise ArgumentError(
+            "sites and layers both say where, so one of them has to go. Give layers=range(4, 8) for "
+            "resid_post, or sites=[Site(4, 'attn_out'), …] for other streams."
+        )
+    try:
+        return [Site(as_int("layers", layer)) for layer in layers]
+    except TypeError:
+        raise ArgumentError(
+            f"layers={layers!r:.80} are not layers. Give numbers, e.g. layers=[4, 5] or range(4, 8)."
+        ) from None
+
+
 def format_sites(sites: Iterable[Site]) -> str:
     """Sites in few words, for messages.
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, get_args, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, SupportsIndex, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.directions import basis, direction_facts
 from steerlens.directions.direction_errors import DirectionError
 from steerlens.directions.direction_facts import Operation
+from steerlens.directions.top_tokens import TopTokens, Unembeds
 from steerlens.sites import Positions, Site, as_positions, as_site
 from steerlens.store.files import expanded, require_file, write_bytes
 from steerlens.units import StrengthUnit, require_unit
@@ -206,6 +207,28 @@ class Direction:
         """Cosine of the angle to another direction, in [-1, 1]."""
         self._require_same_width(other)
         return float(torch.cosine_similarity(self.vector, other.vector, dim=0))
+
+    def top_tokens(self, model: Unembeds, k: SupportsIndex = 10) -> TopTokens:
+        """The tokens that the direction raises and lowers most: its logit lens.
+
+        Args:
+            model: The `Model` that it was made on.
+            k: Tokens of each end.
+
+        Raises:
+            ValueError: If the direction does not fit the model.
+            TypeError: If it is no `Model`.
+
+        Source: the logit lens (nostalgebraist, 2020), of a direction instead of a stream: the final
+        norm without its bias, and the unembedding.
+        """
+        if not isinstance(model, Unembeds):
+            raise TypeError(
+                f"top_tokens reads the direction by a steerlens Model; got {type(model).__name__}. "
+                "Wrap it: Model(hooked)."
+            )
+        model.require(self)
+        return TopTokens.of_vector(self.vector, model, as_int("k", k, least=1), repr(self))
 
     def _require_same_width(self, other: Direction) -> None:
         if len(self.vector) != len(other.vector):

@@ -1,10 +1,12 @@
 """Changes of a model with a strength. One file per kind of thing that is changed."""
 
+from steerlens.interventions.ablate_everywhere import AblateEverywhere as AblateEverywhere
 from steerlens.interventions.baking import baked as baked
 from steerlens.interventions.clamp_range import ClampRange as ClampRange
 from steerlens.interventions.conditional import Condition as Condition
 from steerlens.interventions.conditional import When as When
 from steerlens.interventions.knob import Knob as Knob
+from steerlens.interventions.lens_hooks import fwd_hooks as fwd_hooks
 from steerlens.interventions.peft_folder import load_peft as load_peft
 from steerlens.interventions.peft_folder import save_peft as save_peft
 from steerlens.interventions.prompt import Prompt as Prompt

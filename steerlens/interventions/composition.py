@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -260,6 +260,12 @@ def _attached(
                 gated = GatedWeights(change_by, factors)
                 stack.enter_context(model.attached.gated(gated))
         yield
+
+
+def _changed_by(
+    change: WeightChange, multiplier: float, factor: float
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    return new_weights([change], multiplier * factor)
 
 
 def _with_factors(change: Change) -> tuple[Change, tuple[Factor, ...]]:

@@ -159,7 +159,7 @@ def generated_tokens(
             rows = part.tolist()
             with model.attached.of_rows(part):
                 some = generated_tokens(
-                    model, [prompts[i] for i in rows], max_new_tokens=max_new_tokens,
+                    model, [str(prompts[i]) for i in rows], max_new_tokens=max_new_tokens,
                     temperature=temperature, seed=seed, stop_at_eos=stop_at_eos,
                     use_cache=use_cache, draws=[streams[i] for i in rows], progress=progress,
                 )  # fmt: skip
