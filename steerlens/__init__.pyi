@@ -35,6 +35,11 @@ from steerlens.interventions import ScaleMask as ScaleMask
 from steerlens.interventions import When as When
 from steerlens.interventions import Condition as Condition
 from steerlens.interventions import Knob as Knob
+from steerlens.interventions import Nudge as Nudge
+from steerlens.interventions import answer_loss as answer_loss
+from steerlens.interventions import AnswerLoss as AnswerLoss
+from steerlens.interventions import ProbeLoss as ProbeLoss
+from steerlens.interventions import DistributionLoss as DistributionLoss
 from steerlens.interventions import Together as Together
 from steerlens.interventions import AblateEverywhere as AblateEverywhere
 from steerlens.interventions import Prompt as Prompt

@@ -16,6 +16,7 @@ from torch import Tensor
 from steerlens.models.cache_edits import PerLayer
 from steerlens.models.factors import Factor
 from steerlens.models.model import Model
+from steerlens.models.nudges import Nudging
 from steerlens.protocols import Edit, Intervention, Strength
 from steerlens.sites import Positions, Site
 
@@ -193,10 +194,29 @@ class CacheEdit:
 
 
 @dataclass(frozen=True, eq=False)
+class NudgeChange:
+    """A shift of each chosen token's vector that is found by looking ahead: h' = h + multiplier · s."""
+
+    nudge: Nudging
+    weight: float = 1.0
+    """Scales the multiplier."""
+
+    @property
+    def block(self) -> int:
+        """The first block that it changes."""
+        site = self.nudge.site
+        return site.layer if site.entry is None else site.entry
+
+    def scaled(self, factor: float) -> NudgeChange:
+        """The same shift, whose multiplier 1 is `factor` of this one's."""
+        return replace(self, weight=self.weight * factor)
+
+
+@dataclass(frozen=True, eq=False)
 class Varied:
     """A change whose multiplier is multiplied by factors that depend on the text."""
 
-    change: StreamEdit | WeightChange | PromptChange | CacheEdit
+    change: StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange
     factors: tuple[Factor, ...]
 
     @property
@@ -209,7 +229,7 @@ class Varied:
         return replace(self, change=self.change.scaled(factor))
 
 
-Change = StreamEdit | WeightChange | PromptChange | CacheEdit | Varied
+Change = StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange | Varied
 
 
 @runtime_checkable

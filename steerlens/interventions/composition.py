@@ -14,6 +14,7 @@ from torch import Tensor
 from steerlens.interventions.changes import (
     CacheEdit,
     Change,
+    NudgeChange,
     PromptChange,
     StreamEdit,
     Varied,
@@ -146,6 +147,8 @@ def require_changes_fit(model: Model, changes: Sequence[Change], label: str) -> 
             _require_parameter(change, shapes, model.name, label)
         elif isinstance(change, CacheEdit):
             _require_heads(model, change, label)
+        elif isinstance(change, NudgeChange):
+            model.require_nudges(change.nudge.site)
         elif change.entering is not None and change.entering.shape[-1] != model.d_model:
             raise ValueError(
                 f"{label} has a prefix of width {change.entering.shape[-1]}, and d_model of "
@@ -250,15 +253,14 @@ def _attached(
                         )
                     )
                 )
-            elif factors and (one := one_multiplier(multiplier, label)) != 0:
-
-                def change_by(
-                    factor: float, change: WeightChange = change, one: float = one
-                ) -> Any:
-                    return new_weights([change], one * factor)
-
-                gated = GatedWeights(change_by, factors)
-                stack.enter_context(model.attached.gated(gated))
+            elif isinstance(change, NudgeChange):
+                strength = multiplier * change.weight
+                stack.enter_context(model.nudged(change.nudge, strength, factors))
+            elif isinstance(change, WeightChange) and factors:
+                one = one_multiplier(multiplier, label)
+                if one != 0:
+                    gated = GatedWeights(partial(_changed_by, change, one), factors)
+                    stack.enter_context(model.attached.gated(gated))
         yield
 
 

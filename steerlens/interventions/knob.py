@@ -14,6 +14,7 @@ from steerlens.arguments import as_float, as_floats
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import (
     Change,
+    NudgeChange,
     PromptChange,
     StreamEdit,
     Varied,
@@ -65,8 +66,8 @@ class Knob:
     The key-value cache is kept: what was written keeps the strength under which it was read, and a
     full forward pass gives the same numbers. All tokens of the prompt have the first factor.
 
-    It turns edits of streams, and prompts with a dial. Weights are one for all tokens whose keys and
-    values are kept, and a cache is edited once; both are refused.
+    It turns edits of streams, prompts with a dial, and nudges. Weights are one for all tokens whose
+    keys and values are kept, and a cache is edited once; both are refused.
 
     >>> import torch
     >>> from steerlens.directions import Direction
@@ -103,7 +104,7 @@ class Knob:
             )
         for change in inner:
             bare = change.change if isinstance(change, Varied) else change
-            if not isinstance(bare, StreamEdit | PromptChange):
+            if not isinstance(bare, StreamEdit | PromptChange | NudgeChange):
                 raise ValueError(
                     f"{self.intervention!r:.200} makes a {type(bare).__name__}, which all tokens of "
                     "a text share: it cannot change between tokens while their keys and values are "

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat, turns_of
-from steerlens.models.attached import edits_by_block
-from steerlens.models.kernel import Columns, Kept, Kernel
+from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.prompts import AttachedPrompt, Inserted
-from steerlens.sites import Positions, TokenBatch
+from steerlens.models.stepping import Stepping
+from steerlens.sites import TokenBatch
 
 Turn = Mapping[str, str]
 """A turn of a chat: {"role": "user", "content": "…"}."""
@@ -275,10 +275,8 @@ class _KernelSteps:
     """Decoding without hooks; attached edits of the stream are applied between the blocks."""
 
     def __init__(self, model: Model, kernel: Kernel, width: int) -> None:
-        self.model, self.kernel, self.width = model, kernel, width
-        self.kept: dict[tuple[AttachedPrompt, ...], list[Kept]] = {}
-        """Keys and values of the texts with each choice of prompts in them."""
-        self.edits = edits_by_block(model.attached)
+        self.model, self.kernel = model, kernel
+        self.stepping = Stepping(model.attached, kernel, width)
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
         last = self.model.attached.mixed(batch, self._run, start)[0]
@@ -288,60 +286,4 @@ class _KernelSteps:
         self, texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]
     ) -> list[Float[Tensor, "row 1 d_model"]]:
         """The normed last column of texts, of which some prompts are a part."""
-        model, key = self.model, tuple(one.prompt for one in inserted)
-        if key not in self.kept:
-            width = self.width + sum(one.width for one in inserted)
-            self.kept[key] = [Kept(width) for _ in range(model.n_layers)]
-        if start == 0 and (cut := model.attached.cut(texts)) is not None:
-            self._columns(texts, 0, cut.column, inserted, self.kept[key])
-            positions = texts.positions[:, None, : cut.column]
-            for layer, kept in enumerate(self.kept[key]):
-                keys, values = (
-                    None if one is None else one.transpose(1, 2)[:, None]
-                    for one in (cut.of_keys(layer), cut.of_values(layer))
-                )  # fmt: skip
-                kept.add(
-                    keys if keys is None else self.kernel.turned(layer, keys, positions), values
-                )
-            cut.done()
-            start = cut.column
-        return [self._columns(texts, start, texts.width, inserted, self.kept[key])]
-
-    def _columns(
-        self,
-        texts: TokenBatch,
-        start: int,
-        stop: int,
-        inserted: tuple[Inserted, ...],
-        kept: list[Kept],
-    ) -> Float[Tensor, "row 1 d_model"]:
-        """The normed last of some columns, whose keys and values are kept."""
-        model, new = self.model, stop - start
-        columns = Columns.of(texts, start, stop)
-        chosen: dict[Positions, Tensor] = {}
-        for attached in model.attached:  # each rule once: there may be an edit in every block
-            if attached.positions not in chosen:
-                chosen[attached.positions] = model.attached.chosen(attached.positions, new)
-
-        factor = {
-            attached: model.attached.factor(attached.factors, new) for attached in model.attached
-        }
-
-        def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
-            if entry == 0:
-                for k, prompt in enumerate(inserted):
-                    resid = prompt.enter(resid[:, 0], inserted[k + 1 :], start)[:, None]
-            for attached in self.edits.get(entry, ()):
-                where = chosen[attached.positions][:, -resid.shape[2] :]
-                resid = attached.apply(resid[:, 0], where, factor[attached])[:, None]
-            return resid
-
-        # In the last block only the last column matters, unless an edit after it must count.
-        resid = self.kernel.climb(
-            self.kernel.embed(texts.tokens[:, None, start:stop], columns.positions),
-            columns,
-            enter=enter,
-            kept=kept,
-            tail=None if model.n_layers in self.edits else 1,
-        )
-        return self.kernel.states(resid[:, 0, -1:])
+        return [self.stepping.run(texts, start, inserted, last_only=True)]

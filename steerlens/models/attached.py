@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from numbers import Real
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.models.attached_edit import Attached, Window
+from steerlens.models.attached_edit import SteeringError as SteeringError
+from steerlens.models.attached_edit import edited_stream as edited_stream
+from steerlens.models.attached_edit import edits_by_block as edits_by_block
+from steerlens.models.attached_edit import require_strength as require_strength
 from steerlens.models.cache_edits import AttachedCache, CacheChange
 from steerlens.models.exchanged import exchanged
 from steerlens.models.factors import (
@@ -24,107 +28,11 @@ from steerlens.models.factors import (
     product_by_text,
 )  # fmt: skip
 from steerlens.models.forward import Forward
+from steerlens.models.nudges import AttachedNudge
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
-from steerlens.protocols import Edit, Strength, TextEdit
+from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, TokenBatch
-
-
-class SteeringError(ValueError):
-    """Steering that did nothing, or could not be applied to what was run."""
-
-
-@dataclass(eq=False)
-class Attached:
-    """One edit attached to the model, and how many tokens it edited in the current run."""
-
-    site: Site
-    edit: Edit
-    positions: Positions
-    multiplier: Strength
-    edited: int | Tensor = 0
-    ever_ran: bool = False
-    """Whether the model was run while it was attached, be it only up to a lower block."""
-    handle: Any = None
-    """TransformerLens's handle of the hook that applies it."""
-    factors: tuple[Factor, ...] = ()
-    """What the multiplier is multiplied by."""
-
-    def apply(
-        self,
-        resid: Float[Tensor, "batch pos d_model"],
-        chosen: Tensor,
-        factor: Float[Tensor, "batch _"] | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after the edit, at the chosen tokens; the very same tensor at strength 0.
-
-        Args:
-            factor: What the multiplier is multiplied by at each of the last tokens, or at all.
-        """
-        self.ever_ran = True
-        self.edited = self.edited + chosen.sum()  # read at the end: a GPU need not wait here
-        if not isinstance(self.multiplier, Tensor) and self.multiplier == 0:
-            return resid
-        if isinstance(self.multiplier, Tensor) and len(self.multiplier) != resid.shape[0]:
-            raise SteeringError(
-                f"{len(self.multiplier)} multipliers for a batch of {resid.shape[0]} rows. "
-                "Give one number, or one per row."
-            )
-        if factor is None:
-            edited = edited_stream(self.edit, resid, self.multiplier, chosen)
-        else:
-            edited, chosen = self._varied(resid, chosen, factor)
-        if edited.shape != resid.shape:
-            raise SteeringError(
-                f"{self.edit!r} turned a stream of shape {tuple(resid.shape)} into "
-                f"{tuple(edited.shape)}. An edit must keep the shape."
-            )
-        return torch.where(chosen[..., None], edited, resid)
-
-    def _varied(
-        self, resid: Tensor, chosen: Tensor, factor: Tensor
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch pos"]]:
-        """The edited stream under a strength for each text or token, and where it counts."""
-        m = self.multiplier
-        factor = factor[:, -resid.shape[1] :].to(resid.device)
-        own = factor * (m.to(factor)[:, None] if isinstance(m, Tensor) else float(m))
-        chosen = chosen & (own != 0)
-        if own.shape[1] == 1:
-            return edited_stream(self.edit, resid, own[:, 0], chosen), chosen
-        # The edit of a token depends on that token alone, so that tokens can be rows.
-        each = resid.reshape(-1, 1, resid.shape[-1])
-        return self.edit(each, own.reshape(-1)).view_as(resid), chosen
-
-
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """The columns that the wrapped model is computing right now."""
-
-    batch: TokenBatch
-    """The texts themselves, by which the rules of positions count."""
-    start: int
-    """The first column, counted with the prompts that stand in the texts."""
-    inserted: tuple[Inserted, ...] = ()
-    """Prompts that stand in the texts, which are never edited."""
-    known: dict[int, Tensor] = field(default_factory=dict)
-    """What the factors by token are, by the id of each."""
-
-    def chosen(self, positions: Positions, width: int) -> Tensor:
-        chosen = positions.mask(self.batch)
-        for prompt in self.inserted:
-            chosen = prompt.spread(chosen, False)
-        return chosen[:, self.start : self.start + width]
-
-    def factor(self, factor: TokenFactor, width: int) -> Float[Tensor, "batch pos"]:
-        if id(factor) not in self.known:
-            start = max(0, self.start - sum(prompt.width for prompt in self.inserted))
-            own = factor.of_tokens(self.batch, start)
-            whole = own.new_zeros(len(own), self.batch.width)
-            whole[:, start:] = own
-            for prompt in self.inserted:
-                whole = prompt.spread(whole, 0)
-            self.known[id(factor)] = whole
-        return self.known[id(factor)][:, self.start : self.start + width]
 
 
 class AttachedEdits:
@@ -140,7 +48,8 @@ class AttachedEdits:
         """Prompts in front of all texts, in the order in which they were attached."""
         self._gated: list[GatedWeights] = []
         self._caches: list[AttachedCache] = []
-        self._window: _Window | None = None
+        self._nudges: list[AttachedNudge] = []
+        self._window: Window | None = None
         self._by_text: dict[int, Float[Tensor, " batch"]] = {}
         """The factors by text of the current run, by the id of each."""
         self._silent = False
@@ -149,7 +58,8 @@ class AttachedEdits:
         return iter(tuple(self._edits))
 
     def __len__(self) -> int:
-        return len(self._edits) + len(self.prompts) + len(self._gated) + len(self._caches)
+        others = (self.prompts, self._gated, self._caches, self._nudges)
+        return len(self._edits) + sum(map(len, others))
 
     @property
     def hooks(self) -> Counter[str]:
@@ -264,6 +174,29 @@ class AttachedEdits:
                 "inside the `with`. Run the model inside it, through the Model."
             )
 
+    @contextmanager
+    def nudging(self, nudge: AttachedNudge) -> Iterator[None]:
+        """Nudges the chosen tokens of every text until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        self._nudges.append(nudge)
+        try:
+            yield
+        finally:
+            self._nudges.remove(nudge)
+        if not nudge.ever_ran:
+            raise SteeringError(
+                f"A nudge was attached to {self._name!r} and no text was run inside the `with`. Run "
+                "the model inside it, through the Model."
+            )
+
+    @property
+    def nudges(self) -> list[AttachedNudge]:
+        """The nudges that change some row."""
+        return [nudge for nudge in self._nudges if not nudge.is_off]
+
     def cuts(self, batch: TokenBatch) -> bool:
         """Whether a run is cut in two, at the prompts' ends, for an edit of keys and values."""
         on = [edit for edit in self._caches if not edit.is_off]
@@ -315,9 +248,10 @@ class AttachedEdits:
             for edit in self._caches:  # a condition holds for none of the texts
                 edit.edited = edit.ever_ran = True
             return None
-        return CacheChange(edits, column, lambda: self._go_on(column))
+        return CacheChange(edits, column, lambda: self.go_on(column))
 
-    def _go_on(self, start: int) -> None:
+    def go_on(self, start: int) -> None:
+        """States that the columns from `start` on come next, of the texts with their prompts."""
         assert self._window is not None
         self._window = replace(self._window, start=start)
 
@@ -336,6 +270,8 @@ class AttachedEdits:
         """
         for cache in self._caches:
             cache.edited = False
+        for nudge in self._nudges:
+            nudge.edited = 0
         for attached in self._edits:
             attached.edited = 0
             hooks = self._handles(attached)
@@ -348,6 +284,9 @@ class AttachedEdits:
         try:
             with evaluating(self._wrapped), ExitStack() as stack:
                 self._by_text = self._read_factors(batch)
+                for nudge in self._nudges:
+                    factor = product_by_text(nudge.factors, self._by_text)
+                    nudge.closed = factor is not None and not bool(factor.any())
                 for weights in self._gated:
                     weights.ever_ran = True
                     factor = product_by_text(weights.factors, self._by_text)
@@ -363,6 +302,15 @@ class AttachedEdits:
                 yield
         finally:
             self._window, self._by_text = None, {}
+        for nudge in self._nudges:
+            if nudge.is_off or (stop_at is not None and nudge.entry > stop_at):
+                nudge.ever_ran = True
+            elif nudge.edited == 0:
+                raise SteeringError(
+                    f"A nudge at {nudge.nudge.site} has moved no token of these texts: its "
+                    f"{nudge.nudge.positions} chose none, or the run was not one of model.states, "
+                    "model.logits, model.cache or generate."
+                )
         for cache in self._caches:
             if cache.is_off or (stop_at is not None and min(cache.layers) >= stop_at):
                 cache.ever_ran = True
@@ -384,7 +332,7 @@ class AttachedEdits:
 
     def _read_factors(self, batch: TokenBatch) -> dict[int, Float[Tensor, " batch"]]:
         """The factors by text of whatever is attached, by the id of each."""
-        owners = [*self._edits, *self.prompts, *self._gated, *self._caches]
+        owners = [*self._edits, *self.prompts, *self._gated, *self._caches, *self._nudges]
         asked = {id(factor): factor for one in owners for factor in one.factors}
         with torch.no_grad():
             return {
@@ -405,10 +353,16 @@ class AttachedEdits:
     def parts(self, batch: TokenBatch) -> list[Int[Tensor, " row"]]:
         """Rows that can be run together, where conditions of a batch ask for several runs.
 
-        Those are texts that need other weights, and texts whose cache is edited or not. Empty where
-        one run will do.
+        Those are texts that need other weights, and texts whose cache is edited, or which are nudged,
+        or not. Empty where one run will do.
         """
-        apart = [*self._gated, *(edit for edit in self._caches if edit.factors and not edit.is_off)]
+        others = [
+            one
+            for one in (*self._caches, *self._nudges)
+            if any(isinstance(factor, TextFactor) for factor in one.factors)
+            and bool(torch.as_tensor(one.multiplier).any())
+        ]
+        apart = [*self._gated, *others]
         if not apart:
             return []
         with evaluating(self._wrapped):
@@ -420,7 +374,7 @@ class AttachedEdits:
     @contextmanager
     def of_rows(self, index: Int[Tensor, " row"]) -> Iterator[None]:
         """Strengths that are one per row are those of some rows, until the `with` ends."""
-        owners = [*self._edits, *self.prompts, *self._caches]
+        owners = [*self._edits, *self.prompts, *self._caches, *self._nudges]
         kept = [(one, m) for one in owners if isinstance(m := one.multiplier, Tensor) and m.ndim]
         try:
             for one, m in kept:
@@ -455,7 +409,7 @@ class AttachedEdits:
         Args:
             inserted: Prompts that stand in the texts, in the order in which they were put there.
         """
-        self._window = _Window(batch, start, inserted)
+        self._window = Window(batch, start, inserted)
 
     def chosen(self, positions: Positions, width: int) -> Tensor:
         """Which tokens a rule chooses among the `width` columns that come next."""
@@ -487,44 +441,3 @@ class AttachedEdits:
             return run(texts, start, inserted)
 
         return counted
-
-
-def edited_stream(
-    edit: Edit,
-    resid: Float[Tensor, "batch pos d_model"],
-    multiplier: Strength,
-    chosen: Bool[Tensor, "batch pos"],
-) -> Float[Tensor, "batch pos d_model"]:
-    """What an edit makes of a stream; it counts at the chosen tokens alone."""
-    if isinstance(edit, TextEdit):
-        return edit.of_texts(resid, multiplier, chosen)
-    return edit(resid, multiplier)
-
-
-def edits_by_block(edits: Iterable[Attached]) -> dict[int, list[Attached]]:
-    """The edits of what enters each block, in the order in which the hooks fire.
-
-    That is the block's number, and the number of layers for what leaves the last. `resid_post` of a
-    block comes before `resid_pre` of the next.
-    """
-    found: dict[int, list[Attached]] = {}
-    edits = list(edits)
-    for stream in ("resid_post", "resid_pre"):
-        for attached in edits:
-            if attached.site.entry is not None and attached.site.stream == stream:
-                found.setdefault(attached.site.entry, []).append(attached)
-    return found
-
-
-def require_strength(multiplier: Strength) -> None:
-    """Raises TypeError or ValueError unless it is one finite number, or one per row of a batch."""
-    per_row = isinstance(multiplier, Tensor)
-    if not (multiplier.ndim == 1 if per_row else isinstance(multiplier, Real)):
-        raise TypeError(
-            f"multiplier={multiplier!r} is not a strength. Give one number, or a tensor with one "
-            "number per row of the batch."
-        )
-    if not bool(torch.as_tensor(multiplier).isfinite().all()):
-        raise ValueError(
-            f"multiplier={multiplier} would fill the stream with NaN. Give finite strengths."
-        )

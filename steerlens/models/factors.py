@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -43,11 +43,6 @@ class GatedWeights:
     """For a factor: by the name of each parameter its value as a function of the one there."""
     factors: tuple[Factor, ...]
     ever_ran: bool = False
-
-
-def texts_only(factors: Iterable[Factor]) -> bool:
-    """Whether no factor differs between the tokens of a text."""
-    return not any(isinstance(factor, TokenFactor) for factor in factors)
 
 
 def product_by_text(

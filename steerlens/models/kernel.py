@@ -167,6 +167,22 @@ class Kept:
                 held[:, :, :, : added.shape[3]] += added
 
 
+class Peeked(Kept):
+    """What is kept of earlier columns, for a look at columns that are not kept."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(kept.width)
+        self.kept = kept
+
+    def append(self, keys: _Heads, values: _Heads) -> KeysValues:
+        """All there are, with these columns, which stay as they are."""
+        held, end = self.kept._held, self.kept.length
+        if held is None or end == 0:
+            return keys, values
+        own_keys, own_values = (one[:, :, :, :end] for one in held)
+        return torch.cat([own_keys, keys], 3), torch.cat([own_values, values], 3)
+
+
 class Kernel:
     """One model's weights, laid out for multiplication. Build one per sweep; it copies a little.
 

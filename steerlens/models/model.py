@@ -30,8 +30,10 @@ from steerlens.models.kernel import Kernel, why_not
 from steerlens.models.lens_names import LensNames, TextsLike
 from steerlens.models.loading import load
 from steerlens.models.measured import measured
+from steerlens.models.nudges import AttachedNudge, Nudging
 from steerlens.models.prompts import AttachedPrompt, Dial, Inserted
 from steerlens.models.readout import Readout
+from steerlens.models.stepping import Stepping
 from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
 from steerlens.models.wrapped_state import weights_state
@@ -388,6 +390,44 @@ class Model(LensNames):
             yield
 
     @contextmanager
+    def nudged(
+        self, nudge: Nudging, multiplier: Strength, factors: tuple[Factor, ...] = ()
+    ) -> Iterator[None]:
+        """Moves the chosen tokens by what looking ahead finds, until the `with` ends.
+
+        Interventions call this. Texts are run token by token from the first chosen one on.
+
+        Raises:
+            ValueError: If the multiplier is NaN or infinite, the site does not enter a block, or the
+                model cannot run without its hooks.
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        require_strength(multiplier)
+        self.require_nudges(nudge.site)
+        entry = nudge.site.entry
+        assert entry is not None
+        with self.attached.nudging(AttachedNudge(nudge, entry, multiplier, factors)):
+            yield
+
+    def require_nudges(self, site: Site) -> None:
+        """Raises ValueError if vectors at a site cannot be moved by looking ahead."""
+        self.require_site(site)
+        if site.entry is None:
+            raise ValueError(
+                f"A nudge is a step on a stream that enters a block, and {site} is inside one. Use "
+                "resid_pre or resid_post."
+            )
+        reason = "it is a TransformerBridge" if self.is_bridge else None
+        reason = reason or measured(self.wrapped).readout_differs
+        reason = reason or why_not(self.wrapped, self.attached.hooks)
+        if reason:
+            raise ValueError(
+                f"A nudge looks ahead from a token without running what is below or before it, which "
+                f"needs the model without its hooks, and {self.name!r} cannot run so: {reason}. Use "
+                "a HookedTransformer: Model.load(…)."
+            )
+
+    @contextmanager
     def reweighted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
         """Computes with other weights until the `with` ends. Interventions call this.
 
@@ -419,7 +459,8 @@ class Model(LensNames):
             texts, shift = aligned(rows) if self.attached.cuts(rows) else (rows, None)
             with self.attached.running(texts):
                 self.attached.computing(texts)
-                found = self.stream(texts, own if shift is None else None)
+                whole = shift is not None or self.attached.nudges
+                found = self.stream(texts, None if whole else own)
             return [found if shift is None else put_back(found, shift, rows.width)]
 
         return self._in_parts(batch, run)[0]
@@ -444,6 +485,8 @@ class Model(LensNames):
         """`states`, as part of a longer run."""
 
         def run(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+            if self.attached.nudges:
+                return [self._stepping(texts).run(texts, 0, inserted)]
             cut = self.attached.cut(texts)
             with self.forward.entered(inserted):
                 return [self.readout.norm(self.forward.last(texts, entering, cut))]
@@ -475,6 +518,9 @@ class Model(LensNames):
         stop = max(site.layer for site in where) + 1
 
         def streams(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+            if self.attached.nudges:
+                found = self._entering(texts, where, inserted)
+                return [found[site] for site in where]
             cut = self.attached.cut(texts)
             with self.forward.entered(inserted):
                 found = self.forward.streams(texts, where, stop, cut)
@@ -490,6 +536,30 @@ class Model(LensNames):
             return [put_back(stream, shift, rows.width) for stream in found]
 
         return dict(zip(where, self._in_parts(batch, run), strict=True))
+
+    def _stepping(self, texts: TokenBatch) -> Stepping:
+        kernel = self.kernel()
+        if kernel is None:
+            raise SteeringError(
+                "A hook was put on the model while a nudge is attached, which runs without hooks. "
+                "Take it off, or end the `with` first."
+            )
+        return Stepping(self.attached, kernel, texts.width)
+
+    def _entering(
+        self, texts: TokenBatch, sites: tuple[Site, ...], inserted: tuple[Inserted, ...]
+    ) -> dict[Site, Tensor]:
+        """The stream at some sites under a nudge."""
+        if inside := [site for site in sites if site.entry is None]:
+            raise ValueError(
+                f"{inside[0]} is inside a block and cannot be read while a nudge is attached. Read "
+                "resid_pre or resid_post."
+            )
+        found: dict[int, list[Tensor]] = {
+            site.entry: [] for site in sites if site.entry is not None
+        }
+        self._stepping(texts).run(texts, 0, inserted, entries=found)
+        return {site: torch.cat(found[site.entry], 1) for site in sites if site.entry is not None}
 
     def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.
