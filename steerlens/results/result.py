@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
@@ -196,6 +196,11 @@ class Result:
         """
         return None
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """What a list of runs says of this result: any of "cell", "gain" and "cost", in words."""
+        return {} if self.chosen is None else {"cell": str(self.chosen)}
+
     def plot(self) -> go.Figure:
         """The main figure."""
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
@@ -222,6 +227,14 @@ class Result:
 def chosen_cell(results: Mapping[str, Result]) -> Cell | None:
     """The cell that one of these results recommends; None where none does."""
     return next((r.chosen for r in results.values() if r.chosen is not None), None)
+
+
+def headline_of(results: Iterable[Result]) -> dict[str, str]:
+    """What a list of runs says of a run: of each word the first result that has it."""
+    found: dict[str, str] = {}
+    for result in results:
+        found = {**result.headline, **found}
+    return found
 
 
 def _require_readable(cls: type, stated: Any, tensors: Mapping[str, Tensor]) -> None:
