@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from steerlens.cli.finished_command import finished_before, note
 from steerlens.store.headline import MANIFEST, Listed, runs_in, table
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from steerlens.experiment import Experiment
 
 USAGE = """\
-usage: steerlens run FILE [--results FOLDER] [--name NAME] [--FIELD VALUE …]
+usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
+                     [--FIELD VALUE …]
        steerlens show FOLDER
        steerlens list [FOLDER]
        steerlens compare FOLDER FOLDER …
@@ -99,12 +100,17 @@ def run_experiment(
     from steerlens.experiment.experiment_data import DataWarning
 
     results = tyro.conf.arg(help="Folder that holds the runs.")
+    pictures = tyro.conf.arg(help="Also writes every figure of the page, as in print, to a folder.")
     called = tyro.conf.arg(help="What the run's folder is called, before its digest.")
     options_of: list[Any] = [
         ("experiment", tyro.conf.OmitArgPrefixes[type(experiment)]),
         ("results", Annotated[Path, results], field(default=Path("results"))),
     ]
-    if "name" not in {f.name for f in fields(experiment)}:
+    own = {f.name for f in fields(experiment)}
+    if "figures" not in own:
+        kinds = Literal["svg", "pdf", "png", "html"] | None
+        options_of.append(("figures", Annotated[kinds, pictures], field(default=None)))
+    if "name" not in own:
         options_of.append(("name", Annotated[str, called], field(default=name)))
     Options = make_dataclass("Options", options_of, frozen=True)
     options = tyro.cli(
@@ -121,8 +127,12 @@ def run_experiment(
         )
     with _plain_warnings(DataWarning):
         run = options.experiment.run(options.results, name=chosen, progress=sys.stderr.isatty())
+    asked = None if "figures" in own else options.figures
+    written = [] if asked is None else run.save_figures(format=asked)
     print(run.summary())
-    if path is not None:
+    if written:
+        print(f"  {'figures':15s} {len(written)} in {written[0].parent}")
+    if path is not None and not written:
         values = [getattr(options.experiment, f.name) for f in fields(options.experiment)]
         note(path, words, run.folder, run.summary(), values)
     return 0

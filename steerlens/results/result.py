@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from torch import Tensor
 
+from steerlens import plots
 from steerlens.report.section import Figure, Printed, Section
 from steerlens.results import frames
 from steerlens.results.cell import Cell
@@ -204,6 +205,20 @@ class Result:
     def plot(self) -> go.Figure:
         """The main figure."""
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
+
+    def save_plot(self, path: Path | str, *, theme: plots.Theme = "page", columns: int = 2) -> Path:
+        """Writes the main figure as SVG, PDF, PNG or HTML, by the ending of the path.
+
+        Args:
+            theme: "page", or "paper": without the title, in fonts of 8 pt, at its printed size.
+            columns: With "paper": 1 (85 mm wide) or 2 (175 mm).
+
+        Raises:
+            ValueError: For another ending, theme or width.
+            PictureError: For a picture, if the extra steerlens[figures] is not installed, or there
+                is no Chrome or Chromium.
+        """
+        return plots.write_figure(self.plot(), path, theme=theme, columns=columns)
 
     def section(self, beside: Mapping[str, Result]) -> Section | None:
         """Its section of the report page: by default its summary and its figure. None for none.
