@@ -92,6 +92,10 @@ from steerlens.analyses.validity.validity_fit import fit_validity as fit_validit
 from steerlens.analyses.generalisation.measure_shift import shifted as shifted
 from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
+from steerlens.analyses.patching.measure_patching import patching as patching
+from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
+from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
+from steerlens.analyses.ab.measure_ab import ab_test as ab_test
 from steerlens.analyses.geometry.direction_cosines import cosines as cosines
 from steerlens.analyses.geometry.token_projections import projections as projections
 from steerlens.analyses.scoring.measure_scores import scored as scored
@@ -106,6 +110,8 @@ from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
+from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
+from steerlens.analyses.ab.ab_result import ABTest as ABTest
 from steerlens.analyses.geometry.direction_cosines import Cosines as Cosines
 from steerlens.analyses.geometry.token_projections import TokenProjections as TokenProjections
 from steerlens.analyses.scoring.scored_map import ScoredMap as ScoredMap

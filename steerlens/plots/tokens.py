@@ -51,7 +51,7 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
         raise ValueError("tokens is empty, so there is nothing to draw. Pass at least one token.")
     heat = array("values", values, (len(tokens),), f"{len(tokens)} tokens")
     top, clipped = colour_range(heat)
-    shown = [t.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅" for t in tokens]
+    shown = [visible(token) for token in tokens]
     starts, lines, at, line = [], [], 0, 0
     for text in shown:
         if at and at + len(text) + 1 > LINE:
@@ -97,3 +97,12 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
     # A text of one or two lines keeps the height of its boxes instead of filling the panel.
     figure.update_yaxes(visible=False, range=[count - 0.5, -0.5])
     return figure
+
+
+def visible(token: str) -> str:
+    """A token with its blanks drawn, so that it can be seen.
+
+    >>> visible(" the"), visible("\\n")
+    ('·the', '⏎')
+    """
+    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"
