@@ -1,5 +1,7 @@
 """Edits of cached keys and values: one edit, the numbers of attention to the edited prefix."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -124,7 +126,8 @@ def test_a_written_token_costs_no_more(one, monkeypatch):
 
 
 def test_sweeps_and_costs_take_the_short_path_to_the_same_numbers(small):
-    arm = composed([edit(small)], "cache")
+    change = edit(small)
+    arm = composed([change], "cache")
     made = plan(small, PAIRS, [arm], (0.0, 0.5))
     assert made.path == "cache" and made.paths[0].columns == 4
     found = sweep(small, PAIRS, [arm], (0.0, 0.5, -1.0), progress=False)
@@ -145,20 +148,22 @@ def test_sweeps_and_costs_take_the_short_path_to_the_same_numbers(small):
         count = len(small.ids(text))
         first = max(2, count // 2)
         own = small.logits(text)[0].log_softmax(-1)[first - 1 :]
-        new = by_hand(small, arm.made_of[0], text, first, 0.5)[0].log_softmax(-1)[first - 1 :]
+        new = by_hand(small, change, text, first, 0.5)[0].log_softmax(-1)[first - 1 :]
         expected = (own.exp() * (own - new)).sum(-1).mean()
         torch.testing.assert_close(kl[k], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_vectors_are_mean_differences_of_keys_and_values(one):
-    made = cache_steering(one, PAIRS, keys=0.5, values=2.0)
+    made: Any = cache_steering(one, PAIRS, keys=0.5, values=2.0)
     (change,) = made.made_of
     assert change.keys.keys() == change.values.keys() == {1, 2}
-    for stream, strength, vectors in (("k", 0.5, change.keys), ("v", 2.0, change.values)):
+    sides: Any = (("k", 0.5, change.keys), ("v", 2.0, change.values))
+    for stream, strength, vectors in sides:
         read = activations(one, PAIRS, [Site(2, stream)], progress=False)
         mean = (read.positive - read.negative).mean(0)[0]
         torch.testing.assert_close(vectors[2].flatten(), strength * mean)
-    assert not cache_steering(one, PAIRS).made_of[0].keys
+    (plain,) = cache_steering(one, PAIRS).made_of
+    assert isinstance(plain, CacheEdit) and not plain.keys
 
 
 def test_what_cannot_be_edited_is_refused(one, gpt2):

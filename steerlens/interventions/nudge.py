@@ -149,27 +149,7 @@ class Nudge:
                 )
             moved = moved - length * gradient / norm.clamp(min=1e-30)
         shift = moved - vectors
-        return shift if self.budget is None else self._within(vectors, shift, look)
-
-    @torch.no_grad()
-    def _within(self, vectors: Tensor, shift: Tensor, look: Look) -> Tensor:
-        """As much of the shifts as the budget allows."""
-        base = torch.log_softmax(look(vectors).logits.float(), -1)
-
-        def costs(share: Tensor) -> Tensor:
-            new = torch.log_softmax(look(vectors + share[:, None] * shift).logits.float(), -1)
-            return (base.exp() * (base - new)).sum(-1)
-
-        high = torch.ones(len(vectors), device=vectors.device, dtype=vectors.dtype)
-        over = costs(high) > self.budget
-        if not bool(over.any()):
-            return shift
-        low = torch.where(over, 0.0, 1.0).to(vectors)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            fits = costs(middle) <= self.budget
-            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        return low[:, None] * shift
+        return shift if self.budget is None else _within(self.budget, vectors, shift, look)
 
     def changes(self, model: Model) -> tuple[Change, ...]:
         """The one shift."""
@@ -195,6 +175,27 @@ class Nudge:
 
     def __repr__(self) -> str:
         return f"Nudge({self.site}, {self.loss!r}, steps={self.steps}, size={self.size:g})"
+
+
+@torch.no_grad()
+def _within(budget: float, vectors: Tensor, shift: Tensor, look: Look) -> Tensor:
+    """As much of the shifts as a budget of KL allows."""
+    base = torch.log_softmax(look(vectors).logits.float(), -1)
+
+    def costs(share: Tensor) -> Tensor:
+        new = torch.log_softmax(look(vectors + share[:, None] * shift).logits.float(), -1)
+        return (base.exp() * (base - new)).sum(-1)
+
+    high = torch.ones(len(vectors), device=vectors.device, dtype=vectors.dtype)
+    over = costs(high) > budget
+    if not bool(over.any()):
+        return shift
+    low = torch.where(over, 0.0, 1.0).to(vectors)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        fits = costs(middle) <= budget
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    return low[:, None] * shift
 
 
 def answer_loss(model: Model, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> AnswerLoss:
