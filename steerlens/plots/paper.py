@@ -17,7 +17,7 @@ COLUMNS = {1: NARROW, 2: 662}
 """Pixels (96 to the inch) of one column (85 mm) and of two (175 mm)."""
 FORMATS = ("svg", "pdf", "png", "html")
 SCALE = 4
-"""Pixels of a PNG for one of the figure: 384 to the inch."""
+"""Pixels of a PNG for one of the figure, where nothing else is asked."""
 
 
 class PictureError(OSError):
@@ -76,13 +76,19 @@ def paper(figure: go.Figure, columns: int = 2) -> go.Figure:
 
 
 def write_figure(
-    figure: go.Figure, path: Path | str, *, theme: Theme = "page", columns: int = 2
+    figure: go.Figure,
+    path: Path | str,
+    *,
+    theme: Theme = "page",
+    columns: int = 2,
+    scale: float = SCALE,
 ) -> Path:
     """Writes a figure as SVG, PDF, PNG or HTML, by the ending of the path.
 
     Args:
         theme: "page", as in a notebook; or "paper", see `paper`.
         columns: Of the paper.
+        scale: Pixels of a PNG for one of the figure; 4 are 384 to the inch.
 
     Raises:
         ValueError: For another ending or theme.
@@ -109,7 +115,7 @@ def write_figure(
         )
     width = drawn["layout"]["width"] or 700
     try:
-        drawn.write_image(target, width=width, scale=SCALE if ending == "png" else 1)
+        drawn.write_image(target, width=width, scale=scale if ending == "png" else 1)
     except (RuntimeError, ValueError) as error:  # kaleido's, when there is no browser
         raise PictureError(
             f"{target.name} could not be drawn ({str(error).strip().splitlines()[0]:.200}). kaleido "
