@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev
 
 # With those that load SmolLM2, which take a minute each.
 notebooks: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --all-notebooks tests/test_notebooks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --all-notebooks tests/test_notebooks.py tests/test_documents.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -70,7 +70,7 @@ class Attached:
 
     def _varied(
         self, resid: Tensor, chosen: Tensor, factor: Tensor
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Bool[Tensor, "batch pos"]]:
+    ) -> tuple[Tensor, Bool[Tensor, "batch pos"]]:
         """The edited stream under a strength for each text or token, and where it counts."""
         m = self.multiplier
         factor = factor[:, -resid.shape[1] :].to(resid.device)
@@ -119,8 +119,11 @@ def edited_stream(
     resid: Float[Tensor, "batch pos d_model"],
     multiplier: Strength,
     chosen: Bool[Tensor, "batch pos"],
-) -> Float[Tensor, "batch pos d_model"]:
-    """What an edit makes of a stream; it counts at the chosen tokens alone."""
+) -> Tensor:
+    """What an edit makes of a stream; it counts at the chosen tokens alone.
+
+    The shape is the edit's own, which may be wrong.
+    """
     if isinstance(edit, TextEdit):
         return edit.of_texts(resid, multiplier, chosen)
     return edit(resid, multiplier)
