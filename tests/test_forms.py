@@ -7,6 +7,7 @@ import torch
 
 from steerlens.arguments import ArgumentError
 from steerlens.forms import (
+    DReFT,
     Form,
     FullWeights,
     Joint,
@@ -31,6 +32,7 @@ FORMS = {
     "vector inside a block": VectorForm(Site(1, "attn_out")),
     "LoReFT": LoReFT(Site(0), rank=2),
     "ReFT-r1": ReFTr1(Site(0), top_k=3),
+    "D-ReFT": DReFT(Site(0), rank=2),
     "one-layer adapter": LowRankAdapter(Site(0), rank=2),
     "one-layer adapter, SiLU": LowRankAdapter(Site(1), 2, "silu", constant=False),
     "post-block": PostBlock(rank=2),
@@ -43,7 +45,7 @@ FORMS = {
     "joint": Joint(LoRA(2, ("down", "q")), PostBlock(2)),
     "soft prefix": SoftPrefix(length=3),
 }
-UNTRAINED = {"ReFT-r1": {"amount"}}
+UNTRAINED = {"ReFT-r1": {"amount"}, "D-ReFT": {"step"}}
 """Parameters that no gradient reaches."""
 PROMPTS = [prompt for prompt, _ in TEXTS]
 
@@ -92,6 +94,13 @@ def test_a_form_starts_as_the_identity_exactly(small, name):
 
 
 ON_EVERY_FAMILY = ("vector", "post-block", "LoRA", "full weights", "soft prefix")
+
+
+def test_every_form_is_in_the_table():
+    from steerlens import forms
+
+    public = {one for one in vars(forms).values() if isinstance(one, type) and one is not Form}
+    assert {type(form) for form in FORMS.values()} == public
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -197,6 +206,30 @@ def test_loreft_stays_orthonormal_and_is_its_formula(small_gpt2):
     by_hand = h + (h @ read.T + offset - h @ basis.T) @ basis
     edit = form.intervention(small_gpt2, params)
     torch.testing.assert_close(edit(h, 1.0), by_hand)
+
+
+def test_dreft_draws_about_its_mean_while_it_is_trained(small_gpt2):
+    form = DReFT(Site(0), rank=2, unit=3.0, seed=5)
+    params = moved(form, small_gpt2)
+    with torch.no_grad():
+        params["step"].fill_(7.0)
+        params["wide_offset"].fill_(-4.0)
+    h = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(3))
+    basis, offset = params["basis"], params["offset"]
+    mean = h + (h @ params["read"].T + offset - h @ basis.T) @ basis
+    torch.testing.assert_close(form.intervention(small_gpt2, params)(h, 1.0), mean)  # LoReFT's
+    trained = {key: one.requires_grad_() for key, one in params.items()}
+    found = form.intervention(small_gpt2, trained)(h, 2.0).detach()
+    log_variance = (h @ params["wide"].T + params["wide_offset"]).detach().clamp(-14.0, -3.2)
+    sigma = 3.0 * (0.5 * log_variance).exp().clamp(0.001, 0.2)
+    epsilon = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(5 * 1_000_003 + 7))
+    by_hand = h + 2 * (mean - h).detach() + 2 * (sigma * epsilon) @ basis.detach()
+    torch.testing.assert_close(found, by_hand)
+    again = form.intervention(small_gpt2, trained)(h, 2.0)
+    assert torch.equal(again, found), "a step draws the same when it is repeated"
+    form.after_step(trained)
+    assert not torch.equal(form.intervention(small_gpt2, trained)(h, 2.0), found)
+    torch.testing.assert_close(form.spread(params, h).detach(), sigma)
 
 
 def test_reft_r1_is_its_formula_in_training_and_notes_the_amount(small_gpt2):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerlens.directions import DirectionError
-from steerlens.interventions import Ablate, AblateEverywhere, Add, Clamp, Together
+from steerlens.interventions import Ablate, AblateEverywhere, Add, AddKeepingNorm, Clamp, Together
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
@@ -33,6 +33,7 @@ def every_intervention(d):
         "Add at attn_out": Add(inside),
         "Ablate": Ablate(d, Positions.all()),
         "Clamp": Clamp(d, 3.0),
+        "Add, norm kept": AddKeepingNorm(d),
         "AblateEverywhere": AblateEverywhere(d),
         "AblateEverywhere at two layers": AblateEverywhere(d, Positions.all(), layers=(1, 2)),
         "Together": Together((Add(d), Ablate(replace(d, site=Site(0)))), (1.0, 0.5)),
@@ -42,7 +43,7 @@ def every_intervention(d):
 
 NAMES = (
     "Add in resid_norm", "Add in direction", "Add in projection_std", "Add at generated tokens",
-    "Add at attn_out", "Ablate", "Clamp", "Together", "a stranger's",
+    "Add at attn_out", "Ablate", "Clamp", "Add, norm kept", "Together", "a stranger's",
     "AblateEverywhere", "AblateEverywhere at two layers",
 )  # fmt: skip
 
