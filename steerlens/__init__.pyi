@@ -104,6 +104,7 @@ from steerlens.analyses.patching.measure_patching import patching as patching
 from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
 from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
 from steerlens.analyses.ab.measure_ab import ab_test as ab_test
+from steerlens.analyses.preferences.trading import preference_tradeoff as preference_tradeoff
 from steerlens.analyses.stacking.measure_stacking import stacking as stacking
 from steerlens.analyses.stacking.measure_stacking import within_budget as within_budget
 from steerlens.analyses.geometry.direction_cosines import cosines as cosines
@@ -123,6 +124,7 @@ from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
 from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
 from steerlens.analyses.ab.ab_result import ABTest as ABTest
 from steerlens.analyses.stacking.stack_map import StackMap as StackMap
+from steerlens.analyses.preferences.tradeoff_curve import TradeoffCurve as TradeoffCurve
 from steerlens.analyses.geometry.direction_cosines import Cosines as Cosines
 from steerlens.analyses.geometry.token_projections import TokenProjections as TokenProjections
 from steerlens.analyses.scoring.scored_map import ScoredMap as ScoredMap

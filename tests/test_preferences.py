@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steerlens.analyses.preferences.tradeoff_curve import TradeoffCurve
+from steerlens.analyses.preferences.trading import preference_tradeoff
 from steerlens.arguments import ArgumentError
 from steerlens.data import ContrastSet
 from steerlens.forms import LoRA, VectorForm
@@ -161,3 +163,26 @@ def test_preferences_are_merged_with_weights(small):
     with pytest.raises(ArgumentError, match="something else than weights"):
         vector = VectorForm(Site(0))
         overlap(small, vectors["a"], vector.intervention(small, {"vector": torch.ones(16)}))
+
+
+def test_the_trade_off_of_two_preferences_is_a_curve(small, tmp_path):
+    vectors = {}
+    for k, name in enumerate(("one", "other")):
+        form = VectorForm(Site(0))
+        vector = torch.randn(16, generator=torch.Generator().manual_seed(k))
+        vectors[name] = form.intervention(small, {"vector": vector})
+    pairs = {"one": HELD_OUT, "other": FIT}
+    texts = ["the cat sat on the bed", "I think the soup was good"]
+    shares = (0.0, 0.5, 1.0)
+    found = preference_tradeoff(small, vectors, pairs, texts, shares=shares, progress=False)
+    swept = sweep(small, HELD_OUT, [vectors["one"], vectors["other"]], [0.0, 1.0], progress=False)
+    gains = swept.log_odds[:, 1] - swept.log_odds[:, 0]
+    torch.testing.assert_close(found.first[0], gains[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.first[2], gains[1], atol=1e-5, rtol=1e-4)
+    middle = float((found.first[1] - 0.5 * (gains[0] + gains[1])).mean())
+    assert found.interaction[0].value == pytest.approx(middle, abs=1e-5)
+    assert "0.5 of one, 0.5 of other" in found.summary() and len(found.to_frame()) == 3
+    again = TradeoffCurve.load(found.save(tmp_path))
+    assert torch.equal(again.kl, found.kl) and len(found.plot().data) == 1
+    with pytest.raises(ArgumentError, match="between two preferences"):
+        preference_tradeoff(small, vectors, {"one": FIT}, texts)

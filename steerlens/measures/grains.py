@@ -62,7 +62,8 @@ def grains(
         ValueError: If an answer cannot be scored, or no text has a token with a score of the sign.
 
     Source: arXiv:2507.18043. Departures: `token_attribution` reads each answer token from the place
-    before it, with the mean vector as its baseline; no factor 10; the mean is the default, and PCA's sign is fixed.
+    before it, with the mean vector as its baseline; no factor 10; the mean is the default, and the
+    sign of PCA is fixed.
     """
     model = as_model(model)
     count = as_int("tokens", tokens, least=1)
