@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -95,7 +96,9 @@ def stacking(
     sets |= {name: as_contrast_set(other) for name, other in (others or {}).items()}
     if others and ({"gain", "KL", "writing"} & set(others)):
         raise ArgumentError("The names gain, KL and writing stand for something else. Rename it.")
-    values, groups, units = {}, {}, {}
+    values: dict[str, Tensor] = {}
+    groups: dict[str, tuple[str, ...]] = {}
+    units: dict[str, str] = {}
     for name, asked in sets.items():
         swept = sweep(model, asked, each, (0.0, 1.0), progress=progress, cells=kept.part(name))
         values[name] = swept.log_odds[:, 1] - swept.log_odds[:, 0]
@@ -134,7 +137,7 @@ def _written(
     seed: int,
 ) -> Float[Tensor, "subset prompt"]:
     """Change of the judge's score of the texts after each prompt, with the same random draws."""
-    options = {"max_new_tokens": new, "temperature": 1.0, "seed": seed}
+    options: dict[str, Any] = {"max_new_tokens": new, "temperature": 1.0, "seed": seed}
     texts = [tuple(generate(model, list(prompts), **options))]
     for one in each:
         with one.attach(model, 1.0):

@@ -83,7 +83,7 @@ class StackMap(Result):
     def shapley(self, quantity: str) -> dict[str, float]:
         """The part of the effect of all that is due to each: its mean addition over all orders."""
         n = len(self.arms)
-        means = {frozenset(): 0.0}
+        means: dict[frozenset[int], float] = {frozenset(): 0.0}
         for subset, row in zip(self.subsets, self.values[quantity], strict=True):
             means[frozenset(subset)] = float(row.mean())
         found = dict.fromkeys(self.arms, 0.0)
