@@ -157,6 +157,19 @@ def test_output_that_is_no_terminal_has_no_progress_bars(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_figures_are_written_on_request(folder, tmp_path, capsys, monkeypatch):
+    words = ["run", str(PATH), "--n-fit", "8", "--layers", "2", "--results", str(tmp_path)]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([*words, "--figures", "svg"]) == 2
+    assert "pip install 'steerlens[figures]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [], "refused before any work"
+    monkeypatch.undo()
+    assert main([*words, "--figures", "html"]) == 0
+    assert "figures         1 in" in capsys.readouterr().out
+    (found,) = tmp_path.glob("*/figures/*.html")
+    assert found.name == "separation-1.html" and "plotly" in found.read_text("utf-8")
+
+
 def test_runs_of_one_experiment_are_compared(results, folder, tmp_path, capsys):
     other = tmp_path / "other"
     assert main(["run", str(PATH), "--n-fit", "8", "--results", str(other)]) == 0

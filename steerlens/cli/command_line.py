@@ -98,6 +98,7 @@ def run_experiment(
     import tyro
 
     from steerlens.experiment.experiment_data import DataWarning
+    from steerlens.plots import require_drawing
 
     results = tyro.conf.arg(help="Folder that holds the runs.")
     pictures = tyro.conf.arg(help="Also writes every figure of the page, as in print, to a folder.")
@@ -108,8 +109,8 @@ def run_experiment(
     ]
     own = {f.name for f in fields(experiment)}
     if "figures" not in own:
-        kinds = Literal["svg", "pdf", "png", "html"] | None
-        options_of.append(("figures", Annotated[kinds, pictures], field(default=None)))
+        kind = Annotated[Literal["svg", "pdf", "png", "html"] | None, pictures]
+        options_of.append(("figures", kind, field(default=None)))
     if "name" not in own:
         options_of.append(("name", Annotated[str, called], field(default=name)))
     Options = make_dataclass("Options", options_of, frozen=True)
@@ -125,9 +126,11 @@ def run_experiment(
         raise ValueError(
             f"--name {chosen!r} cannot begin the name of a folder. Use letters, digits, - and _."
         )
+    asked = None if "figures" in own else options.figures
+    if asked is not None:
+        require_drawing(asked)  # before any work
     with _plain_warnings(DataWarning):
         run = options.experiment.run(options.results, name=chosen, progress=sys.stderr.isatty())
-    asked = None if "figures" in own else options.figures
     written = [] if asked is None else run.save_figures(format=asked)
     print(run.summary())
     if written:

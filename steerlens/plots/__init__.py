@@ -24,6 +24,7 @@ from steerlens.plots.panels import change_panels as change_panels
 from steerlens.plots.paper import PictureError as PictureError
 from steerlens.plots.paper import Theme as Theme
 from steerlens.plots.paper import paper as paper
+from steerlens.plots.paper import require_drawing as require_drawing
 from steerlens.plots.paper import write_figure as write_figure
 from steerlens.plots.preferences import preference_curve as preference_curve
 from steerlens.plots.probe import probe_against_steering as probe_against_steering

@@ -15,7 +15,8 @@ Theme = Literal["page", "paper"]
 """How a figure is drawn: as on the report page, or for print."""
 COLUMNS = {1: NARROW, 2: 662}
 """Pixels (96 to the inch) of one column (85 mm) and of two (175 mm)."""
-FORMATS = ("svg", "pdf", "png", "html")
+HTML = "html"
+FORMATS = ("svg", "pdf", "png", HTML)
 SCALE = 4
 """Pixels of a PNG for one of the figure, where nothing else is asked."""
 
@@ -75,6 +76,15 @@ def paper(figure: go.Figure, columns: int = 2) -> go.Figure:
     return made
 
 
+def require_drawing(ending: str) -> None:
+    """Raises PictureError if figures cannot be written with this ending, as far as can be seen."""
+    if ending != HTML and importlib.util.find_spec("kaleido") is None:
+        raise PictureError(
+            f".{ending}: plotly draws pictures with kaleido, which is not installed. "
+            "pip install 'steerlens[figures]'; it also needs Chrome or Chromium. Or write .html."
+        )
+
+
 def write_figure(
     figure: go.Figure,
     path: Path | str,
@@ -105,14 +115,10 @@ def write_figure(
         raise ValueError(f"theme={theme!r} is no theme. Use one of {', '.join(get_args(Theme))}.")
     drawn = paper(figure, columns) if theme == "paper" else figure
     target.parent.mkdir(parents=True, exist_ok=True)
-    if ending == "html":
+    if ending == HTML:
         drawn.write_html(target, include_mathjax=False, config={"displaylogo": False})
         return target
-    if importlib.util.find_spec("kaleido") is None:
-        raise PictureError(
-            f"{target.name}: plotly draws pictures with kaleido, which is not installed. "
-            "pip install 'steerlens[figures]'; it also needs Chrome or Chromium. Or write .html."
-        )
+    require_drawing(ending)
     width = drawn["layout"]["width"] or 700
     try:
         drawn.write_image(target, width=width, scale=scale if ending == "png" else 1)
