@@ -143,7 +143,7 @@ def test_rank_0_is_refused(make):
         (LoRA(layers=(7,)), "Layer 7 is not in"),
         (LoRA(rank=100), "more than the 16 dimensions"),
         (LoReFT(Site(0), rank=17), "more than the 16 dimensions"),
-        (LocalWeight(5), "there is no such block"),
+        (LocalWeight(5), "none: the blocks are 0–1"),
         (FullWeights(only="W_up"), "No parameter of"),
         (VectorForm(Site(9)), "Layer 9 is not in"),
         (SoftPrefix(length=64), "leaves no room"),
@@ -158,12 +158,19 @@ def test_wrong_settings_are_refused(unchecked):
     for make, text in (
         (lambda: LoRA(targets=()), "names no matrix"),
         (lambda: LoRA(layers=()), "names no block"),
+        (lambda: LoRA(layers="all"), "is text. Give the numbers of blocks"),
+        (lambda: PostBlock(layers=(0.5,)), "not a whole number"),
+        (lambda: LoRA(alpha=0), "multiplies every change by 0"),
         (lambda: LowRankAdapter(Site(0), activation="tanh"), "is not known"),
         (lambda: Joint(LoRA(targets=("q",))), "Add 'down'"),
         (lambda: FullWeights(only="("), "not a regular expression"),
     ):
         with pytest.raises(ValueError, match=text):
             make()
+
+
+def test_one_layer_may_be_given_as_a_number(unchecked):
+    assert LoRA(layers=1).layers == PostBlock(layers=1).layers == (1,)
 
 
 def test_loreft_stays_orthonormal_and_is_its_formula(small_gpt2):

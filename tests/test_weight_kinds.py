@@ -93,7 +93,16 @@ def test_checkpoints_that_do_not_compare_are_refused(small_gpt2, gpt2):
     with pytest.raises(ValueError, match="center_writing_weights"):
         weight_delta(small_gpt2, Model(folded))
     with pytest.raises(ValueError, match="changes nothing"):
-        weight_delta(small_gpt2, tuned(small_gpt2), rank=0)
+        weight_delta(small_gpt2, small_gpt2, rank=0)
+    with pytest.raises(ValueError, match="not a regular expression"):
+        weight_delta(small_gpt2, tuned(small_gpt2), only="(")
+
+
+def test_a_multiplier_of_a_merge_is_a_number(small_gpt2, unchecked):
+    delta = weight_delta(small_gpt2, tuned(small_gpt2))
+    for wrong in ("1", float("nan")):
+        with pytest.raises((TypeError, ValueError), match="multiplier="):
+            merged(small_gpt2, delta, wrong)
 
 
 SITES = (Site(0), Site(1), Site(1, "resid_pre"), Site(0, "resid_pre"), Site(1, "attn_out"),

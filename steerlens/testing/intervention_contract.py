@@ -109,7 +109,7 @@ def check_intervention(
             text = (
                 f"{name}: row {i} of a batch with one multiplier per row is not as with {m:g} alone"
             )
-            require_same(per_row[i], steered(m)[i], model, text)
+            require_same(per_row[i], (known.get(m) or steered(m))[i], model, text)
             require(
                 m != 0 or torch.equal(per_row[i], unsteered[i]), f"{text}: it is not unsteered."
             )
