@@ -25,6 +25,7 @@ from steerlens.forms import (
 )
 from steerlens.interventions import (
     Ablate,
+    AblateEverywhere,
     Add,
     Clamp,
     Prompt,
@@ -116,6 +117,7 @@ KINDS: dict[str, Callable[[Model], Intervention]] = {
     "vector inside a block": along(Add, Site(1, "attn_out"), unit="direction"),
     "trained vector after the last block": of_form(VectorForm(Site(1))),
     "ablation": along(Ablate, Site(0), positions=EVERYWHERE),
+    "ablation everywhere": along(AblateEverywhere, Site(0), positions=Positions.all()),
     "clamp": along(Clamp, Site(0), value=3.0),
     "prompt": lambda model: Prompt("good cat ran ."),
     "soft prefix": of_form(SoftPrefix(length=3)),
@@ -140,7 +142,7 @@ KINDS: dict[str, Callable[[Model], Intervention]] = {
         (KINDS["vector"](model), KINDS["clamp"](model), KINDS["local weight"](model)),
         (1.0, 0.5, 1.0),
     ),
-    "several scaled": lambda model: scaled(KINDS["joint"](model), 0.5),
+    "one scaled": lambda model: scaled(KINDS["joint"](model), 0.5),
     "everything at once": everything,
     "a stranger's weights": lambda model: low_rank(model, 1),
     "a stranger's, which states nothing": lambda model: Silent(low_rank(model, 0)),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steerlens.directions import DirectionError
-from steerlens.interventions import Ablate, Add, Clamp, Together
+from steerlens.interventions import Ablate, AblateEverywhere, Add, Clamp, Together
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
@@ -31,6 +31,7 @@ def every_intervention(d):
         "Add in direction": Add(d, Positions.all(), unit="direction"),
         "Add at attn_out": Add(replace(d, site=Site(2, "attn_out"))),
         "Clamp": Clamp(d, 3.0),
+        "AblateEverywhere": AblateEverywhere(d),
         "Together": Together((Add(d), Ablate(replace(d, site=Site(0)))), (1.0, 0.5)),
         "a stranger's": LouderHeads(1),
     }
@@ -41,7 +42,7 @@ def test_a_strangers_change_of_weights_says_what_it_fits():
         low_rank(Model(tiny_model("gpt2")), 2).require_fits(Model(tiny_model("gpt2", n_layers=1)))
 
 
-@pytest.mark.parametrize("name", ["Add in direction", "a stranger's"])
+@pytest.mark.parametrize("name", ["Add in direction", "AblateEverywhere", "a stranger's"])
 def test_an_intervention_keeps_the_contract_where_attention_is_beside_the_mlp(direction, name):
     check_intervention(every_intervention(direction)[name], Model(tiny_model("neox")))
 
@@ -78,6 +79,25 @@ def test_ablate_leaves_nothing_along_the_direction(gpt2, direction):
     torch.testing.assert_close(after, before - (before @ u)[:, None] * u, atol=1e-5, rtol=1e-4)
     _, half = moved(gpt2, Ablate(direction, Positions.all()), 0.5, direction.site)
     torch.testing.assert_close(half @ u, 0.5 * (before @ u), atol=1e-5, rtol=1e-4)
+
+
+def test_ablated_everywhere_no_layer_sees_the_direction(tiny, direction):
+    u = direction.unit().vector
+    batch, sites = tiny.tokens(PROMPTS), tiny.sites()
+    before = tiny.cache(batch, sites)
+    with AblateEverywhere(direction).attach(tiny, 1.0):
+        after = tiny.cache(batch, [*sites, Site(0, "resid_pre")])
+    for site, stream in after.items():
+        left = (stream[batch.mask] @ u).abs().max()
+        assert float(left) < 1e-4 * float(stream.norm(dim=-1).max()), site
+    with AblateEverywhere(direction, layers=[2]).attach(tiny, 1.0):
+        above = tiny.cache(batch, sites)
+    assert torch.equal(above[sites[1]], before[sites[1]]), "layers below are left alone"
+    assert float((above[sites[2]][batch.mask] @ u).abs().max()) < 1e-4
+    with pytest.raises(ValueError, match="Layer 9 is not in"):
+        AblateEverywhere(direction, layers=[9]).require_fits(tiny)
+    with pytest.raises(ValueError, match="names no layer"):
+        AblateEverywhere(direction, layers=())
 
 
 def test_clamp_sets_the_projection(gpt2, direction):

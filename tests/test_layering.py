@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 ORDER = [
     "arguments", "units", "sites", "stats", "store", "plots", "report.section", "report.numbers",
     "results", "data", "directions", "protocols", "models", "interventions", "forms", "measures",
-    "training", "saes",
+    "training", "saes", "operators",
     "analyses", "report", "testbed", "experiment", "testing", "cli",
 ]  # fmt: skip
 OWNERS = {

@@ -45,6 +45,19 @@ def everything() -> dict[str, go.Figure]:
             cost={"layer 1": [0.1, 0.0, 0.1, 0.4]},
             budget=0.2,
         ),
+        "token_heatmap": plots.token_heatmap(
+            {"one": [[0.0, 1.0], [NAN, -0.5]], "other": tuple([[[0.1, 0.2], [0.3, 0.4]]] * 3)},
+            rows=[0, 1],
+            tokens=["·a", "<b>"],
+            unit="of the difference",
+            title="t",
+        ),
+        "running_difference": plots.running_difference(
+            ([0.1, 0.2, 0.3], [NAN, -0.1, 0.1], [NAN, 0.5, 0.5]),
+            quantity="a minus b",
+            unit="u",
+            title="t",
+        ),
         "tradeoff": plots.tradeoff(
             [1.0, 2.0, 0.5],
             [0.1, 0.4, 0.3],

@@ -50,13 +50,13 @@ class ReFTr1:
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A random unit vector, and a gate that is closed."""
         model.require_site(self.site)
-        w = normal((model.d_model,), 1.0, model, generator)
+        w = normal((model.width(self.site),), 1.0, model, generator)
         unit_(w)
         return {"w": w, "gate": zeros((), model), "amount": zeros((), model)}
 
     def intervention(self, model: Model, params: Parameters) -> Composed:
         """The edit by the text's own latents while w is trained; else by the amount it was given."""
-        require_parameters(self, params, {"w": (model.d_model,), **self._SHAPES})
+        require_parameters(self, params, {"w": (model.width(self.site),), **self._SHAPES})
         w, amount = params["w"], params["amount"]
         if w.requires_grad and torch.is_grad_enabled():
             edit = TopLatents(w, params["gate"], amount, self.top_k)

@@ -127,7 +127,9 @@ class AttachedEdits:
                     "known where its prompts end and which tokens are padding. Run it through the "
                     "Model: model.logits(…), model.cache(…), model.generate(…)."
                 )
-            return attached.apply(resid, self._window.chosen(positions, resid.shape[1]))
+            chosen = self._window.chosen(positions, resid.shape[1])
+            # All heads of a token are one vector, [batch, pos, head * d_head].
+            return attached.apply(resid.flatten(2), chosen).view_as(resid)
 
         self._edits.append(attached)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -136,16 +136,7 @@ def layer_heatmap(
     if costly.any():
         _hatch(figure, costly & ~missing, written, tall)
     if written:
-        where = [cell for cell in cells if not missing[cell]]
-        dark = [abs(grid[cell]) > 0.66 * top for cell in where]
-        figure.add_scatter(
-            x=[c for _, c in where],
-            y=[r for r, _ in where],
-            mode="text",
-            text=[cells[cell] for cell in where],
-            textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
-            name="written values",
-        )
+        write_cells(figure, cells, grid, top)
     if star is not None:
         name = f"best: {lines.text(star[0])}, {column_title} {labels[star[1]]}"
         _outline(figure, star, name, with_star=not written)
@@ -189,6 +180,22 @@ def _written(grid: Array, top: float) -> dict[tuple[int, ...], str]:
         cell: f"{round(value, places) + 0.0:.{places}f}".replace("-", "−").replace("nan", "")
         for cell, value in np.ndenumerate(grid)
     }
+
+
+def write_cells(
+    figure: go.Figure, cells: Mapping[tuple[int, ...], str], grid: Array, top: float
+) -> None:
+    """Writes a text into each cell that was measured, white on the dark ends of the colours."""
+    where = [cell for cell in cells if not np.isnan(grid[cell])]
+    dark = [abs(grid[cell]) > 0.66 * top for cell in where]
+    figure.add_scatter(
+        x=[c for _, c in where],
+        y=[r for r, _ in where],
+        mode="text",
+        text=[cells[cell] for cell in where],
+        textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
+        name="written values",
+    )
 
 
 def _stipple(figure: go.Figure, marked: NDArray[np.bool_], written: bool, tall: float) -> None:
