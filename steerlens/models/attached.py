@@ -267,8 +267,11 @@ def edited_stream(
     resid: Float[Tensor, "batch pos d_model"],
     multiplier: Strength,
     chosen: Bool[Tensor, "batch pos"],
-) -> Float[Tensor, "batch pos d_model"]:
-    """What an edit makes of a stream; it counts at the chosen tokens alone."""
+) -> Tensor:
+    """What an edit makes of a stream; it counts at the chosen tokens alone.
+
+    The shape is the edit's own, which may be wrong.
+    """
     if isinstance(edit, TextEdit):
         return edit.of_texts(resid, multiplier, chosen)
     return edit(resid, multiplier)

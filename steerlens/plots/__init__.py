@@ -21,6 +21,11 @@ from steerlens.plots.learning import share_lines as share_lines
 from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.panels import change_panels as change_panels
+from steerlens.plots.paper import PictureError as PictureError
+from steerlens.plots.paper import Theme as Theme
+from steerlens.plots.paper import paper as paper
+from steerlens.plots.paper import require_drawing as require_drawing
+from steerlens.plots.paper import write_figure as write_figure
 from steerlens.plots.probe import probe_against_steering as probe_against_steering
 from steerlens.plots.running import running_difference as running_difference
 from steerlens.plots.shift import shift_dots as shift_dots

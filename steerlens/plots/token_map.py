@@ -58,7 +58,7 @@ def token_heatmap(
 
     >>> figure = token_heatmap({"effect": [[0.0, 1.0]]}, rows=[3], tokens=["the", "cat"],
     ...                        unit="of the difference", title="Where it is")
-    >>> figure.data[0].zmax
+    >>> figure.layout.coloraxis.cmax
     1.0
     """
     if not values or not tokens:

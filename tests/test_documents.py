@@ -1,0 +1,64 @@
+"""Documents link to what there is, name what is public, and are all on the site."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import steerlens
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```python\n(.*?)```", re.S)
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_links_to_what_there_is(path):
+    prose = re.sub(r"```.*?```", "", text_of(path), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose):
+        if not re.match(r"https?:", target):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_code_in_a_document_is_python_and_names_what_is_public(path):
+    for block in BLOCK.findall(text_of(path)):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "sl":
+                assert node.attr in steerlens.__all__, f"{path.name}: sl.{node.attr}"
+
+
+def test_the_menu_of_the_site_names_what_there_is():
+    pages = re.findall(r": ([\w/-]+\.md)\n", text_of(ROOT / "mkdocs.yml"))
+    assert len(pages) > 20
+    assert [page for page in pages if not (ROOT / "docs" / page).is_file()] == []
+
+
+def test_the_reference_names_what_there_is():
+    for path in (ROOT / "docs" / "api").glob("*.md"):
+        for name in re.findall(r"^::: (\S+)", text_of(path), re.M):
+            module, _, attribute = name.rpartition(".")
+            source = ROOT / Path(*module.split("."))
+            file = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+            assert re.search(rf"\b{attribute}\b", text_of(file)), name
+
+
+def test_the_tutorial_and_the_readme_have_the_same_ten_lines():
+    def block(path: Path) -> str:
+        return next(b for b in BLOCK.findall(text_of(path)) if b.startswith("import steerlens"))
+
+    assert block(ROOT / "README.md") == block(ROOT / "docs" / "tutorial.md")
+
+
+def test_the_ten_lines_run_as_they_are(request, capsys):
+    if not request.config.getoption("--all-notebooks"):
+        pytest.skip("They map a whole model, which takes half a minute: make notebooks.")
+    lines = next(b for b in BLOCK.findall(text_of(ROOT / "README.md")) if "import steerlens" in b)
+    exec(lines, {})
+    said = capsys.readouterr().out
+    assert "best cell" in said and "held out" in said and "wonderful" in said
