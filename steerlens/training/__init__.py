@@ -21,4 +21,5 @@ from steerlens.training.trained_intervention import TrainedIntervention as Train
 from steerlens.training.trainer import Trainer as Trainer
 from steerlens.training.training_errors import DivergedError as DivergedError
 from steerlens.training.training_errors import TrainingError as TrainingError
+from steerlens.training.training_errors import TrainingWarning as TrainingWarning
 from steerlens.training.training_history import TrainingHistory as TrainingHistory
