@@ -7,6 +7,7 @@ from steerlens.interventions.conditional import Condition as Condition
 from steerlens.interventions.conditional import When as When
 from steerlens.interventions.knob import Knob as Knob
 from steerlens.interventions.lens_hooks import fwd_hooks as fwd_hooks
+from steerlens.interventions.norm_kept import AddKeepingNorm as AddKeepingNorm
 from steerlens.interventions.nudge import AnswerLoss as AnswerLoss
 from steerlens.interventions.nudge import DistributionLoss as DistributionLoss
 from steerlens.interventions.nudge import Nudge as Nudge

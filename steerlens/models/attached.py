@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.models.attached_edit import Attached, Window
+from steerlens.models.attached_edit import Chosen as Chosen
 from steerlens.models.attached_edit import SteeringError as SteeringError
 from steerlens.models.attached_edit import edited_stream as edited_stream
 from steerlens.models.attached_edit import edits_by_block as edits_by_block

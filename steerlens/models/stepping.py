@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.attached import AttachedEdits, SteeringError, edits_by_block
+from steerlens.models.attached import AttachedEdits, Chosen, SteeringError, edits_by_block
 from steerlens.models.kernel import Columns, Kept, Kernel, Peeked
 from steerlens.models.nudges import Ahead, AttachedNudge
 from steerlens.models.prompts import AttachedPrompt, Inserted
@@ -106,12 +106,14 @@ class Stepping:
             attached.go_on(start)
         columns = Columns.of(texts, start, stop)
         rules = {one.positions for one in attached}  # each once: an edit in every block is usual
-        chosen = {rule: attached.chosen(rule, new) for rule in rules}
+        chosen = {rule: Chosen.of(attached.chosen(rule, new)) for rule in rules}
         factor = {one: attached.factor(one.factors, new) for one in attached}
 
         def edit(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
             for one in self.edits.get(entry, ()):
-                where = chosen[one.positions][:, -resid.shape[2] :]
+                where = chosen[one.positions]
+                if where.mask.shape[1] != resid.shape[2]:  # the last block gives its last column
+                    where = where.mask[:, -resid.shape[2] :]
                 resid = one.apply(resid[:, 0], where, factor[one])[:, None]
             return resid
 
