@@ -153,7 +153,7 @@ def generated_tokens(
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
     pad = model.tokenizer.pad_token_id or 0
-    if parts := model.attached.parts(batch):  # rows that need other weights, apart
+    if parts := model.attached.parts(batch, idle=True):  # rows that need other runs, apart
         written = []
         for part in parts:
             rows = part.tolist()

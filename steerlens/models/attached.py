@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.models.attached_edit import Attached, Window
@@ -351,26 +351,55 @@ class AttachedEdits:
         finally:
             self._silent = False
 
-    def parts(self, batch: TokenBatch) -> list[Int[Tensor, " row"]]:
-        """Rows that can be run together, where conditions of a batch ask for several runs.
+    def parts(self, batch: TokenBatch, *, idle: bool = False) -> list[Int[Tensor, " row"]]:
+        """Rows that need the same weights, where a batch has several kinds of them; else nothing.
 
-        Those are texts that need other weights, and texts whose cache is edited, or which are nudged,
-        or not. Empty where one run will do.
+        Args:
+            idle: Rows of which no cache is edited and that are not nudged are a part of their own.
         """
-        others = [
-            one
-            for one in (*self._caches, *self._nudges)
-            if any(isinstance(factor, TextFactor) for factor in one.factors)
-            and bool(torch.as_tensor(one.multiplier).any())
-        ]
-        apart = [*self._gated, *others]
-        if not apart:
+        resting = self.idle(batch) if idle else None
+        if not self._gated and resting is None:
             return []
         with evaluating(self._wrapped):
             values = self._read_factors(batch)
-        found = [product_by_text(one.factors, values) for one in apart]
-        groups = groups_of(torch.stack([one for one in found if one is not None], 1))
+        found = [product_by_text(weights.factors, values) for weights in self._gated]
+        columns = [one for one in found if one is not None]
+        if resting is not None:
+            columns.append(resting.float())
+        groups = groups_of(torch.stack(columns, 1))
         return groups if len(groups) > 1 else []
+
+    def idle(self, batch: TokenBatch) -> Bool[Tensor, " batch"] | None:
+        """Rows of which no cache is edited and that are not nudged, where others are.
+
+        They are the unsteered model's to the last bit if they are computed as it is, and not as those.
+        """
+        on = [one for one in (*self._caches, *self._nudges) if not one.is_off]
+        fits = [not isinstance(m := one.multiplier, Tensor) or len(m) == len(batch) for one in on]
+        if not on or not all(fits):
+            return None
+        values: dict[int, Tensor] = {}
+        if any(one.factors for one in on):
+            with evaluating(self._wrapped):
+                values = self._read_factors(batch)
+        moved = torch.zeros(len(batch), dtype=torch.bool, device=batch.tokens.device)
+        for one in on:
+            m, factor = one.multiplier, product_by_text(one.factors, values)
+            own = m.to(moved.device) != 0 if isinstance(m, Tensor) else torch.ones_like(moved)
+            moved |= own if factor is None else own & (factor != 0)
+        return None if bool(moved.all()) or not bool(moved.any()) else ~moved
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Edits no cache and nudges nothing until the `with` ends."""
+        kept = self._caches, self._nudges
+        for one in (*self._caches, *self._nudges):
+            one.ever_ran = True
+        self._caches, self._nudges = [], []
+        try:
+            yield
+        finally:
+            self._caches, self._nudges = kept
 
     @contextmanager
     def of_rows(self, index: Int[Tensor, " row"]) -> Iterator[None]:

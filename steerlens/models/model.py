@@ -471,13 +471,28 @@ class Model(LensNames):
         """What a run gives for a batch, rows that need other weights apart."""
         parts = self.attached.parts(batch)
         if not parts:
-            return run(batch, slice(None))
+            return self._with_idle(batch, slice(None), run)
         found = []
         for index in parts:
             with self.attached.of_rows(index):
-                found.append(run(batch.rows(index), index))
+                found.append(self._with_idle(batch.rows(index), index, run))
         order = torch.cat(parts).argsort()
         return [torch.cat(each)[order] for each in zip(*found, strict=True)]
+
+    def _with_idle(
+        self,
+        rows: TokenBatch,
+        index: Tensor | slice,
+        run: Callable[[TokenBatch, Tensor | slice], list[Tensor]],
+    ) -> list[Tensor]:
+        """What a run gives for rows; where no cache is edited and nothing nudged, as without."""
+        found, idle = run(rows, index), self.attached.idle(rows)
+        if idle is None:
+            return found
+        with self.attached.resting():
+            plain = run(rows, index)
+        where = idle[:, None, None]
+        return [torch.where(where, a, b) for a, b in zip(plain, found, strict=True)]
 
     def stream(
         self, batch: TokenBatch, entering: Entering | None = None
@@ -519,7 +534,7 @@ class Model(LensNames):
 
         def streams(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
             if self.attached.nudges:
-                found = self._entering(texts, where, inserted)
+                found = self._stepping(texts).entering(texts, where, inserted)
                 return [found[site] for site in where]
             cut = self.attached.cut(texts)
             with self.forward.entered(inserted):
@@ -545,21 +560,6 @@ class Model(LensNames):
                 "Take it off, or end the `with` first."
             )
         return Stepping(self.attached, kernel, texts.width)
-
-    def _entering(
-        self, texts: TokenBatch, sites: tuple[Site, ...], inserted: tuple[Inserted, ...]
-    ) -> dict[Site, Tensor]:
-        """The stream at some sites under a nudge."""
-        if inside := [site for site in sites if site.entry is None]:
-            raise ValueError(
-                f"{inside[0]} is inside a block and cannot be read while a nudge is attached. Read "
-                "resid_pre or resid_post."
-            )
-        found: dict[int, list[Tensor]] = {
-            site.entry: [] for site in sites if site.entry is not None
-        }
-        self._stepping(texts).run(texts, 0, inserted, entries=found)
-        return {site: torch.cat(found[site.entry], 1) for site in sites if site.entry is not None}
 
     def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.

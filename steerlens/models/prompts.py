@@ -50,8 +50,15 @@ class AttachedPrompt:
             return False
         return not isinstance(self.multiplier, Tensor) and self.multiplier == 1
 
-    def mix(self, base: Tensor, prompted: Tensor) -> Tensor:
-        """Both final states, mixed as the dial says."""
+    def mix(
+        self, base: Tensor, prompted: Tensor, start: int, inserted: tuple[Inserted, ...]
+    ) -> Tensor:
+        """Both final states, mixed as the dial says.
+
+        Args:
+            start: The first column that is computed.
+            inserted: Prompts that stand in both.
+        """
         if self.factor is None:
             return mix(base, prompted, self.multiplier)
         dial = self.multiplier
@@ -59,6 +66,9 @@ class AttachedPrompt:
             dial = dial.reshape(-1, 1).to(base)
         own = self.factor.to(base)
         if own.shape[1] > 1:
+            for prompt in () if start else inserted:  # the tokens of a prompt count as the first
+                first, at = own[:, :1], prompt.source < 0
+                own = torch.where(at, first, prompt.spread(own, 0))
             own = own[:, -base.shape[1] :]
         strength = (own * dial)[..., None]
         return torch.where(strength == 1, prompted, base + strength * (prompted - base))
@@ -188,7 +198,7 @@ def _mixed(
     with_it = [own.without(stream, start) for stream in with_it]
     if prompt.is_whole:
         return with_it
-    return [prompt.mix(a, b) for a, b in zip(base, with_it, strict=True)]
+    return [prompt.mix(a, b, start, inserted) for a, b in zip(base, with_it, strict=True)]
 
 
 def mix(base: Tensor, prompted: Tensor, multiplier: Dial) -> Tensor:

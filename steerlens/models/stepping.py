@@ -12,7 +12,7 @@ from steerlens.models.attached import AttachedEdits, Chosen, SteeringError, edit
 from steerlens.models.kernel import Columns, Kept, Kernel, Peeked
 from steerlens.models.nudges import Ahead, AttachedNudge
 from steerlens.models.prompts import AttachedPrompt, Inserted
-from steerlens.sites import TokenBatch
+from steerlens.sites import Site, TokenBatch
 
 
 class Stepping:
@@ -75,6 +75,24 @@ class Stepping:
         for begin, stop in self._pieces(start, texts.width):
             found.append(self._columns(texts, begin, stop, inserted, kept, last_only, entries))
         return found[-1] if last_only else torch.cat(found, 1)
+
+    def entering(
+        self, texts: TokenBatch, sites: tuple[Site, ...], inserted: tuple[Inserted, ...]
+    ) -> dict[Site, Float[Tensor, "row pos d_model"]]:
+        """The stream at some sites.
+
+        Raises:
+            ValueError: If a site is inside a block.
+        """
+        if inside := [site for site in sites if site.entry is None]:
+            raise ValueError(
+                f"{inside[0]} is inside a block and cannot be read while a nudge is attached. Read "
+                "resid_pre or resid_post."
+            )
+        entries = {site: site.entry for site in sites if site.entry is not None}
+        found: dict[int, list[Tensor]] = {entry: [] for entry in entries.values()}
+        self.run(texts, 0, inserted, entries=found)
+        return {site: torch.cat(found[entry], 1) for site, entry in entries.items()}
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Columns that are computed at once: those that are nudged alone."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from steerlens.measures.generation import generated_tokens
+from steerlens.models.attached import SteeringError
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import weights_state
 from steerlens.protocols import (
@@ -75,7 +76,7 @@ def check_intervention(
     try:
         with intervention.attach(model, 1.0), model.wrapped.hooks(fwd_hooks=[_interrupt(model)]):
             _rows(model, batch)
-    except _Deliberate:
+    except (_Deliberate, SteeringError):  # what runs without hooks refuses the one of `_interrupt`
         pass
     what = "an error in the `with` (undo it in `finally`)"
     _require_gone(model, before, unsteered, batch, left + what)
