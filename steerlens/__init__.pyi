@@ -32,6 +32,7 @@ from steerlens.interventions import TurnTowards as TurnTowards
 from steerlens.interventions import Rotate as Rotate
 from steerlens.interventions import angular_steering as angular_steering
 from steerlens.interventions import ScaleMask as ScaleMask
+from steerlens.interventions import AddKeepingNorm as AddKeepingNorm
 from steerlens.interventions import Together as Together
 from steerlens.interventions import AblateEverywhere as AblateEverywhere
 from steerlens.interventions import Prompt as Prompt
@@ -50,6 +51,7 @@ from steerlens.operators import sadi as sadi
 from steerlens.forms import Form as Form
 from steerlens.forms import VectorForm as VectorForm
 from steerlens.forms import LoReFT as LoReFT
+from steerlens.forms import DReFT as DReFT
 from steerlens.forms import ReFTr1 as ReFTr1
 from steerlens.forms import LowRankAdapter as LowRankAdapter
 from steerlens.forms import PostBlock as PostBlock
@@ -68,6 +70,10 @@ from steerlens.training import BiPO as BiPO
 from steerlens.training import RePS as RePS
 from steerlens.training import DPO as DPO
 from steerlens.training import MatchDistribution as MatchDistribution
+from steerlens.training import WeightedPairs as WeightedPairs
+from steerlens.training import concept_das as concept_das
+from steerlens.training import preference_vector as preference_vector
+from steerlens.training import combined as combined
 
 # Measures: what a model does under an intervention
 from steerlens.measures.generation import generate as generate
@@ -76,6 +82,8 @@ from steerlens.measures.sweep import sweep as sweep
 from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.direct_gain import direct_gain as direct_gain
 from steerlens.measures.screen import screen as screen
+from steerlens.measures.token_attribution import token_attribution as token_attribution
+from steerlens.measures.grains import grains as grains
 from steerlens.measures.equal_cost import equal_kl as equal_kl
 from steerlens.measures.ordinary_texts import ordinary_texts as ordinary_texts
 
@@ -96,6 +104,9 @@ from steerlens.analyses.patching.measure_patching import patching as patching
 from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
 from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
 from steerlens.analyses.ab.measure_ab import ab_test as ab_test
+from steerlens.analyses.preferences.trading import preference_tradeoff as preference_tradeoff
+from steerlens.analyses.stacking.measure_stacking import stacking as stacking
+from steerlens.analyses.stacking.measure_stacking import within_budget as within_budget
 from steerlens.analyses.geometry.direction_cosines import cosines as cosines
 from steerlens.analyses.geometry.token_projections import projections as projections
 from steerlens.analyses.scoring.measure_scores import scored as scored
@@ -112,6 +123,8 @@ from steerlens.analyses.side_effects.spillover_map import SpilloverMap as Spillo
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
 from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
 from steerlens.analyses.ab.ab_result import ABTest as ABTest
+from steerlens.analyses.stacking.stack_map import StackMap as StackMap
+from steerlens.analyses.preferences.tradeoff_curve import TradeoffCurve as TradeoffCurve
 from steerlens.analyses.geometry.direction_cosines import Cosines as Cosines
 from steerlens.analyses.geometry.token_projections import TokenProjections as TokenProjections
 from steerlens.analyses.scoring.scored_map import ScoredMap as ScoredMap

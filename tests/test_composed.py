@@ -3,21 +3,17 @@
 import pytest
 import torch
 
-from steerlens.forms import VectorForm
 from steerlens.interventions.changes import (
     Composed,
     Dense,
     LowRank,
     PromptChange,
-    StreamEdit,
     WeightChange,
 )  # fmt: skip
-from steerlens.interventions.composition import Composition, composed
-from steerlens.interventions.residual import Add
+from steerlens.interventions.composition import composed
 from steerlens.models.model import Model
 from steerlens.protocols import Fitted, ResidualEdit, Stated
-from steerlens.sites import Positions, Site
-from steerlens.testing import TEXTS, check_intervention, tiny_model
+from steerlens.testing import TEXTS, tiny_model
 
 FAMILIES = ("gpt2", "llama", "gemma2")
 PROMPTS = [prompt for prompt, _ in TEXTS]
@@ -51,22 +47,10 @@ def weight_changes(model):
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["dense", "low-rank query", "low-rank output", "unembedding", "embedding"]
-)
-def test_a_change_of_weights_keeps_the_contract(small, name):
-    change = weight_changes(small)[name]
-    intervention = composed([change], name)
+def test_changes_of_weights_say_what_they_are(small):
+    intervention = composed([weight_changes(small)["dense"]], "dense")
     assert isinstance(intervention, Composed) and isinstance(intervention, Stated)
     assert isinstance(intervention, Fitted) and not isinstance(intervention, ResidualEdit)
-    check_intervention(intervention, small)
-
-
-@pytest.mark.parametrize("entering", [False, True])
-def test_a_prompt_keeps_the_contract(small, entering):
-    tokens = torch.tensor(small.tokenizer("good cat ran")["input_ids"])
-    vectors = noise(len(tokens), small.d_model, std=1.0) if entering else None
-    check_intervention(Composition((PromptChange(tokens, vectors),), "prompt"), small)
 
 
 def test_a_prompt_is_the_text_with_it(small):
@@ -76,18 +60,6 @@ def test_a_prompt_is_the_text_with_it(small):
     written = small.logits("good cat ran " + PROMPTS[0])
     assert torch.equal(found[:, 1:], written[:, 1 + len(tokens) :])
     assert small.attached.prompts == []
-
-
-def test_everything_at_once_keeps_the_contract(small):
-    edit = Add(VectorForm(Site(0)).direction(small, {"vector": noise(16)}), unit="direction")
-    tokens = torch.tensor([5, 6])
-    parts = (
-        *edit.changes(small),
-        StreamEdit(Site(1), edit, Positions.all()),
-        weight_changes(small)["low-rank query"],
-        PromptChange(tokens),
-    )
-    check_intervention(Composition(parts, "everything"), small)
 
 
 def test_the_very_same_parameters_are_put_back(small):
@@ -120,7 +92,7 @@ def test_gradients_flow_into_changes(small):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (WeightChange("blocks.0.mlp.W_up", Dense(torch.ones(2, 2))), "has none of that name"),
+        (WeightChange("blocks.0.mlp.W_up", Dense(torch.ones(2, 2))), r"nearest .* blocks.0.mlp.W_"),
         (WeightChange("blocks.0.mlp.W_out", Dense(torch.ones(2, 2))), "was made for another"),
         (WeightChange("blocks.9.mlp.W_out", Dense(torch.ones(2, 2))), "has none of that name"),
         (PromptChange(torch.tensor([10_000])), "has token 10000"),

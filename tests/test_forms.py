@@ -1,4 +1,7 @@
-"""Every form starts as the identity, keeps the contract, and gives gradients to what it trains."""
+"""Every form starts as the identity, and gives gradients to what it trains.
+
+`test_kinds.py` holds what they make to the contract.
+"""
 
 from dataclasses import replace
 
@@ -7,6 +10,7 @@ import torch
 
 from steerlens.arguments import ArgumentError
 from steerlens.forms import (
+    DReFT,
     Form,
     FullWeights,
     Joint,
@@ -23,14 +27,16 @@ from steerlens.interventions import baked
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
-from steerlens.testing import TEXTS, check_intervention, tiny_model
+from steerlens.testing import TEXTS, tiny_model
 from steerlens.training import LM, Trainer
+from tests.kinds import moved
 
 FORMS = {
     "vector": VectorForm(Site(0)),
     "vector inside a block": VectorForm(Site(1, "attn_out")),
     "LoReFT": LoReFT(Site(0), rank=2),
     "ReFT-r1": ReFTr1(Site(0), top_k=3),
+    "D-ReFT": DReFT(Site(0), rank=2),
     "one-layer adapter": LowRankAdapter(Site(0), rank=2),
     "one-layer adapter, SiLU": LowRankAdapter(Site(1), 2, "silu", constant=False),
     "post-block": PostBlock(rank=2),
@@ -43,7 +49,7 @@ FORMS = {
     "joint": Joint(LoRA(2, ("down", "q")), PostBlock(2)),
     "soft prefix": SoftPrefix(length=3),
 }
-UNTRAINED = {"ReFT-r1": {"amount"}}
+UNTRAINED = {"ReFT-r1": {"amount"}, "D-ReFT": {"step"}}
 """Parameters that no gradient reaches."""
 PROMPTS = [prompt for prompt, _ in TEXTS]
 
@@ -65,20 +71,6 @@ def begun(form, model):
     return form.begin(model, torch.Generator().manual_seed(0))
 
 
-def moved(form, model, std=0.05):
-    """Parameters after steps at random."""
-    generator = torch.Generator().manual_seed(1)
-    params = {
-        name: tensor + std * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in begun(form, model).items()
-    }
-    for name in ("gate", "amount"):
-        if name in params:
-            params[name] = torch.tensor(0.7)
-    form.after_step(params)
-    return params
-
-
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_starts_as_the_identity_exactly(small, name):
     form = FORMS[name]
@@ -91,16 +83,11 @@ def test_a_form_starts_as_the_identity_exactly(small, name):
             assert torch.equal(small.logits(PROMPTS), unsteered)
 
 
-ON_EVERY_FAMILY = ("vector", "post-block", "LoRA", "full weights", "soft prefix")
+def test_every_form_is_in_the_table():
+    from steerlens import forms
 
-
-@pytest.mark.parametrize("name", FORMS)
-def test_a_form_keeps_the_contract(small, name):
-    turn = FAMILIES[list(FORMS).index(name) % 3]  # the others on one family each, in turn
-    if name not in ON_EVERY_FAMILY and turn not in small.name:
-        return
-    form = FORMS[name]
-    check_intervention(form.intervention(small, moved(form, small)), small)
+    public = {one for one in vars(forms).values() if isinstance(one, type) and one is not Form}
+    assert {type(form) for form in FORMS.values()} == public
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -165,7 +152,7 @@ def test_rank_0_is_refused(make):
         (LoRA(layers=(7,)), "Layer 7 is not in"),
         (LoRA(rank=100), "more than the 16 dimensions"),
         (LoReFT(Site(0), rank=17), "more than the 16 dimensions"),
-        (LocalWeight(5), "there is no such block"),
+        (LocalWeight(5), "none: the blocks are 0–1"),
         (FullWeights(only="W_up"), "No parameter of"),
         (VectorForm(Site(9)), "Layer 9 is not in"),
         (SoftPrefix(length=64), "leaves no room"),
@@ -180,12 +167,19 @@ def test_wrong_settings_are_refused(unchecked):
     for make, text in (
         (lambda: LoRA(targets=()), "names no matrix"),
         (lambda: LoRA(layers=()), "names no block"),
+        (lambda: LoRA(layers="all"), "is text. Give the numbers of blocks"),
+        (lambda: PostBlock(layers=(0.5,)), "not a whole number"),
+        (lambda: LoRA(alpha=0), "multiplies every change by 0"),
         (lambda: LowRankAdapter(Site(0), activation="tanh"), "is not known"),
         (lambda: Joint(LoRA(targets=("q",))), "Add 'down'"),
         (lambda: FullWeights(only="("), "not a regular expression"),
     ):
         with pytest.raises(ValueError, match=text):
             make()
+
+
+def test_one_layer_may_be_given_as_a_number(unchecked):
+    assert LoRA(layers=1).layers == PostBlock(layers=1).layers == (1,)
 
 
 def test_loreft_stays_orthonormal_and_is_its_formula(small_gpt2):
@@ -197,6 +191,30 @@ def test_loreft_stays_orthonormal_and_is_its_formula(small_gpt2):
     by_hand = h + (h @ read.T + offset - h @ basis.T) @ basis
     edit = form.intervention(small_gpt2, params)
     torch.testing.assert_close(edit(h, 1.0), by_hand)
+
+
+def test_dreft_draws_about_its_mean_while_it_is_trained(small_gpt2):
+    form = DReFT(Site(0), rank=2, unit=3.0, seed=5)
+    params = moved(form, small_gpt2)
+    with torch.no_grad():
+        params["step"].fill_(7.0)
+        params["wide_offset"].fill_(-4.0)
+    h = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(3))
+    basis, offset = params["basis"], params["offset"]
+    mean = h + (h @ params["read"].T + offset - h @ basis.T) @ basis
+    torch.testing.assert_close(form.intervention(small_gpt2, params)(h, 1.0), mean)  # LoReFT's
+    trained = {key: one.requires_grad_() for key, one in params.items()}
+    found = form.intervention(small_gpt2, trained)(h, 2.0).detach()
+    log_variance = (h @ params["wide"].T + params["wide_offset"]).detach().clamp(-14.0, -3.2)
+    sigma = 3.0 * (0.5 * log_variance).exp().clamp(0.001, 0.2)
+    epsilon = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(5 * 1_000_003 + 7))
+    by_hand = h + 2 * (mean - h).detach() + 2 * (sigma * epsilon) @ basis.detach()
+    torch.testing.assert_close(found, by_hand)
+    again = form.intervention(small_gpt2, trained)(h, 2.0)
+    assert torch.equal(again, found), "a step draws the same when it is repeated"
+    form.after_step(trained)
+    assert not torch.equal(form.intervention(small_gpt2, trained)(h, 2.0), found)
+    torch.testing.assert_close(form.spread(params, h).detach(), sigma)
 
 
 def test_reft_r1_is_its_formula_in_training_and_notes_the_amount(small_gpt2):

@@ -18,7 +18,7 @@ from steerlens.measures.equal_cost import TOLERANCE, equal_kl
 from steerlens.measures.generation import generate
 from steerlens.models.model import Model
 from steerlens.sites import Site
-from tests.test_forms import moved
+from tests.kinds import moved
 
 MULTIPLIERS = (-1.0, 0.0, 1.0)
 

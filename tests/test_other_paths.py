@@ -16,8 +16,9 @@ from steerlens.protocols import takes_rows
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_model
 from tests.grids import MULTIPLIERS, SEVERAL_TOKENS
+from tests.kinds import moved
 from tests.strangers import Silent
-from tests.test_forms import FAMILIES, FORMS, moved
+from tests.test_forms import FAMILIES, FORMS
 
 STRENGTHS = (-1.0, 2.0)
 NEUTRAL = ["the cat sat on the bed and ran to the town", "you think that he was really very happy"]

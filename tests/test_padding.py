@@ -13,7 +13,8 @@ from steerlens.sites import Positions, Site, TokenBatch
 from steerlens.testing import tiny_model
 from steerlens.training import LM
 from steerlens.training.scored_set import ScoredSet
-from tests.test_forms import FORMS, moved
+from tests.kinds import moved
+from tests.test_forms import FORMS
 from tests.test_training_gradients import PAIRS
 
 MORE = {

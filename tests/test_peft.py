@@ -14,8 +14,8 @@ from steerlens.models.checkpoints import hooked_from_hf
 from steerlens.models.model import Model
 from steerlens.sites import Site
 from steerlens.store.files import DamagedFile
-from steerlens.testing import TEXTS, check_intervention, tiny_hf
-from tests.test_forms import moved
+from steerlens.testing import TEXTS, tiny_hf
+from tests.kinds import moved
 
 PROMPTS = [prompt for prompt, _ in TEXTS]
 FAMILIES = ("gpt2", "neox", "llama", "qwen2", "gemma2")
@@ -95,7 +95,6 @@ def test_a_lora_goes_out_and_comes_in_again(tmp_path, family):
     lora = form.intervention(model, moved(form, model, std=0.3))
     folder = save_peft(tmp_path / "out", model, lora)
     again = load_peft(folder, model)
-    check_intervention(again, model)
     with lora.attach(model, 1.0):
         expected = model.logits(PROMPTS)
     with again.attach(model, 1.0):
@@ -190,9 +189,43 @@ def test_an_adapter_for_another_model_is_refused(tmp_path):
     load_peft(ours, other, other_weights=True)
 
 
+def wide(tensors):
+    return {k: torch.ones(2, 99) if "lora_A" in k else v for k, v in tensors.items()}
+
+
+def of_two_ranks(tensors):
+    return {k: torch.ones(len(v), 3) if "lora_B" in k else v for k, v in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (wide, "from 99 to 16 numbers.* was made for another model"),
+        (of_two_ranks, "with one rank of 1 or more"),
+        (lambda t: {k: v[None] for k, v in t.items()}, "with one rank of 1 or more"),
+        (lambda t: {k: v[:0] if "lora_A" in k else v[:, :0] for k, v in t.items()}, "one rank"),
+        (lambda t: {k: v.T for k, v in t.items()}, "A is .rank, reads. and B is .writes, rank."),
+        (lambda t: {k: v * torch.nan for k, v in t.items()}, "holds NaN or infinity"),
+        (lambda t: {k: (9 * v).int() for k, v in t.items()}, "of torch.int32"),
+        (lambda t: {k: 0 * v for k, v in t.items()}, "changes nothing"),
+        (lambda t: {}, "changes nothing"),
+    ],
+)
+def test_factors_that_are_no_change_of_this_model_are_refused(tmp_path, change, text):
+    hf, model = pair("llama")
+    folder = folder_of(tmp_path / "lora", hf, "llama")
+    path = folder / "adapter_model.safetensors"
+    save_file({k: v.contiguous() for k, v in change(load_file(path)).items()}, path)
+    with pytest.raises(PEFTError, match=text):
+        load_peft(folder, model)
+
+
 @pytest.mark.parametrize(
     ("config", "text"),
     [
+        ({"r": 99}, "states rank 99 .* and its factors have rank 2"),
+        ({"r": 0}, "states rank 0"),
+        ({"rank_pattern": {"q_proj": 3}}, "states rank 3 for model.layers.0.self_attn.q_proj"),
         ({"peft_type": "IA3"}, "peft_type='IA3', and only LORA"),
         ({"use_dora": True}, "uses use_dora"),
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),

@@ -53,6 +53,13 @@ def everything() -> dict[str, go.Figure]:
             unit="of the difference",
             title="t",
         ),
+        "preference_curve": plots.preference_curve(
+            *[([0.1, 0.4, 0.9], [0.0, 0.3, NAN], [0.2, 0.5, NAN])] * 2,
+            shares=[0.0, 0.5, 1.0],
+            names=("p", "q"),
+            unit="nats",
+            title="t",
+        ),
         "running_difference": plots.running_difference(
             ([0.1, 0.2, 0.3], [NAN, -0.1, 0.1], [NAN, 0.5, 0.5]),
             quantity="a minus b",

@@ -15,6 +15,7 @@ from steerlens.protocols import ResidualEdit
 from steerlens.sites import Positions
 from steerlens.testing import check_intervention, tiny_model
 from steerlens.training import (
+    DPO,
     LM,
     BiPO,
     DivergedError,
@@ -23,6 +24,7 @@ from steerlens.training import (
     TrainedIntervention,
     Trainer,
     TrainingError,
+    TrainingWarning,
     find_rate,
 )
 from steerlens.training.early_stopping import why_stop
@@ -265,6 +267,20 @@ def test_a_diverging_loss_is_reported(gpt2):
     with pytest.raises(DivergedError, match=r"diverged. Lower the rate"):
         fitted(gpt2, replace(SHORT, rate=1e30), PlainAdapters(0))
     assert all(weight.grad is None for weight in gpt2.wrapped.parameters())
+
+
+def test_training_that_learnt_nothing_says_so(gpt2):
+    """The answers change places in the validation pairs: what is learnt is wrong there."""
+    trainer = replace(SHORT, objective=DPO())
+    with pytest.warns(TrainingWarning, match=r"learnt nothing: .* so the start is kept"):
+        made = fitted(gpt2, trainer, validation=HELD_OUT.flipped())
+    assert made.history.best_step == 0
+    assert "never below its start (0.6931 at the start" in made.summary()
+    fell = fitted(gpt2, trainer, validation=None).history
+    assert fell.fault == fitted(gpt2, trainer).history.fault == ""
+    rose = replace(fell, losses=fell.losses.flip(0))
+    assert "the loss rose from" in rose.fault and rose.fault in rose.summary()
+    assert replace(fell, losses=fell.losses[:3].flip(0)).fault == ""  # three steps say nothing
 
 
 def test_training_inside_a_steered_model_is_refused(gpt2):

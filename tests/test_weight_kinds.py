@@ -15,7 +15,8 @@ from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
 from tests.grids import SEVERAL_TOKENS
-from tests.test_forms import FAMILIES, moved
+from tests.kinds import moved
+from tests.test_forms import FAMILIES
 
 PROMPTS = [prompt for prompt, _ in TEXTS]
 EVERYWHERE = Positions.all(special=True)
@@ -50,7 +51,6 @@ def random_add(site, seed=0, unit="direction", width=16):
 def test_the_delta_of_two_checkpoints_makes_one_of_the_other(small):
     other = tuned(small)
     delta = weight_delta(small, other)
-    check_intervention(delta, small)
     assert delta.first_block == 1
     with delta.attach(small, 1.0):
         torch.testing.assert_close(
@@ -93,7 +93,16 @@ def test_checkpoints_that_do_not_compare_are_refused(small_gpt2, gpt2):
     with pytest.raises(ValueError, match="center_writing_weights"):
         weight_delta(small_gpt2, Model(folded))
     with pytest.raises(ValueError, match="changes nothing"):
-        weight_delta(small_gpt2, tuned(small_gpt2), rank=0)
+        weight_delta(small_gpt2, small_gpt2, rank=0)
+    with pytest.raises(ValueError, match="not a regular expression"):
+        weight_delta(small_gpt2, tuned(small_gpt2), only="(")
+
+
+def test_a_multiplier_of_a_merge_is_a_number(small_gpt2, unchecked):
+    delta = weight_delta(small_gpt2, tuned(small_gpt2))
+    for wrong in ("1", float("nan")):
+        with pytest.raises((TypeError, ValueError), match="multiplier="):
+            merged(small_gpt2, delta, wrong)
 
 
 SITES = (Site(0), Site(1), Site(1, "resid_pre"), Site(0, "resid_pre"), Site(1, "attn_out"),
@@ -156,10 +165,6 @@ def test_what_cannot_be_baked_is_refused(small_gpt2):
         baked(Model(tiny_bridge("gpt2", n_layers=2, d_model=16)), add)
     with pytest.raises(ValueError, match="does not change weights alone"):
         merged(small_gpt2, add)
-
-
-def test_a_prompt_keeps_the_contract(small):
-    check_intervention(Prompt("good cat ran ."), small)
 
 
 def test_a_prompt_on_a_bridge_keeps_the_contract():

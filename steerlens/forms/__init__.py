@@ -3,6 +3,7 @@
 A form has parameters and makes an intervention of them; any objective trains any form.
 """
 
+from steerlens.forms.dreft import DReFT as DReFT
 from steerlens.forms.form import Form as Form
 from steerlens.forms.full_weights import FullWeights as FullWeights
 from steerlens.forms.joint import Joint as Joint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.arguments import as_float
+from steerlens.arguments import ArgumentError, as_float
 from steerlens.forms.form import Parameters, require_parameters, zeros
 from steerlens.forms.post_block import layers_of, layers_or_none
 from steerlens.forms.ranks import require_rank
@@ -45,6 +45,11 @@ class LoRA:
         object.__setattr__(self, "targets", targets)
         if self.alpha is not None:
             object.__setattr__(self, "alpha", as_float("alpha", self.alpha))
+            if self.alpha == 0:
+                raise ArgumentError(
+                    "alpha=0 multiplies every change by 0, so nothing could be trained. Leave it "
+                    "out, or give the rank or more."
+                )
 
     @property
     def scale(self) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from steerlens.arguments import ArgumentError, as_int
 from steerlens.forms.form import Parameters, require_parameters, zeros
 from steerlens.forms.ranks import require_rank
 from steerlens.forms.stream_edits import Activation, Bottleneck, require_activation
@@ -72,13 +73,22 @@ class PostBlock:
         """Nothing must be restored."""
 
 
-def layers_or_none(layers: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Numbers of layers in order, as a tuple."""
+def layers_or_none(layers: Sequence[int] | int | None) -> tuple[int, ...] | None:
+    """Numbers of layers in order, as a tuple; one number stands for one layer.
+
+    Raises:
+        ArgumentError: If there is none, or one is not a whole number.
+    """
     if layers is None:
         return None
-    found = tuple(sorted(set(map(int, layers))))
+    if isinstance(layers, str):
+        raise ArgumentError(
+            f"layers={layers!r:.80} is text. Give the numbers of blocks, e.g. (3, 4), or None for all."
+        )
+    given = layers if isinstance(layers, Iterable) else [layers]
+    found = tuple(sorted({as_int("layers", layer) for layer in given}))
     if not found:
-        raise ValueError("layers=() names no block to change. Give some, or None for all.")
+        raise ArgumentError("layers=() names no block to change. Give some, or None for all.")
     return found
 
 

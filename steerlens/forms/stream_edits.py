@@ -61,9 +61,10 @@ class Bottleneck:
     ) -> Float[Tensor, "batch pos d_model"]:
         inside = _ACTIVATIONS[self.activation](F.linear(resid, like_stream(self.down, resid)))
         constant = None if self.constant is None else like_stream(self.constant, resid)
-        return resid + per_row(strength, resid) * F.linear(
-            inside, like_stream(self.up, resid), constant
-        )
+        added = F.linear(inside, like_stream(self.up, resid), constant)
+        if not isinstance(strength, Tensor) and strength == 1:  # the same bits without a product
+            return resid + added
+        return resid + per_row(strength, resid) * added
 
 
 @dataclass(frozen=True, eq=False)

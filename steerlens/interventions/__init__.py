@@ -4,6 +4,7 @@ from steerlens.interventions.ablate_everywhere import AblateEverywhere as Ablate
 from steerlens.interventions.baking import baked as baked
 from steerlens.interventions.clamp_range import ClampRange as ClampRange
 from steerlens.interventions.lens_hooks import fwd_hooks as fwd_hooks
+from steerlens.interventions.norm_kept import AddKeepingNorm as AddKeepingNorm
 from steerlens.interventions.peft_folder import load_peft as load_peft
 from steerlens.interventions.peft_folder import save_peft as save_peft
 from steerlens.interventions.prompt import Prompt as Prompt

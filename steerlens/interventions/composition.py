@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -165,10 +166,10 @@ def _require_parameter(
 ) -> None:
     shape = shapes.get(change.name)
     if shape is None:
-        some = [known for known in shapes if change.name.rpartition(".")[2] in known] or [*shapes]
+        near = get_close_matches(change.name, shapes, n=6, cutoff=0.0)
         raise ValueError(
             f"{label} changes the parameter {change.name!r}, and {name!r} has none of that name. "
-            f"It has {', '.join(some[:8])}{', …' if len(some) > 8 else ''}."
+            f"The nearest of its {len(shapes)} are {', '.join(near)}."
         )
     if shape != change.delta.shape:
         raise ValueError(

@@ -107,9 +107,10 @@ def matrices(model: Model, target: Target, layers: tuple[int, ...]) -> list[Matr
         name = _first(shapes, layer, _WEIGHTS[target])
         if name is None:
             has = [t for t in TARGETS if _first(shapes, layer, _WEIGHTS[t])]
+            none = f"none: the blocks are 0–{model.n_layers - 1}"
             raise ValueError(
                 f"Block {layer} of {model.name!r} has no matrix {target!r}. It has "
-                f"{', '.join(has) or 'none: there is no such block'}."
+                f"{', '.join(has) or none}."
             )
         bias = _first(shapes, layer, _BIASES[target])
         found.append(Matrix(target, layer, name, shapes[name], bias))

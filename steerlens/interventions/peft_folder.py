@@ -166,7 +166,21 @@ def _module(
         )
     shape, wanted = (tuple(a.shape), tuple(b.shape)), (module.reads, module.writes)
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] == 0:
-        raise PEFTError(f"The factors of {path} have shapes {shape}: they have no common rank.")
+        raise PEFTError(
+            f"The factors of {path} have shapes {shape[0]} and {shape[1]}, and A is [rank, reads] "
+            "and B is [writes, rank], with one rank of 1 or more. Save the adapter again with PEFT."
+        )
+    for factor, tensor in (("A", a), ("B", b)):
+        if not tensor.is_floating_point():
+            raise PEFTError(
+                f"Factor {factor} of {path} is of {tensor.dtype}, and a low-rank change is of floats. "
+                "Quantised adapters are not read; save it in float32 or bfloat16."
+            )
+        if not bool(tensor.float().isfinite().all()):
+            raise PEFTError(
+                f"Factor {factor} of {path} holds NaN or infinity: the training that made it "
+                "diverged. Train the adapter again."
+            )
     if (a.shape[1], b.shape[0]) != wanted:
         raise PEFTError(
             f"The adapter changes {path} from {a.shape[1]} to {b.shape[0]} numbers, and in "
@@ -194,6 +208,12 @@ def _require_exact(module: HFModule, model: Model) -> None:
 
 def _scale(config: dict[str, Any], path: str, rank: int) -> float:
     """What B A is multiplied by; patterns name modules by the end of their path."""
+    stated = _by_pattern(config.get("rank_pattern"), path, config.get("r", rank))
+    if stated != rank:
+        raise PEFTError(
+            f"{CONFIG} states rank {stated!r} for {path}, and its factors have rank {rank}: the two "
+            "files are of different adapters. Give the folder as PEFT wrote it."
+        )
     alpha = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", 8))
     if not isinstance(alpha, int | float):
         raise PEFTError(f"lora_alpha={alpha!r} is not a number. Save the adapter again with PEFT.")

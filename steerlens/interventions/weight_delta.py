@@ -8,9 +8,11 @@ import re
 import torch
 from torch import Tensor
 
+from steerlens.arguments import ArgumentError, as_int
 from steerlens.interventions.changes import Composed, Dense, LowRank, WeightChange
-from steerlens.interventions.composition import Composition, new_weights
+from steerlens.interventions.composition import Composition, new_weights, one_multiplier
 from steerlens.interventions.matrices import Matrix, every_matrix
+from steerlens.models.attached import require_strength
 from steerlens.models.exchanged import parameter_shapes
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
@@ -34,16 +36,26 @@ def weight_delta(
 
     Raises:
         ValueError: If the two differ in parameters, shapes or weight processing, or in nothing.
+        ArgumentError: If the rank is below 1, or `only` is no regular expression.
 
     Source: task vectors, arXiv:2212.04089; with `rank`, as LoRA is extracted from checkpoints.
     """
     base, tuned = as_model(base), as_model(tuned)
+    if rank is not None and as_int("rank", rank) < 1:
+        raise ArgumentError(f"rank={rank}: a change of that rank changes nothing. Use 1 or more.")
+    try:
+        wanted = re.compile(only)
+    except re.error as error:
+        raise ArgumentError(
+            f"only={only!r} is not a regular expression ({error}). Write e.g. "
+            r"'blocks\.3\.' for all of block 3."
+        ) from None
     require_comparable(base, tuned)
     before, after = dict(base.wrapped.named_parameters()), dict(tuned.wrapped.named_parameters())
     changes, held = [], every_matrix(base) if rank is not None else {}
     for name, weight in before.items():
         other = after[name].to(weight.device)
-        if re.search(only, name) and not torch.equal(weight, other):
+        if wanted.search(name) and not torch.equal(weight, other):
             delta = other.float() - weight.float()
             kept = Dense(delta)
             if rank is not None and name in held:
@@ -60,8 +72,6 @@ def weight_delta(
 
 def _of_rank(matrix: Matrix, delta: Tensor, rank: int) -> LowRank:
     """The nearest change of a rank of a matrix."""
-    if rank < 1:
-        raise ValueError(f"rank={rank}: a change of that rank changes nothing. Use 1 or more.")
     u, s, v = torch.linalg.svd(matrix.flat(delta), full_matrices=False)
     return matrix.low_rank(u[:, :rank] * s[:rank], v[:rank])
 
@@ -94,8 +104,10 @@ def merged(model: Model, intervention: Intervention, multiplier: float = 1.0) ->
 
     Raises:
         ValueError: If it changes something else, or does not fit the model.
+        TypeError: If the multiplier is not one number.
     """
     model = as_model(model)
+    require_strength(multiplier)
     changes = intervention.changes(model) if isinstance(intervention, Composed) else ()
     weights = [change for change in changes if isinstance(change, WeightChange)]
     if not weights or len(weights) < len(changes):
@@ -105,7 +117,9 @@ def merged(model: Model, intervention: Intervention, multiplier: float = 1.0) ->
         )
     wrapped = copy.deepcopy(model.wrapped)
     own = dict(wrapped.named_parameters())
-    for name, change in new_weights(weights, float(multiplier)).items():
+    for name, change in new_weights(
+        weights, one_multiplier(multiplier, repr(intervention))
+    ).items():
         if name not in own:
             raise ValueError(f"{intervention!r:.200} changes {name!r}, which the model lacks.")
         own[name].copy_(change(own[name].detach()))

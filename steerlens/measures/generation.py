@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat, turns_of
-from steerlens.models.attached import edits_by_block
+from steerlens.models.attached import Chosen, edits_by_block
 from steerlens.models.kernel import Columns, Kept, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.prompts import AttachedPrompt, Inserted
@@ -275,17 +275,20 @@ class _KernelSteps:
             self.kept[key] = [Kept(width) for _ in range(model.n_layers)]
         columns = Columns.of(texts, start)
         new = texts.width - start
-        chosen: dict[Positions, Tensor] = {}
+        chosen: dict[Positions, Chosen] = {}
         for attached in model.attached:  # each rule once: there may be an edit in every block
             if attached.positions not in chosen:
-                chosen[attached.positions] = model.attached.chosen(attached.positions, new)
+                mask = model.attached.chosen(attached.positions, new)
+                chosen[attached.positions] = Chosen.of(mask)
 
         def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
             if entry == 0:
                 for k, prompt in enumerate(inserted):
                     resid = prompt.enter(resid[:, 0], inserted[k + 1 :], start)[:, None]
             for attached in self.edits.get(entry, ()):
-                where = chosen[attached.positions][:, -resid.shape[2] :]
+                where = chosen[attached.positions]
+                if where.mask.shape[1] != resid.shape[2]:  # the last block gives its last column
+                    where = where.mask[:, -resid.shape[2] :]
                 resid = attached.apply(resid[:, 0], where)[:, None]
             return resid
 

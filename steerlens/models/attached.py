@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
@@ -21,6 +21,25 @@ from steerlens.sites import Positions, Site, TokenBatch
 
 class SteeringError(ValueError):
     """Steering that did nothing, or could not be applied to what was run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Which tokens are edited, with what all edits of the same tokens share."""
+
+    mask: Bool[Tensor, "batch pos"]
+    count: int | Int[Tensor, ""]
+    """How many there are."""
+    is_all: bool = False
+    """Whether there is no other token, as far as is known without waiting for a GPU."""
+
+    @classmethod
+    def of(cls, mask: Bool[Tensor, "batch pos"]) -> Chosen:
+        """The tokens of a mask."""
+        if mask.device.type != "cpu":
+            return cls(mask, mask.sum())
+        count = int(mask.sum())
+        return cls(mask, count, count == mask.numel())
 
 
 @dataclass(eq=False)
@@ -38,11 +57,13 @@ class Attached:
     """TransformerLens's handle of the hook that applies it."""
 
     def apply(
-        self, resid: Float[Tensor, "batch pos d_model"], chosen: Tensor
+        self, resid: Float[Tensor, "batch pos d_model"], chosen: Tensor | Chosen
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the edit, at the chosen tokens; the very same tensor at strength 0."""
+        if isinstance(chosen, Tensor):
+            chosen = Chosen.of(chosen)
         self.ever_ran = True
-        self.edited = self.edited + chosen.sum()  # read at the end: a GPU need not wait here
+        self.edited = self.edited + chosen.count  # read at the end: a GPU need not wait here
         if not isinstance(self.multiplier, Tensor) and self.multiplier == 0:
             return resid
         if isinstance(self.multiplier, Tensor) and len(self.multiplier) != resid.shape[0]:
@@ -50,13 +71,13 @@ class Attached:
                 f"{len(self.multiplier)} multipliers for a batch of {resid.shape[0]} rows. "
                 "Give one number, or one per row."
             )
-        edited = edited_stream(self.edit, resid, self.multiplier, chosen)
+        edited = edited_stream(self.edit, resid, self.multiplier, chosen.mask)
         if edited.shape != resid.shape:
             raise SteeringError(
                 f"{self.edit!r} turned a stream of shape {tuple(resid.shape)} into "
                 f"{tuple(edited.shape)}. An edit must keep the shape."
             )
-        return torch.where(chosen[..., None], edited, resid)
+        return edited if chosen.is_all else torch.where(chosen.mask[..., None], edited, resid)
 
 
 @dataclass(frozen=True)

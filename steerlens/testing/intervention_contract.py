@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from steerlens.protocols import (
     Fitted,
     Intervention,
     ResidualEdit,
+    Strength,
     first_block,
     takes_rows,
 )
@@ -37,12 +39,12 @@ def check_intervention(
     """Checks on a model that an intervention keeps its contract.
 
     At multiplier 0 the logits are the unsteered ones exactly; at 1 something changes; after the
-    `with`, and after an error or an interrupt in it, nothing is left: the weights are the very same
-    tensors, unwritten. A row of a batch is as if alone, padding on
-    either side changes nothing, and cached generation is what a full forward pass says. What the
-    intervention states of itself holds: the blocks below its `first_block` see the unsteered
-    stream, `require_fits` accepts this model, and where it takes a multiplier per row, each row
-    is as with its own.
+    `with`, after an error or an interrupt in it, be it in the middle of a forward pass, and after
+    one `with` inside another, nothing is left: the weights are the very same tensors, unwritten. A
+    row of a batch is as if alone, padding on either side changes nothing, and cached generation is
+    what a full forward pass says, also with a multiplier per row. What the intervention states of
+    itself holds: the blocks below its `first_block` see the unsteered stream, `require_fits` accepts
+    this model, and where it takes a multiplier per row, each row is as with its own.
 
     Args:
         model: A `Model` or what it wraps.
@@ -68,15 +70,19 @@ def check_intervention(
             return _rows(model, batch)
 
     at_one = steered(1.0)
-    _require_gone(model, before, unsteered, batch, f"{name} left something behind after the `with`")
+    left = f"{name} left something behind after "
+    _require_gone(model, before, unsteered, batch, left + "the `with`")
     try:
-        with intervention.attach(model, 1.0):
+        with intervention.attach(model, 1.0), model.wrapped.hooks(fwd_hooks=[_interrupt(model)]):
             _rows(model, batch)
-            raise _Deliberate
     except _Deliberate:
         pass
-    what = f"{name} left something behind after an error in the `with` (undo it in `finally`)"
-    _require_gone(model, before, unsteered, batch, what)
+    what = "an error in the `with` (undo it in `finally`)"
+    _require_gone(model, before, unsteered, batch, left + what)
+    with intervention.attach(model, 1.0):
+        steered(1.0)
+    what = "one `with` inside another (put back what was there, not what was there at first)"
+    _require_gone(model, before, unsteered, batch, left + what)
     for zero in (0.0, torch.zeros(len(batch), device=model.device)) if rows else (0.0,):
         require(
             all(map(torch.equal, steered(zero), unsteered)),
@@ -98,18 +104,32 @@ def check_intervention(
         require_same(one, other, model, f"{name}: text {i} differs between left and right padding")
     if rows:
         strengths = torch.linspace(-1, 1, len(batch), device=model.device)
-        per_row = steered(strengths)
+        per_row, known = steered(strengths), {0.0: unsteered, 1.0: at_one}
         for i, m in enumerate(strengths.tolist()):
             text = (
                 f"{name}: row {i} of a batch with one multiplier per row is not as with {m:g} alone"
             )
-            require_same(per_row[i], steered(m)[i], model, text)
+            require_same(per_row[i], (known.get(m) or steered(m))[i], model, text)
+            require(
+                m != 0 or torch.equal(per_row[i], unsteered[i]), f"{text}: it is not unsteered."
+            )
     _check_first_block(intervention, name, model, batch)
-    _check_cached(intervention, name, model, prompts)
+    _check_cached(intervention, name, model, prompts, 1.0)
+    if rows:
+        _check_cached(intervention, name, model, prompts, strengths)
 
 
 class _Deliberate(BaseException):
     """Raised inside the `with` to see what an error or an interrupt leaves behind."""
+
+
+def _interrupt(model: Model) -> tuple[str, Callable[..., None]]:
+    """A hook that stops a forward pass when it has come to the last block."""
+
+    def stop(resid: Tensor, hook: Any) -> None:
+        raise _Deliberate
+
+    return Site(model.n_layers - 1).hook, stop
 
 
 def _check_edit(edit: ResidualEdit, name: str, model: Model) -> None:
@@ -183,10 +203,15 @@ def _check_first_block(
 
 
 def _check_cached(
-    intervention: Intervention, name: str, model: Model, prompts: Sequence[str], new: int = 4
+    intervention: Intervention,
+    name: str,
+    model: Model,
+    prompts: Sequence[str],
+    multiplier: Strength,
+    new: int = 4,
 ) -> None:
     prompt = model.tokens(prompts)
-    with intervention.attach(model, 1.0):
+    with intervention.attach(model, multiplier):
         written = generated_tokens(model, prompts, max_new_tokens=new, stop_at_eos=False)
         real = torch.ones_like(written, dtype=torch.bool)
         whole = prompt.extended(written, model.is_special(written), real)
@@ -195,8 +220,9 @@ def _check_cached(
     short = logits.amax(-1) - logits.gather(-1, written[..., None])[..., 0]
     require(
         float(short.max()) <= tolerance(model, [logits]),
-        f"{name}: cached generation wrote a token that a full forward pass finds less likely by "
-        f"{float(short.max()):.2g} nats. Edit the same tokens when they come one by one.",
+        f"{name}: cached generation at multiplier {multiplier} wrote a token that a full forward "
+        f"pass finds less likely by {float(short.max()):.2g} nats. Edit the same tokens when they "
+        "come one by one.",
     )
 
 
@@ -205,11 +231,14 @@ def _rows(model: Model, batch: TokenBatch) -> list[Tensor]:
     return [row[real].float() for row, real in zip(model.logits(batch), batch.mask, strict=True)]
 
 
-def _traces(model: Model) -> tuple[str, int, int, int]:
+def _traces(model: Model) -> tuple[str, int, int, int, tuple[bool, ...], tuple[bool, ...]]:
     """What an intervention could leave: changed weights, hooks, edits on record, other tensors."""
     points = model.wrapped.hook_dict.values()
     hooks = sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in points)
-    return model.fingerprint, hooks, len(model.attached), weights_state(model.wrapped)
+    trained = tuple(weight.requires_grad for weight in model.wrapped.parameters())
+    modes = tuple(module.training for module in model.wrapped.modules())
+    state = weights_state(model.wrapped)
+    return model.fingerprint, hooks, len(model.attached), state, trained, modes
 
 
 def _require_gone(
@@ -219,6 +248,7 @@ def _require_gone(
     kinds = (
         "weights", "hooks", "attached edits", "the tensors of the weights (exchange parameters and "
         "put the same ones back: what is added and subtracted again differs by rounding)",
+        "which weights require gradients", "which modules are in training mode",
     )  # fmt: skip
     named = zip(kinds, before, after, strict=True)
     changed = ", ".join(what for what, one, other in named if one != other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex
@@ -18,7 +19,7 @@ from steerlens.forms import Form
 from steerlens.models.model import Model, as_model
 from steerlens.results import Column, Result
 from steerlens.training.trainer import Trainer
-from steerlens.training.training_errors import DivergedError
+from steerlens.training.training_errors import DivergedError, TrainingWarning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -117,9 +118,11 @@ def find_rate(
     losses, start, made_by = [], float("nan"), {}
     for rate in tqdm(tried, desc="learning rates", unit="rate", disable=not progress):
         try:
-            made = replace(short, rate=rate).fit(
-                form, model, pairs, validation=validation, progress=False
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TrainingWarning)  # its loss says it
+                made = replace(short, rate=rate).fit(
+                    form, model, pairs, validation=validation, progress=False
+                )
         except DivergedError:
             losses.append(torch.nan)
             continue

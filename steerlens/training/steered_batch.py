@@ -49,6 +49,11 @@ class SteeredBatch:
         drawn = 2.0 * torch.randint(2, (1,), generator=self.generator) - 1.0
         return drawn.expand(len(self.index)).to(self.run.model.device)
 
+    def normal(self) -> Float[Tensor, " pair"]:
+        count = len(self.index) if self.intervention.per_row else 1
+        drawn = torch.randn(count, generator=self.generator).expand(len(self.index))
+        return drawn.to(self.run.model.device)
+
     def log_probs(
         self,
         strengths: Float[Tensor, " pair"] | Sequence[Float[Tensor, " pair"]],

@@ -295,7 +295,7 @@ def _require_model(facts: dict[str, Any], model: Model, folder: Path) -> None:
     if differing:
         raise TrainingError(
             f"What is in {folder} was trained on {facts['model']!r}, and this is {model.name!r}: "
-            f"their {' and '.join(differing)} differ "
+            f"their {' and '.join(differing)} {'differ' if len(differing) > 1 else 'differs'} "
             f"({', '.join(f'{facts[n]} and {model.facts[n]}' for n in differing)}). Load it for the "
             "model that it was trained on, or train it on this one."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from steerlens.training.early_stopping import best_look, why_stop
 from steerlens.training.objectives.objective import Objective
 from steerlens.training.scored_set import ScoredSet
 from steerlens.training.trained_intervention import TrainedIntervention
-from steerlens.training.training_errors import DivergedError, TrainingError
+from steerlens.training.training_errors import DivergedError, TrainingError, TrainingWarning
 from steerlens.training.training_history import TrainingHistory
 from steerlens.training.training_state import CHECKPOINT, TrainingState
 
@@ -125,6 +126,9 @@ class Trainer:
             ValueError: If a pair cannot be scored, or the form does not fit the model.
             SteeringError: If the form's positions choose no token of some answer.
             GradientError: If the weights were made under `torch.inference_mode()`.
+
+        Warns:
+            TrainingWarning: If what is kept is no better than the start.
         """
         model = as_model(model)
         if not isinstance(form, Form):
@@ -145,7 +149,15 @@ class Trainer:
             run = None
             if folder is not None:
                 run = stack.enter_context(RunFolder.open(expanded(folder)))
-            return _Fit(self, form, model, given, held_out, run, progress).result()
+            made = _Fit(self, form, model, given, held_out, run, progress).result()
+        if fault := made.history.fault:
+            warnings.warn(
+                f"{form!r} by {self.objective!r} learnt nothing: {fault}. Lower the rate, "
+                f"{made.made_by['rate']:g}, or try several: find_rate(trainer, form, …).",
+                TrainingWarning,
+                stacklevel=2,
+            )
+        return made
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -7,5 +7,9 @@ class TrainingError(ValueError):
     """Training that cannot be done as asked, or a file of a trained intervention that is damaged."""
 
 
+class TrainingWarning(UserWarning):
+    """Training that ended without having learnt what was asked."""
+
+
 class DivergedError(TrainingError, FloatingPointError):
     """A loss or a gradient that is NaN or infinite."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens import plots
 from steerlens.results import Column, Result
 from steerlens.stats import Bounds, group_numbers, mean_interval
-from steerlens.training.early_stopping import best_look
+from steerlens.training.early_stopping import CLEAR, best_look
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,6 +43,31 @@ class TrainingHistory(Result):
         if not self.validation.shape[1]:
             return len(self.losses)
         return self.looks[best_look(list(self.validation))]
+
+    @property
+    def fault(self) -> str:
+        """Why what is kept is no better than the start; "" where that is not so.
+
+        With validation: no look was below the first one, so that the start is kept. Without: the
+        losses of the last quarter of the steps are clearly above those of the first.
+        """
+        if self.validation.shape[1]:
+            means = self.validation.mean(1)
+            if self.best_step or len(means) < 2:
+                return ""
+            return (
+                f"the validation loss was never below its start ({float(means[0]):.4g} at the start, "
+                f"then at least {float(means[1:].min()):.4g}), so the start is kept, which changes "
+                "nothing"
+            )
+        some = len(self.losses) // 4
+        if some < 2:
+            return ""
+        first, last = self.losses[:some], self.losses[-some:]
+        error = float(((first.var() + last.var()) / some).sqrt())
+        if not float(last.mean() - first.mean()) > CLEAR * error:
+            return ""
+        return f"the loss rose from {float(first.mean()):.4g} to {float(last.mean()):.4g}"
 
     @property
     def validation_interval(self) -> Bounds:
@@ -76,7 +101,9 @@ class TrainingHistory(Result):
             some = max(1, len(self.losses) // 10)
             first, last = self.losses[:some].mean(), self.losses[-some:].mean()
             text += f", loss {float(first):.4g} to {float(last):.4g}, no validation"
-        return text + (f"; stopped: {self.stopped}" if self.stopped else "")
+        for what in (self.fault, f"stopped: {self.stopped}" if self.stopped else ""):
+            text += f"; {what}" if what else ""
+        return text
 
     def plot(self) -> go.Figure:
         """The learning curve: the loss of batches, and of the validation pairs with its interval."""

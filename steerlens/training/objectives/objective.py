@@ -53,6 +53,10 @@ class SteeredPairs(Protocol):
         """-1 or +1, the same for all pairs of the batch, with equal chances."""
         ...
 
+    def normal(self) -> Float[Tensor, " pair"]:
+        """Standard normal numbers, one for each pair where the strengths are, else one for all."""
+        ...
+
     def log_probs(
         self,
         strengths: Float[Tensor, " pair"] | Sequence[Float[Tensor, " pair"]],
