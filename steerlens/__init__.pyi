@@ -32,6 +32,14 @@ from steerlens.interventions import TurnTowards as TurnTowards
 from steerlens.interventions import Rotate as Rotate
 from steerlens.interventions import angular_steering as angular_steering
 from steerlens.interventions import ScaleMask as ScaleMask
+from steerlens.interventions import When as When
+from steerlens.interventions import Condition as Condition
+from steerlens.interventions import Knob as Knob
+from steerlens.interventions import Nudge as Nudge
+from steerlens.interventions import answer_loss as answer_loss
+from steerlens.interventions import AnswerLoss as AnswerLoss
+from steerlens.interventions import ProbeLoss as ProbeLoss
+from steerlens.interventions import DistributionLoss as DistributionLoss
 from steerlens.interventions import AddKeepingNorm as AddKeepingNorm
 from steerlens.interventions import Together as Together
 from steerlens.interventions import AblateEverywhere as AblateEverywhere
@@ -46,6 +54,9 @@ from steerlens.interventions import fwd_hooks as fwd_hooks
 
 # Operators: interventions that are found on data
 from steerlens.operators import sadi as sadi
+from steerlens.operators import cache_steering as cache_steering
+from steerlens.operators import find_condition as find_condition
+from steerlens.operators import triggers as triggers
 
 # Forms: what is trained
 from steerlens.forms import Form as Form

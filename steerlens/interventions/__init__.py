@@ -3,8 +3,16 @@
 from steerlens.interventions.ablate_everywhere import AblateEverywhere as AblateEverywhere
 from steerlens.interventions.baking import baked as baked
 from steerlens.interventions.clamp_range import ClampRange as ClampRange
+from steerlens.interventions.conditional import Condition as Condition
+from steerlens.interventions.conditional import When as When
+from steerlens.interventions.knob import Knob as Knob
 from steerlens.interventions.lens_hooks import fwd_hooks as fwd_hooks
 from steerlens.interventions.norm_kept import AddKeepingNorm as AddKeepingNorm
+from steerlens.interventions.nudge import AnswerLoss as AnswerLoss
+from steerlens.interventions.nudge import DistributionLoss as DistributionLoss
+from steerlens.interventions.nudge import Nudge as Nudge
+from steerlens.interventions.nudge import ProbeLoss as ProbeLoss
+from steerlens.interventions.nudge import answer_loss as answer_loss
 from steerlens.interventions.peft_folder import load_peft as load_peft
 from steerlens.interventions.peft_folder import save_peft as save_peft
 from steerlens.interventions.prompt import Prompt as Prompt

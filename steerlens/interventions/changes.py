@@ -1,4 +1,4 @@
-"""What an intervention changes, stated: edits of the stream, weights, text in front.
+"""What an intervention changes, stated: edits of the stream or the cache, weights, text in front.
 
 An intervention that states its changes (`Composed`) is computed by each analysis in the fastest way
 that is exact. Every change is that of multiplier 1, and is differentiable in the tensors it holds.
@@ -13,7 +13,10 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.models.cache_edits import PerLayer
+from steerlens.models.factors import Factor
 from steerlens.models.model import Model
+from steerlens.models.nudges import Nudging
 from steerlens.protocols import Edit, Intervention, Strength
 from steerlens.sites import Positions, Site
 
@@ -159,7 +162,74 @@ class PromptChange:
         return replace(self, weight=self.weight * factor)
 
 
-Change = StreamEdit | WeightChange | PromptChange
+@dataclass(frozen=True, eq=False)
+class CacheEdit:
+    """One edit of the keys and values of a prompt's tokens, after they were computed.
+
+    A text is read up to its prompt's last token; then multiplier · vector is added to what is kept of
+    the chosen tokens, once; all that follows attends to the edited prefix. Tokens before are as they
+    were, and a written token costs nothing more.
+    """
+
+    keys: PerLayer
+    """By layer: what is added to the keys of every head, as they are before rotation by position."""
+    values: PerLayer
+    positions: Positions = Positions.span(-2, -1, special=True)
+    """Of the tokens that it chooses, those before the prompt's last."""
+    weight: float = 1.0
+    """Scales the multiplier."""
+
+    def __post_init__(self) -> None:
+        if not (self.keys or self.values):
+            raise ValueError("A CacheEdit without keys and values changes nothing. Give some.")
+
+    @property
+    def block(self) -> int:
+        """The first block that it changes."""
+        return min({*self.keys, *self.values})
+
+    def scaled(self, factor: float) -> CacheEdit:
+        """The same edit, whose multiplier 1 is `factor` of this one's."""
+        return replace(self, weight=self.weight * factor)
+
+
+@dataclass(frozen=True, eq=False)
+class NudgeChange:
+    """A shift of each chosen token's vector that is found by looking ahead: h' = h + multiplier · s."""
+
+    nudge: Nudging
+    weight: float = 1.0
+    """Scales the multiplier."""
+
+    @property
+    def block(self) -> int:
+        """The first block that it changes."""
+        site = self.nudge.site
+        return site.layer if site.entry is None else site.entry
+
+    def scaled(self, factor: float) -> NudgeChange:
+        """The same shift, whose multiplier 1 is `factor` of this one's."""
+        return replace(self, weight=self.weight * factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Varied:
+    """A change whose multiplier is multiplied by factors that depend on the text."""
+
+    change: StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange
+    factors: tuple[Factor, ...]
+
+    @property
+    def block(self) -> int | None:
+        """The first block that it changes."""
+        return self.change.block
+
+    def scaled(self, factor: float) -> Varied:
+        """The same change, whose multiplier 1 is `factor` of this one's."""
+        return replace(self, change=self.change.scaled(factor))
+
+
+Change = StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange | Varied
 
 
 @runtime_checkable
@@ -191,4 +261,15 @@ def first_block_of(changes: tuple[Change, ...]) -> int:
 
 def rows_of(changes: tuple[Change, ...]) -> bool:
     """Whether the changes take one multiplier per row of a batch."""
-    return not any(isinstance(change, WeightChange) for change in changes)
+    bare = [change.change if isinstance(change, Varied) else change for change in changes]
+    return not any(isinstance(change, WeightChange) for change in bare)
+
+
+def varied(changes: tuple[Change, ...], factor: Factor) -> tuple[Change, ...]:
+    """The same changes, whose multiplier is multiplied by one more factor."""
+    return tuple(
+        Varied(change.change, (*change.factors, factor))
+        if isinstance(change, Varied)
+        else Varied(change, (factor,))
+        for change in changes
+    )

@@ -13,15 +13,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.interventions.changes import (
+    CacheEdit,
     Change,
+    NudgeChange,
     PromptChange,
     StreamEdit,
+    Varied,
     WeightChange,
     first_block_of,
     rows_of,
 )
 from steerlens.models.attached import require_strength
+from steerlens.models.cache_edits import AttachedCache
 from steerlens.models.exchanged import parameter_shapes
+from steerlens.models.factors import Factor, GatedWeights
 from steerlens.models.model import Model
 from steerlens.protocols import Edit, Hookable, Strength
 from steerlens.sites import Positions, Site
@@ -133,13 +138,18 @@ def composed(changes: Sequence[Change], label: str) -> Composition | EditAtSite:
 def require_changes_fit(model: Model, changes: Sequence[Change], label: str) -> None:
     """Raises ValueError, with what does not fit, if a model cannot be changed so."""
     shapes: dict[str, tuple[int, ...]] | None = None
-    for change in changes:
+    bare = [change.change if isinstance(change, Varied) else change for change in changes]
+    for change in bare:
         if isinstance(change, StreamEdit):
             model.require_site(change.site)
             _require_width(model, change, label)
         elif isinstance(change, WeightChange):
             shapes = parameter_shapes(model.wrapped) if shapes is None else shapes
             _require_parameter(change, shapes, model.name, label)
+        elif isinstance(change, CacheEdit):
+            _require_heads(model, change, label)
+        elif isinstance(change, NudgeChange):
+            model.require_nudges(change.nudge.site)
         elif change.entering is not None and change.entering.shape[-1] != model.d_model:
             raise ValueError(
                 f"{label} has a prefix of width {change.entering.shape[-1]}, and d_model of "
@@ -159,6 +169,24 @@ def _require_width(model: Model, change: StreamEdit, label: str) -> None:
             f"{label} edits a stream of width {change.edit.d_model}, and {what} of {model.name!r} is "
             f"{model.width(change.site)}. It was made for another model."
         )
+
+
+def _require_heads(model: Model, change: CacheEdit, label: str) -> None:
+    if model.is_bridge:
+        raise ValueError(
+            f"{label} edits cached keys and values, which a TransformerBridge keeps as Hugging Face "
+            "does, keys rotated by position. Use a HookedTransformer: Model.load(…)."
+        )
+    cfg = model.cfg
+    shape = (cfg.n_key_value_heads or cfg.n_heads, cfg.d_head)
+    for layer, vectors in [*change.keys.items(), *change.values.items()]:
+        model.require_site(Site(layer))
+        if tuple(vectors.shape) != shape:
+            raise ValueError(
+                f"{label} has vectors of shape {tuple(vectors.shape)} for layer {layer}, and the "
+                f"keys and values of {model.name!r} are {shape} for each token. It was made for "
+                "another model."
+            )
 
 
 def _require_parameter(
@@ -207,15 +235,45 @@ def _attached(
             one = one_multiplier(multiplier, label)
             if one != 0:
                 stack.enter_context(model.reweighted(new_weights(weights, one)))
-        for change in changes:
+        for change, factors in map(_with_factors, changes):
             if isinstance(change, StreamEdit):
                 stack.enter_context(
-                    model.hooked(change.site, change.edit, change.positions, multiplier)
+                    model.hooked(change.site, change.edit, change.positions, multiplier, factors)
                 )
             elif isinstance(change, PromptChange):
                 strength = multiplier * change.weight
-                stack.enter_context(model.prompted(change.tokens, strength, change.entering))
+                stack.enter_context(
+                    model.prompted(change.tokens, strength, change.entering, factors)
+                )
+            elif isinstance(change, CacheEdit):
+                strength = multiplier * change.weight
+                stack.enter_context(
+                    model.recached(
+                        AttachedCache(
+                            change.keys, change.values, change.positions, strength, factors
+                        )
+                    )
+                )
+            elif isinstance(change, NudgeChange):
+                strength = multiplier * change.weight
+                stack.enter_context(model.nudged(change.nudge, strength, factors))
+            elif isinstance(change, WeightChange) and factors:
+                one = one_multiplier(multiplier, label)
+                if one != 0:
+                    gated = GatedWeights(partial(_changed_by, change, one), factors)
+                    stack.enter_context(model.attached.gated(gated))
         yield
+
+
+def _changed_by(
+    change: WeightChange, multiplier: float, factor: float
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    return new_weights([change], multiplier * factor)
+
+
+def _with_factors(change: Change) -> tuple[Change, tuple[Factor, ...]]:
+    """A change itself, and what its multiplier is multiplied by."""
+    return (change.change, change.factors) if isinstance(change, Varied) else (change, ())
 
 
 def one_multiplier(multiplier: Strength, label: str) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 from steerlens.arguments import as_floats
 from steerlens.interventions.arms import require_each_fits
 from steerlens.interventions.together import changes_of
-from steerlens.measures.other_paths import Prompted, Reweighted, path_of
+from steerlens.measures.other_paths import Prompted, Recached, Reweighted, path_of
 from steerlens.measures.paths import (
     ByRows,
     Grid,
@@ -53,8 +53,8 @@ class PathPlan:
     """What is computed by one path."""
 
     path: str
-    """"wavefront", "several" (edits at several blocks), "weights", "prompts", "rows" (on a bridge:
-    all cells as rows of one batch) or "general"."""
+    """"wavefront", "several" (edits at several blocks), "weights", "cache", "prompts", "rows" (on a
+    bridge: all cells as rows of one batch) or "general"."""
     arms: int
     cells: int
     """Cells that must be computed: multiplier 0 is shared and costs nothing."""
@@ -170,7 +170,7 @@ class Engine:
                 kind = ByRows if in_rows else OneByOne
             by_kind.setdefault(kind, []).append(i)
         paths: list[Path] = []
-        for kind in (Wavefront, SeveralEdits, Reweighted):
+        for kind in (Wavefront, SeveralEdits, Reweighted, Recached):
             if kind in by_kind:
                 assert kernel is not None
                 paths.append(kind(self.model, kernel, grid, by_kind[kind]))

@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat, turns_of
-from steerlens.models.attached import Chosen, edits_by_block
-from steerlens.models.kernel import Columns, Kept, Kernel
+from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.prompts import AttachedPrompt, Inserted
-from steerlens.sites import Positions, TokenBatch
+from steerlens.models.stepping import Stepping
+from steerlens.sites import TokenBatch
 
 Turn = Mapping[str, str]
 """A turn of a chat: {"role": "user", "content": "…"}."""
@@ -151,12 +152,26 @@ def generated_tokens(
     streams = range(len(batch)) if draws is None else draws
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
-    step = _stepper(model, use_cache, batch.width + max_new_tokens)
     pad = model.tokenizer.pad_token_id or 0
+    if parts := model.attached.parts(batch):  # rows that need other weights, apart
+        written = []
+        for part in parts:
+            rows = part.tolist()
+            with model.attached.of_rows(part):
+                some = generated_tokens(
+                    model, [str(prompts[i]) for i in rows], max_new_tokens=max_new_tokens,
+                    temperature=temperature, seed=seed, stop_at_eos=stop_at_eos,
+                    use_cache=use_cache, draws=[streams[i] for i in rows], progress=progress,
+                )  # fmt: skip
+            written.append(some)
+        longest = max(some.shape[1] for some in written)
+        padded = [F.pad(some, (0, longest - some.shape[1]), value=pad) for some in written]
+        return torch.cat(padded)[torch.cat(parts).argsort()]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
     start, first_new = 0, batch.width
     with model.attached.running(batch):
+        step = _stepper(model, use_cache, batch.width + max_new_tokens)
         for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
             model.attached.computing(batch, start)
             logits = step(batch, start).float()
@@ -223,6 +238,10 @@ class _HookedSteps:
         model, key = self.model, tuple(one.prompt for one in inserted)
         if key not in self.caches:
             self.caches[key] = model.forward.new_cache(len(texts))
+        if start == 0 and (cut := model.attached.cut(texts)) is not None:
+            with model.forward.entered(inserted, start):
+                model.forward.prefill(texts, self.caches[key], cut, model.n_layers)
+            start = cut.column
         with model.forward.entered(inserted, start):
             resid = model.wrapped(
                 texts.tokens[:, start:],
@@ -256,10 +275,8 @@ class _KernelSteps:
     """Decoding without hooks; attached edits of the stream are applied between the blocks."""
 
     def __init__(self, model: Model, kernel: Kernel, width: int) -> None:
-        self.model, self.kernel, self.width = model, kernel, width
-        self.kept: dict[tuple[AttachedPrompt, ...], list[Kept]] = {}
-        """Keys and values of the texts with each choice of prompts in them."""
-        self.edits = edits_by_block(model.attached)
+        self.model, self.kernel = model, kernel
+        self.stepping = Stepping(model.attached, kernel, width)
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
         last = self.model.attached.mixed(batch, self._run, start)[0]
@@ -269,35 +286,4 @@ class _KernelSteps:
         self, texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]
     ) -> list[Float[Tensor, "row 1 d_model"]]:
         """The normed last column of texts, of which some prompts are a part."""
-        model, key = self.model, tuple(one.prompt for one in inserted)
-        if key not in self.kept:
-            width = self.width + sum(one.width for one in inserted)
-            self.kept[key] = [Kept(width) for _ in range(model.n_layers)]
-        columns = Columns.of(texts, start)
-        new = texts.width - start
-        chosen: dict[Positions, Chosen] = {}
-        for attached in model.attached:  # each rule once: there may be an edit in every block
-            if attached.positions not in chosen:
-                mask = model.attached.chosen(attached.positions, new)
-                chosen[attached.positions] = Chosen.of(mask)
-
-        def enter(entry: int, resid: Float[Tensor, "row 1 pos d_model"]) -> Tensor:
-            if entry == 0:
-                for k, prompt in enumerate(inserted):
-                    resid = prompt.enter(resid[:, 0], inserted[k + 1 :], start)[:, None]
-            for attached in self.edits.get(entry, ()):
-                where = chosen[attached.positions]
-                if where.mask.shape[1] != resid.shape[2]:  # the last block gives its last column
-                    where = where.mask[:, -resid.shape[2] :]
-                resid = attached.apply(resid[:, 0], where)[:, None]
-            return resid
-
-        # In the last block only the last column matters, unless an edit after it must count.
-        resid = self.kernel.climb(
-            self.kernel.embed(texts.tokens[:, None, start:], columns.positions),
-            columns,
-            enter=enter,
-            kept=self.kept[key],
-            tail=None if model.n_layers in self.edits else 1,
-        )
-        return [self.kernel.states(resid[:, 0, -1:])]
+        return [self.stepping.run(texts, start, inserted, last_only=True)]

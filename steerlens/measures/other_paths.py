@@ -1,4 +1,4 @@
-"""Paths for changes that are no edits of the stream: weights, and prompts with a dial."""
+"""Paths for changes that are no edits of the stream: weights, caches, prompts with a dial."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steerlens.interventions.changes import PromptChange, StreamEdit, WeightChange
+from steerlens.interventions.changes import CacheEdit, PromptChange, StreamEdit, WeightChange
 from steerlens.interventions.composition import new_weights
 from steerlens.measures.paths import (
     Grid,
@@ -19,11 +19,14 @@ from steerlens.measures.paths import (
     chosen_tokens,
     edits_by_entry,
     of_examples,
+    shared_columns,
 )  # fmt: skip
 from steerlens.measures.tokenised import Examples
-from steerlens.models.kernel import Columns, Kernel
-from steerlens.models.model import Model
+from steerlens.models.cache_edits import aligned
+from steerlens.models.kernel import Columns, Kernel, KeysValues
+from steerlens.models.model import Model, SteeringError
 from steerlens.models.prompts import mix
+from steerlens.sites import TokenBatch
 
 
 class Reweighted(Path):
@@ -113,6 +116,100 @@ def _blocks(changes: Sequence[WeightChange]) -> set[int]:
     return {int(block[1]) for block in found if block}
 
 
+class Recached(Path):
+    """Edits of cached keys and values: from each prompt's prefix, which all cells share.
+
+    A cell computes the prompt's last token and what follows it.
+    """
+
+    name = "cache"
+
+    def __init__(self, model: Model, kernel: Kernel, grid: Grid, arms: Sequence[int]) -> None:
+        super().__init__(model, grid, arms)
+        self.kernel = kernel
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    def columns(self, examples: Examples) -> int:
+        return examples.batch.width - examples.prompt_width + 1
+
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
+        batch, shift = aligned(examples.batch)
+        start, width, variants = (
+            int(batch.prompt_end[0]) - 1,
+            examples.batch.width,
+            examples.variants,
+        )
+        prompts = batch.rows(slice(None, None, variants))
+        prefix = self.kernel.prefix(prompts, start)
+        columns = shared_columns(batch, start, variants)
+        tokens = batch.tokens[:, start:].unflatten(0, (-1, variants))
+        entering = self.kernel.embed(tokens, columns.positions)
+
+        def states(shared: list[KeysValues] | None) -> Tensor:
+            resid = self.kernel.climb(entering, columns, shared=shared)
+            return self.kernel.states(resid).flatten(0, 1)
+
+        at = (
+            torch.arange(width - examples.read, width, device=shift.device) + shift[:, None] - start
+        )
+        index = at.clamp(min=0)[..., None].expand(-1, -1, self.model.d_model)
+        before = at < 0  # columns of a prompt that are read beside others' answers
+        own = states(prefix).gather(1, index)
+        if bool(before.any()):
+            whole = self.kernel.climb(
+                self.kernel.embed(batch.tokens[:, None], batch.positions[:, None]),
+                Columns.of(batch),
+            )
+            whole = self.kernel.states(whole[:, 0])
+            unmoved = (at + start)[..., None].expand(-1, -1, self.model.d_model)
+            own = torch.where(before[..., None], whole.gather(1, unmoved), own)
+        if unsteered:
+            yield [], of_examples(own, examples)[:, None]
+        for i, j in self.cells:
+            edit, m = self._edit(i), self.grid.multipliers[j]
+            changed = self._changed(edit, m * edit.weight, prompts, prefix, start)
+            steered = states(changed).gather(1, index)
+            steered = torch.where(before[..., None], own, steered)
+            yield [(i, j)], of_examples(steered, examples)[:, None]
+
+    def _edit(self, i: int) -> CacheEdit:
+        changes = self.grid.changes[i]
+        assert changes is not None and isinstance(change := changes[0], CacheEdit)
+        return change
+
+    def _changed(
+        self,
+        edit: CacheEdit,
+        multiplier: float,
+        prompts: TokenBatch,
+        prefix: list[KeysValues] | None,
+        width: int,
+    ) -> list[KeysValues]:
+        """The keys and values of each prompt's prefix after an edit."""
+        chosen = edit.positions.mask(prompts)[:, :width]
+        if prefix is None or bool((empty := ~chosen.any(-1)).any()):
+            row = 0 if prefix is None else int(empty.nonzero()[0])
+            raise SteeringError(
+                f"{edit.positions} chooses no token before the last one of prompt {row}, and only "
+                "those have keys and values to edit when the last one is read. Use longer prompts, "
+                "or Positions.all(special=True)."
+            )
+        positions = prompts.positions[:, None, :width]
+        found = []
+        for layer, (keys, values) in enumerate(prefix):
+            where = chosen[:, None, :, None] * multiplier
+            if layer in edit.keys:
+                added = where * edit.keys[layer].to(keys)[:, None]
+                keys = keys + self.kernel.turned(layer, added[:, None].to(keys), positions)[:, 0]
+            if layer in edit.values:
+                values = values + where * edit.values[layer].to(values)[:, None]
+            found.append((keys, values))
+        return found
+
+
 class Prompted(Path):
     """Prompts with a dial: two passes, without and with the prompt, are mixed for every cell."""
 
@@ -151,4 +248,5 @@ def path_of(grid: Grid, i: int) -> type[Path] | None:
     kinds = {type(change) for change in changes}
     if kinds <= {WeightChange, StreamEdit}:
         return Reweighted
-    return Prompted if len(changes) == 1 else None
+    alone: dict[type, type[Path]] = {PromptChange: Prompted, CacheEdit: Recached}
+    return alone.get(kinds.pop()) if len(changes) == 1 else None

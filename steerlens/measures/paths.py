@@ -5,7 +5,8 @@
   columns run through the blocks once, and at every block the edited copies that start there join
   the batch, so that no cell repeats what another has done. `SeveralEdits` is the same for
   interventions with edits at several blocks.
-- `Reweighted` and `Prompted` (`steerlens.measures.other_paths`), for changes of weights and prompts.
+- `Reweighted`, `Recached` and `Prompted` (`steerlens.measures.other_paths`), for changes of weights,
+  caches and prompts.
 - `ByRows`, for residual edits on a TransformerBridge: all cells are rows of one batch.
 - `OneByOne`, for whatever else can be attached: one forward pass for each cell, from the block
   before the first that it changes.

@@ -3,99 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.models.attached_edit import Attached, Window
+from steerlens.models.attached_edit import Chosen as Chosen
+from steerlens.models.attached_edit import SteeringError as SteeringError
+from steerlens.models.attached_edit import edited_stream as edited_stream
+from steerlens.models.attached_edit import edits_by_block as edits_by_block
+from steerlens.models.attached_edit import require_strength as require_strength
+from steerlens.models.cache_edits import AttachedCache, CacheChange
+from steerlens.models.exchanged import exchanged
+from steerlens.models.factors import (
+    Factor,
+    GatedWeights,
+    TextFactor,
+    TokenFactor,
+    groups_of,
+    product_by_text,
+)  # fmt: skip
+from steerlens.models.forward import Forward
+from steerlens.models.nudges import AttachedNudge
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
-from steerlens.protocols import Edit, Strength, TextEdit
+from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, TokenBatch
-
-
-class SteeringError(ValueError):
-    """Steering that did nothing, or could not be applied to what was run."""
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Which tokens are edited, with what all edits of the same tokens share."""
-
-    mask: Bool[Tensor, "batch pos"]
-    count: int | Int[Tensor, ""]
-    """How many there are."""
-    is_all: bool = False
-    """Whether there is no other token, as far as is known without waiting for a GPU."""
-
-    @classmethod
-    def of(cls, mask: Bool[Tensor, "batch pos"]) -> Chosen:
-        """The tokens of a mask."""
-        if mask.device.type != "cpu":
-            return cls(mask, mask.sum())
-        count = int(mask.sum())
-        return cls(mask, count, count == mask.numel())
-
-
-@dataclass(eq=False)
-class Attached:
-    """One edit attached to the model, and how many tokens it edited in the current run."""
-
-    site: Site
-    edit: Edit
-    positions: Positions
-    multiplier: Strength
-    edited: int | Tensor = 0
-    ever_ran: bool = False
-    """Whether the model was run while it was attached, be it only up to a lower block."""
-    handle: Any = None
-    """TransformerLens's handle of the hook that applies it."""
-
-    def apply(
-        self, resid: Float[Tensor, "batch pos d_model"], chosen: Tensor | Chosen
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after the edit, at the chosen tokens; the very same tensor at strength 0."""
-        if isinstance(chosen, Tensor):
-            chosen = Chosen.of(chosen)
-        self.ever_ran = True
-        self.edited = self.edited + chosen.count  # read at the end: a GPU need not wait here
-        if not isinstance(self.multiplier, Tensor) and self.multiplier == 0:
-            return resid
-        if isinstance(self.multiplier, Tensor) and len(self.multiplier) != resid.shape[0]:
-            raise SteeringError(
-                f"{len(self.multiplier)} multipliers for a batch of {resid.shape[0]} rows. "
-                "Give one number, or one per row."
-            )
-        edited = edited_stream(self.edit, resid, self.multiplier, chosen.mask)
-        if edited.shape != resid.shape:
-            raise SteeringError(
-                f"{self.edit!r} turned a stream of shape {tuple(resid.shape)} into "
-                f"{tuple(edited.shape)}. An edit must keep the shape."
-            )
-        return edited if chosen.is_all else torch.where(chosen.mask[..., None], edited, resid)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The columns that the wrapped model is computing right now."""
-
-    batch: TokenBatch
-    """The texts themselves, by which the rules of positions count."""
-    start: int
-    """The first column, counted with the prompts that stand in the texts."""
-    inserted: tuple[Inserted, ...] = ()
-    """Prompts that stand in the texts, which are never edited."""
-
-    def chosen(self, positions: Positions, width: int) -> Tensor:
-        chosen = positions.mask(self.batch)
-        for prompt in self.inserted:
-            chosen = prompt.spread(chosen, False)
-        return chosen[:, self.start : self.start + width]
 
 
 class AttachedEdits:
@@ -109,13 +47,20 @@ class AttachedEdits:
         self._edits: list[Attached] = []
         self.prompts: list[AttachedPrompt] = []
         """Prompts in front of all texts, in the order in which they were attached."""
-        self._window: _Window | None = None
+        self._gated: list[GatedWeights] = []
+        self._caches: list[AttachedCache] = []
+        self._nudges: list[AttachedNudge] = []
+        self._window: Window | None = None
+        self._by_text: dict[int, Float[Tensor, " batch"]] = {}
+        """The factors by text of the current run, by the id of each."""
+        self._silent = False
 
     def __iter__(self) -> Iterator[Attached]:
         return iter(tuple(self._edits))
 
     def __len__(self) -> int:
-        return len(self._edits) + len(self.prompts)
+        others = (self.prompts, self._gated, self._caches, self._nudges)
+        return len(self._edits) + sum(map(len, others))
 
     @property
     def hooks(self) -> Counter[str]:
@@ -130,18 +75,28 @@ class AttachedEdits:
 
     @contextmanager
     def attach(
-        self, site: Site, edit: Edit, positions: Positions, multiplier: Strength
+        self,
+        site: Site,
+        edit: Edit,
+        positions: Positions,
+        multiplier: Strength,
+        factors: tuple[Factor, ...] = (),
     ) -> Iterator[None]:
         """Applies an edit at a site until the `with` ends.
+
+        Args:
+            factors: What the multiplier is multiplied by, for each text or token.
 
         Raises:
             ValueError: If the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
         require_strength(multiplier)
-        attached = Attached(site, edit, positions, multiplier)
+        attached = Attached(site, edit, positions, multiplier, factors=factors)
 
         def fire(resid: Tensor, hook: Any) -> Tensor:
+            if self._silent:
+                return resid
             if self._window is None:
                 raise SteeringError(
                     "The wrapped model was run directly while steering is attached, so it is not "
@@ -150,7 +105,8 @@ class AttachedEdits:
                 )
             chosen = self._window.chosen(positions, resid.shape[1])
             # All heads of a token are one vector, [batch, pos, head * d_head].
-            return attached.apply(resid.flatten(2), chosen).view_as(resid)
+            factor = self.factor(factors, resid.shape[1])
+            return attached.apply(resid.flatten(2), chosen, factor).view_as(resid)
 
         self._edits.append(attached)
         try:
@@ -184,6 +140,123 @@ class AttachedEdits:
             )
 
     @contextmanager
+    def gated(self, weights: GatedWeights) -> Iterator[None]:
+        """Changes weights as each text asks for, until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        self._gated.append(weights)
+        try:
+            yield
+        finally:
+            self._gated.remove(weights)
+        if not weights.ever_ran:
+            raise SteeringError(
+                f"Changes of weights were attached to {self._name!r} under a condition, and no "
+                "text was run inside the `with`. Run the model inside it, through the Model."
+            )
+
+    @contextmanager
+    def caching(self, edit: AttachedCache) -> Iterator[None]:
+        """Edits the kept keys and values of every text until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        self._caches.append(edit)
+        try:
+            yield
+        finally:
+            self._caches.remove(edit)
+        if not edit.ever_ran:
+            raise SteeringError(
+                f"An edit of keys and values was attached to {self._name!r} and no text was run "
+                "inside the `with`. Run the model inside it, through the Model."
+            )
+
+    @contextmanager
+    def nudging(self, nudge: AttachedNudge) -> Iterator[None]:
+        """Nudges the chosen tokens of every text until the `with` ends.
+
+        Raises:
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        self._nudges.append(nudge)
+        try:
+            yield
+        finally:
+            self._nudges.remove(nudge)
+        if not nudge.ever_ran:
+            raise SteeringError(
+                f"A nudge was attached to {self._name!r} and no text was run inside the `with`. Run "
+                "the model inside it, through the Model."
+            )
+
+    @property
+    def nudges(self) -> list[AttachedNudge]:
+        """The nudges that change some row."""
+        return [nudge for nudge in self._nudges if not nudge.is_off]
+
+    def cuts(self, batch: TokenBatch) -> bool:
+        """Whether a run is cut in two, at the prompts' ends, for an edit of keys and values."""
+        on = [edit for edit in self._caches if not edit.is_off]
+        if not on or not all(edit.factors for edit in on):
+            return bool(on)
+        with evaluating(self._wrapped):
+            values = self._read_factors(batch)
+        factors = [product_by_text(edit.factors, values) for edit in on]
+        return any(one is not None and bool(one.any()) for one in factors)
+
+    def cut(self, texts: TokenBatch) -> CacheChange | None:
+        """What happens to the keys and values of texts that are computed from the start.
+
+        Args:
+            texts: With the prompts that stand in them; all prompts end in one column.
+
+        Raises:
+            SteeringError: If there is no token to edit.
+        """
+        if all(edit.is_off for edit in self._caches):
+            return None
+        window = self._window
+        assert window is not None
+        base, column = window.batch, int(texts.prompt_end[0]) - 1
+        before = torch.arange(base.width, device=base.tokens.device) < base.prompt_end[:, None] - 1
+        edits = []
+        for edit in self._caches:
+            chosen = edit.positions.mask(base) & before
+            if bool((empty := ~chosen.any(-1)).any()):
+                raise SteeringError(
+                    f"{edit.positions} chooses no token before the last one of prompt "
+                    f"{int(empty.nonzero()[0])}, and only those have keys and values to edit when "
+                    "the last one is read. Use longer prompts, or Positions.all(special=True)."
+                )
+            for prompt in window.inserted:
+                chosen = prompt.spread(chosen, False)
+            m, weight = edit.multiplier, next(self._wrapped.parameters())
+            strength = m if isinstance(m, Tensor) else torch.full((len(base),), float(m))
+            if len(strength) != len(base):
+                raise SteeringError(
+                    f"{len(strength)} multipliers for a batch of {len(base)} rows. Give one number, "
+                    "or one per row."
+                )
+            factor = self.factor(edit.factors, base.width)
+            strength = strength.to(weight)
+            strength = strength if factor is None else strength * factor[:, 0].to(weight)
+            edits.append((edit, chosen[:, :column], strength))
+        if not any(bool(strength.any()) for _, _, strength in edits):
+            for edit in self._caches:  # a condition holds for none of the texts
+                edit.edited = edit.ever_ran = True
+            return None
+        return CacheChange(edits, column, lambda: self.go_on(column))
+
+    def go_on(self, start: int) -> None:
+        """States that the columns from `start` on come next, of the texts with their prompts."""
+        assert self._window is not None
+        self._window = replace(self._window, start=start)
+
+    @contextmanager
     def running(self, batch: TokenBatch, stop_at: int | None = None) -> Iterator[None]:
         """One run over a batch, after which every edit must have edited some token.
 
@@ -196,6 +269,10 @@ class AttachedEdits:
             SteeringError: If an edit that the run reached has edited no token, or its hook was
                 removed.
         """
+        for cache in self._caches:
+            cache.edited = False
+        for nudge in self._nudges:
+            nudge.edited = 0
         for attached in self._edits:
             attached.edited = 0
             hooks = self._handles(attached)
@@ -206,10 +283,44 @@ class AttachedEdits:
                     "the `with` to end steering, and do not reset hooks inside it."
                 )
         try:
-            with evaluating(self._wrapped):
+            with evaluating(self._wrapped), ExitStack() as stack:
+                self._by_text = self._read_factors(batch)
+                for nudge in self._nudges:
+                    factor = product_by_text(nudge.factors, self._by_text)
+                    nudge.closed = factor is not None and not bool(factor.any())
+                for weights in self._gated:
+                    weights.ever_ran = True
+                    factor = product_by_text(weights.factors, self._by_text)
+                    assert factor is not None
+                    if bool((factor != factor[0]).any()):
+                        raise SteeringError(
+                            "The texts of this batch need different weights. Run them through "
+                            "model.states, model.cache or generate, or those of each kind apart."
+                        )
+                    if float(factor[0]) != 0:
+                        changes = weights.change(float(factor[0]))
+                        stack.enter_context(exchanged(self._wrapped, changes))
                 yield
         finally:
-            self._window = None
+            self._window, self._by_text = None, {}
+        for nudge in self._nudges:
+            if nudge.is_off or (stop_at is not None and nudge.entry > stop_at):
+                nudge.ever_ran = True
+            elif nudge.edited == 0:
+                raise SteeringError(
+                    f"A nudge at {nudge.nudge.site} has moved no token of these texts: its "
+                    f"{nudge.nudge.positions} chose none, or the run was not one of model.states, "
+                    "model.logits, model.cache or generate."
+                )
+        for cache in self._caches:
+            if cache.is_off or (stop_at is not None and min(cache.layers) >= stop_at):
+                cache.ever_ran = True
+            elif not cache.edited:
+                raise SteeringError(
+                    f"An edit of keys and values of {self._name!r} was not made: this run does not "
+                    "cut texts where their prompts end. Run them through model.states, "
+                    "model.logits, model.cache or generate."
+                )
         for attached in self._edits:
             if stop_at is not None and attached.site.layer >= stop_at:
                 attached.ever_ran = True
@@ -219,6 +330,74 @@ class AttachedEdits:
                     f"{attached.site} did nothing. Positions.generated() needs tokens after the "
                     "prompt."
                 )
+
+    def _read_factors(self, batch: TokenBatch) -> dict[int, Float[Tensor, " batch"]]:
+        """The factors by text of whatever is attached, by the id of each."""
+        owners = [*self._edits, *self.prompts, *self._gated, *self._caches, *self._nudges]
+        asked = {id(factor): factor for one in owners for factor in one.factors}
+        with torch.no_grad():
+            return {
+                key: factor.of_texts(batch, self._unedited)
+                for key, factor in asked.items()
+                if isinstance(factor, TextFactor)
+            }
+
+    def _unedited(self, batch: TokenBatch, sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """Streams of texts as they are without the attached edits and prompts."""
+        self._silent = True
+        try:
+            stop = max(site.layer for site in sites) + 1
+            return Forward(self._wrapped).streams(batch, sites, stop)
+        finally:
+            self._silent = False
+
+    def parts(self, batch: TokenBatch) -> list[Int[Tensor, " row"]]:
+        """Rows that can be run together, where conditions of a batch ask for several runs.
+
+        Those are texts that need other weights, and texts whose cache is edited, or which are nudged,
+        or not. Empty where one run will do.
+        """
+        others = [
+            one
+            for one in (*self._caches, *self._nudges)
+            if any(isinstance(factor, TextFactor) for factor in one.factors)
+            and bool(torch.as_tensor(one.multiplier).any())
+        ]
+        apart = [*self._gated, *others]
+        if not apart:
+            return []
+        with evaluating(self._wrapped):
+            values = self._read_factors(batch)
+        found = [product_by_text(one.factors, values) for one in apart]
+        groups = groups_of(torch.stack([one for one in found if one is not None], 1))
+        return groups if len(groups) > 1 else []
+
+    @contextmanager
+    def of_rows(self, index: Int[Tensor, " row"]) -> Iterator[None]:
+        """Strengths that are one per row are those of some rows, until the `with` ends."""
+        owners = [*self._edits, *self.prompts, *self._caches, *self._nudges]
+        kept = [(one, m) for one in owners if isinstance(m := one.multiplier, Tensor) and m.ndim]
+        try:
+            for one, m in kept:
+                one.multiplier = m[index.to(m.device)]
+            yield
+        finally:
+            for one, m in kept:
+                one.multiplier = m
+
+    def factor(self, factors: Sequence[Factor], width: int) -> Float[Tensor, "batch _"] | None:
+        """The product of factors at each of the `width` columns that come next; None for none.
+
+        One column where no factor differs between the tokens of a text.
+        """
+        found = product_by_text(factors, self._by_text)
+        product = None if found is None else found[:, None]
+        for one in factors:
+            if isinstance(one, TokenFactor):
+                assert self._window is not None
+                own = self._window.factor(one, width)
+                product = own if product is None else product * own
+        return product
 
     def _handles(self, attached: Attached) -> list[Any]:
         return self._wrapped.hook_dict[attached.site.hook].fwd_hooks
@@ -231,7 +410,7 @@ class AttachedEdits:
         Args:
             inserted: Prompts that stand in the texts, in the order in which they were put there.
         """
-        self._window = _Window(batch, start, inserted)
+        self._window = Window(batch, start, inserted)
 
     def chosen(self, positions: Positions, width: int) -> Tensor:
         """Which tokens a rule chooses among the `width` columns that come next."""
@@ -248,6 +427,9 @@ class AttachedEdits:
         """
         if not self.prompts:
             return run(batch, start, ())
+        for prompt in self.prompts:
+            self.computing(batch, start)
+            prompt.factor = self.factor(prompt.factors, batch.width - start)
         found = mixed(batch, tuple(self.prompts), self._counted(batch, run), start)
         self.computing(batch, start)
         return found
@@ -260,47 +442,3 @@ class AttachedEdits:
             return run(texts, start, inserted)
 
         return counted
-
-
-def edited_stream(
-    edit: Edit,
-    resid: Float[Tensor, "batch pos d_model"],
-    multiplier: Strength,
-    chosen: Bool[Tensor, "batch pos"],
-) -> Tensor:
-    """What an edit makes of a stream; it counts at the chosen tokens alone.
-
-    The shape is the edit's own, which may be wrong.
-    """
-    if isinstance(edit, TextEdit):
-        return edit.of_texts(resid, multiplier, chosen)
-    return edit(resid, multiplier)
-
-
-def edits_by_block(edits: Iterable[Attached]) -> dict[int, list[Attached]]:
-    """The edits of what enters each block, in the order in which the hooks fire.
-
-    That is the block's number, and the number of layers for what leaves the last. `resid_post` of a
-    block comes before `resid_pre` of the next.
-    """
-    found: dict[int, list[Attached]] = {}
-    edits = list(edits)
-    for stream in ("resid_post", "resid_pre"):
-        for attached in edits:
-            if attached.site.entry is not None and attached.site.stream == stream:
-                found.setdefault(attached.site.entry, []).append(attached)
-    return found
-
-
-def require_strength(multiplier: Strength) -> None:
-    """Raises TypeError or ValueError unless it is one finite number, or one per row of a batch."""
-    per_row = isinstance(multiplier, Tensor)
-    if not (multiplier.ndim == 1 if per_row else isinstance(multiplier, Real)):
-        raise TypeError(
-            f"multiplier={multiplier!r} is not a strength. Give one number, or a tensor with one "
-            "number per row of the batch."
-        )
-    if not bool(torch.as_tensor(multiplier).isfinite().all()):
-        raise ValueError(
-            f"multiplier={multiplier} would fill the stream with NaN. Give finite strengths."
-        )

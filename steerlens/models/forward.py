@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerLensKeyValueCache
 
+from steerlens.models.cache_edits import CacheChange
 from steerlens.models.measured import measured
 from steerlens.models.prompts import Inserted
 from steerlens.sites import Site, TokenBatch
@@ -47,16 +48,22 @@ class Forward:
         )
 
     def last(
-        self, batch: TokenBatch, entering: Entering | None = None
+        self,
+        batch: TokenBatch,
+        entering: Entering | None = None,
+        cut: CacheChange | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after the last block, all hooks applied.
 
         Args:
+            cut: Where keys and values are changed in between; all blocks run then.
             entering: The block to start at and the stream that enters it; the blocks below do not
                 run. Of a HookedTransformer only.
         """
         self.require_padding(batch)
         mask, n_layers = batch.mask.long(), self.wrapped.cfg.n_layers
+        if cut is not None:
+            return torch.cat(self._in_two(batch, cut, n_layers), 1)
         if not self.is_bridge:
             start, given = entering or (None, batch.tokens)
             return self.wrapped(
@@ -74,13 +81,65 @@ class Forward:
         return kept[0]
 
     def streams(
-        self, batch: TokenBatch, sites: Sequence[Site], stop_at: int
+        self,
+        batch: TokenBatch,
+        sites: Sequence[Site],
+        stop_at: int,
+        cut: CacheChange | None = None,
     ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
         """The stream at the asked sites, all hooks applied; blocks from `stop_at` on do not run."""
         self.require_padding(batch)
         with self.keeping(sites) as kept:
-            self.wrapped(batch.tokens, attention_mask=batch.mask.long(), stop_at_layer=stop_at)
-        return kept
+            if cut is None:
+                self.wrapped(batch.tokens, attention_mask=batch.mask.long(), stop_at_layer=stop_at)
+                return kept
+            before: dict[Site, Tensor] = {}
+            self._in_two(batch, cut, stop_at, lambda: before.update(kept))
+            return {site: torch.cat([before[site], kept[site]], 1) for site in sites}
+
+    def _in_two(
+        self,
+        batch: TokenBatch,
+        cut: CacheChange,
+        stop_at: int,
+        between: Callable[[], None] | None = None,
+    ) -> list[Float[Tensor, "batch _ d_model"]]:
+        """What leaves the block before `stop_at`, of the prefix and of what follows it."""
+        cache = self.new_cache(len(batch))
+        first = self.prefill(batch, cache, cut, stop_at)
+        if between is not None:
+            between()
+        rest = slice(cut.column, None)
+        second = self.wrapped(
+            batch.tokens[:, rest],
+            attention_mask=batch.mask[:, rest].long(),
+            past_kv_cache=cache,
+            stop_at_layer=stop_at,
+        )
+        return [first, second]
+
+    def prefill(
+        self,
+        batch: TokenBatch,
+        cache: TransformerLensKeyValueCache,
+        cut: CacheChange,
+        stop_at: int,
+    ) -> Float[Tensor, "batch _ d_model"]:
+        """Runs the prefix, and changes its keys and values in the cache."""
+        first = self.wrapped(
+            batch.tokens[:, : cut.column],
+            attention_mask=batch.mask[:, : cut.column].long(),
+            past_kv_cache=cache,
+            stop_at_layer=stop_at,
+        )
+        for layer in range(stop_at):
+            entry = cache[layer]
+            if (added := cut.of_keys(layer)) is not None:
+                entry.past_keys = entry.past_keys + added.to(entry.past_keys)
+            if (added := cut.of_values(layer)) is not None:
+                entry.past_values = entry.past_values + added.to(entry.past_values)
+        cut.done()
+        return first
 
     @contextmanager
     def keeping(self, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:

@@ -159,6 +159,29 @@ class Kept:
         self.length = end
         return self._held[0][:, :, :, :end], self._held[1][:, :, :, :end]
 
+    def add(self, keys: _Heads | None, values: _Heads | None) -> None:
+        """Adds to what is kept in the first columns."""
+        assert self._held is not None
+        for held, added in zip(self._held, (keys, values), strict=True):
+            if added is not None:
+                held[:, :, :, : added.shape[3]] += added
+
+
+class Peeked(Kept):
+    """What is kept of earlier columns, for a look at columns that are not kept."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(kept.width)
+        self.kept = kept
+
+    def append(self, keys: _Heads, values: _Heads) -> KeysValues:
+        """All there are, with these columns, which stay as they are."""
+        held, end = self.kept._held, self.kept.length
+        if held is None or end == 0:
+            return keys, values
+        own_keys, own_values = (one[:, :, :, :end] for one in held)
+        return torch.cat([own_keys, keys], 3), torch.cat([own_values, values], 3)
+
 
 class Kernel:
     """One model's weights, laid out for multiplication. Build one per sweep; it copies a little.
@@ -346,6 +369,19 @@ class Kernel:
         resid = self.embed(batch.tokens[:, None, :width], columns.positions)
         self.climb(resid, columns, tail=1, into=found)
         return [(keys[:, 0], values[:, 0]) for keys, values in found]
+
+    def turned(
+        self,
+        layer: int,
+        keys: Float[Tensor, "prompt rows kv_head pos d_head"],
+        positions: Int[Tensor, "prompt rows pos"],
+    ) -> Float[Tensor, "prompt rows kv_head pos d_head"]:
+        """Keys as they are kept: turned by their positions, where a model turns them."""
+        rotary = self.blocks[layer].rotary
+        if rotary is None:
+            return keys
+        sin, cos = (t[positions][:, :, None] for t in (rotary.rotary_sin, rotary.rotary_cos))
+        return self._rotate(keys, sin, cos)
 
     def states(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The final stream, normed: what the unembedding reads."""

@@ -21,15 +21,19 @@ from steerlens.directions import Direction
 from steerlens.models import checkpoints
 from steerlens.models.attached import AttachedEdits, require_strength
 from steerlens.models.attached import SteeringError as SteeringError
+from steerlens.models.cache_edits import AttachedCache, aligned, put_back
 from steerlens.models.exchanged import exchanged
+from steerlens.models.factors import Factor
 from steerlens.models.fitting import Fitting
 from steerlens.models.forward import Entering, Forward
 from steerlens.models.kernel import Kernel, why_not
 from steerlens.models.lens_names import LensNames, TextsLike
 from steerlens.models.loading import load
 from steerlens.models.measured import measured
+from steerlens.models.nudges import AttachedNudge, Nudging
 from steerlens.models.prompts import AttachedPrompt, Dial, Inserted
 from steerlens.models.readout import Readout
+from steerlens.models.stepping import Stepping
 from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
 from steerlens.models.wrapped_state import weights_state
@@ -311,16 +315,24 @@ class Model(LensNames):
 
     @contextmanager
     def hooked(
-        self, site: Site, edit: Edit, positions: Positions, multiplier: Strength
+        self,
+        site: Site,
+        edit: Edit,
+        positions: Positions,
+        multiplier: Strength,
+        factors: tuple[Factor, ...] = (),
     ) -> Iterator[None]:
         """Applies an edit at a site until the `with` ends. Interventions call this.
+
+        Args:
+            factors: What the multiplier is multiplied by, for each text or token.
 
         Raises:
             ValueError: If the model has no such site, or the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
         self.require_site(site)
-        with self.attached.attach(site, edit, positions, multiplier):
+        with self.attached.attach(site, edit, positions, multiplier, factors):
             yield
 
     @contextmanager
@@ -329,6 +341,7 @@ class Model(LensNames):
         tokens: Int[Tensor, " new"],
         multiplier: Dial,
         entering: Float[Tensor, "new d_model"] | None = None,
+        factors: tuple[Factor, ...] = (),
     ) -> Iterator[None]:
         """Puts tokens in front of every text, after its BOS, until the `with` ends.
 
@@ -339,6 +352,7 @@ class Model(LensNames):
             multiplier: One number, one per row, or one number that is being trained. 0 is exactly
                 the text without them and 1 exactly the text with them.
             entering: What enters block 0 in the place of the tokens.
+            factors: What the multiplier is multiplied by, for each text or token.
 
         Raises:
             ValueError: If the multiplier is NaN or infinite, or there is no token.
@@ -351,9 +365,67 @@ class Model(LensNames):
         if not len(tokens):
             raise ValueError("A prompt of no tokens changes nothing. Give at least one.")
         lead = tuple(self.texts.lead)
-        prompt = AttachedPrompt(tokens, multiplier, lead, self.n_ctx, entering)
+        prompt = AttachedPrompt(tokens, multiplier, lead, self.n_ctx, entering, factors)
         with self.attached.prompted(prompt):
             yield
+
+    @contextmanager
+    def recached(self, edit: AttachedCache) -> Iterator[None]:
+        """Edits the kept keys and values of every text, once, until the `with` ends.
+
+        Interventions call this. Of a HookedTransformer only.
+
+        Raises:
+            ValueError: If the multiplier is NaN or infinite, or a bridge is wrapped.
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        require_strength(edit.multiplier)
+        if self.is_bridge:
+            raise ValueError(
+                "The keys in the cache of a TransformerBridge are those of Hugging Face, which are "
+                "rotated by position, and its full pass has no cache that could be edited. Use a "
+                "HookedTransformer: Model.load(…)."
+            )
+        with self.attached.caching(edit):
+            yield
+
+    @contextmanager
+    def nudged(
+        self, nudge: Nudging, multiplier: Strength, factors: tuple[Factor, ...] = ()
+    ) -> Iterator[None]:
+        """Moves the chosen tokens by what looking ahead finds, until the `with` ends.
+
+        Interventions call this. Texts are run token by token from the first chosen one on.
+
+        Raises:
+            ValueError: If the multiplier is NaN or infinite, the site does not enter a block, or the
+                model cannot run without its hooks.
+            SteeringError: At the end of the `with`, if no text was run.
+        """
+        require_strength(multiplier)
+        self.require_nudges(nudge.site)
+        entry = nudge.site.entry
+        assert entry is not None
+        with self.attached.nudging(AttachedNudge(nudge, entry, multiplier, factors)):
+            yield
+
+    def require_nudges(self, site: Site) -> None:
+        """Raises ValueError if vectors at a site cannot be moved by looking ahead."""
+        self.require_site(site)
+        if site.entry is None:
+            raise ValueError(
+                f"A nudge is a step on a stream that enters a block, and {site} is inside one. Use "
+                "resid_pre or resid_post."
+            )
+        reason = "it is a TransformerBridge" if self.is_bridge else None
+        reason = reason or measured(self.wrapped).readout_differs
+        reason = reason or why_not(self.wrapped, self.attached.hooks)
+        if reason:
+            raise ValueError(
+                f"A nudge looks ahead from a token without running what is below or before it, which "
+                f"needs the model without its hooks, and {self.name!r} cannot run so: {reason}. Use "
+                "a HookedTransformer: Model.load(…)."
+            )
 
     @contextmanager
     def reweighted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
@@ -381,9 +453,31 @@ class Model(LensNames):
             entering: The block to start at and the stream that enters it; all that is attached
                 must act from there on. Of a HookedTransformer only.
         """
-        with self.attached.running(batch):
-            self.attached.computing(batch)
-            return self.stream(batch, entering)
+
+        def run(rows: TokenBatch, index: Tensor | slice) -> list[Tensor]:
+            own = None if entering is None else (entering[0], entering[1][index])
+            texts, shift = aligned(rows) if self.attached.cuts(rows) else (rows, None)
+            with self.attached.running(texts):
+                self.attached.computing(texts)
+                whole = shift is not None or self.attached.nudges
+                found = self.stream(texts, None if whole else own)
+            return [found if shift is None else put_back(found, shift, rows.width)]
+
+        return self._in_parts(batch, run)[0]
+
+    def _in_parts(
+        self, batch: TokenBatch, run: Callable[[TokenBatch, Tensor | slice], list[Tensor]]
+    ) -> list[Tensor]:
+        """What a run gives for a batch, rows that need other weights apart."""
+        parts = self.attached.parts(batch)
+        if not parts:
+            return run(batch, slice(None))
+        found = []
+        for index in parts:
+            with self.attached.of_rows(index):
+                found.append(run(batch.rows(index), index))
+        order = torch.cat(parts).argsort()
+        return [torch.cat(each)[order] for each in zip(*found, strict=True)]
 
     def stream(
         self, batch: TokenBatch, entering: Entering | None = None
@@ -391,8 +485,11 @@ class Model(LensNames):
         """`states`, as part of a longer run."""
 
         def run(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+            if self.attached.nudges:
+                return [self._stepping(texts).run(texts, 0, inserted)]
+            cut = self.attached.cut(texts)
             with self.forward.entered(inserted):
-                return [self.readout.norm(self.forward.last(texts, entering))]
+                return [self.readout.norm(self.forward.last(texts, entering, cut))]
 
         return self.attached.mixed(batch, run)[0]
 
@@ -419,15 +516,50 @@ class Model(LensNames):
         for site in where:
             self.require_site(site)
         stop = max(site.layer for site in where) + 1
-        with self.attached.running(batch, stop):
-            self.attached.computing(batch)
 
-            def run(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
-                with self.forward.entered(inserted):
-                    found = self.forward.streams(texts, where, stop)
+        def streams(texts: TokenBatch, start: int, inserted: tuple[Inserted, ...]) -> list[Tensor]:
+            if self.attached.nudges:
+                found = self._entering(texts, where, inserted)
                 return [found[site] for site in where]
+            cut = self.attached.cut(texts)
+            with self.forward.entered(inserted):
+                found = self.forward.streams(texts, where, stop, cut)
+            return [found[site] for site in where]
 
-            return dict(zip(where, self.attached.mixed(batch, run), strict=True))
+        def run(rows: TokenBatch, index: Tensor | slice) -> list[Tensor]:
+            texts, shift = aligned(rows) if self.attached.cuts(rows) else (rows, None)
+            with self.attached.running(texts, stop):
+                self.attached.computing(texts)
+                found = self.attached.mixed(texts, streams)
+            if shift is None:
+                return found
+            return [put_back(stream, shift, rows.width) for stream in found]
+
+        return dict(zip(where, self._in_parts(batch, run), strict=True))
+
+    def _stepping(self, texts: TokenBatch) -> Stepping:
+        kernel = self.kernel()
+        if kernel is None:
+            raise SteeringError(
+                "A hook was put on the model while a nudge is attached, which runs without hooks. "
+                "Take it off, or end the `with` first."
+            )
+        return Stepping(self.attached, kernel, texts.width)
+
+    def _entering(
+        self, texts: TokenBatch, sites: tuple[Site, ...], inserted: tuple[Inserted, ...]
+    ) -> dict[Site, Tensor]:
+        """The stream at some sites under a nudge."""
+        if inside := [site for site in sites if site.entry is None]:
+            raise ValueError(
+                f"{inside[0]} is inside a block and cannot be read while a nudge is attached. Read "
+                "resid_pre or resid_post."
+            )
+        found: dict[int, list[Tensor]] = {
+            site.entry: [] for site in sites if site.entry is not None
+        }
+        self._stepping(texts).run(texts, 0, inserted, entries=found)
+        return {site: torch.cat(found[site.entry], 1) for site in sites if site.entry is not None}
 
     def kernel(self, first: int = 0) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.

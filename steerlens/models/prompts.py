@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.models.factors import Factor
 from steerlens.protocols import Strength
 from steerlens.sites import TokenBatch
 
@@ -31,6 +32,10 @@ class AttachedPrompt:
     """Longest text in tokens, with the prompt."""
     entering: Float[Tensor, "new d_model"] | None = None
     """What enters block 0 in the place of the tokens."""
+    factors: tuple[Factor, ...] = ()
+    """What the multiplier is multiplied by."""
+    factor: Float[Tensor, "batch _"] | None = None
+    """Their product in the current run: one column, or one for each of the last tokens."""
     ever_ran: bool = False
 
     @property
@@ -41,7 +46,22 @@ class AttachedPrompt:
     @property
     def is_whole(self) -> bool:
         """Whether all rows have exactly the prompt."""
+        if self.factor is not None:
+            return False
         return not isinstance(self.multiplier, Tensor) and self.multiplier == 1
+
+    def mix(self, base: Tensor, prompted: Tensor) -> Tensor:
+        """Both final states, mixed as the dial says."""
+        if self.factor is None:
+            return mix(base, prompted, self.multiplier)
+        dial = self.multiplier
+        if isinstance(dial, Tensor):
+            dial = dial.reshape(-1, 1).to(base)
+        own = self.factor.to(base)
+        if own.shape[1] > 1:
+            own = own[:, -base.shape[1] :]
+        strength = (own * dial)[..., None]
+        return torch.where(strength == 1, prompted, base + strength * (prompted - base))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +188,7 @@ def _mixed(
     with_it = [own.without(stream, start) for stream in with_it]
     if prompt.is_whole:
         return with_it
-    return [mix(a, b, prompt.multiplier) for a, b in zip(base, with_it, strict=True)]
+    return [prompt.mix(a, b) for a, b in zip(base, with_it, strict=True)]
 
 
 def mix(base: Tensor, prompted: Tensor, multiplier: Dial) -> Tensor:
