@@ -82,6 +82,7 @@ _HOME = {
     "shifted": "analyses.generalisation.measure_shift",
     "spillover": "analyses.side_effects.measure_spillover",
     "target_share": "analyses.nearness.measure_nearness",
+    "compare_ways": "analyses.comparison.compare_ways",
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
@@ -92,6 +93,7 @@ _HOME = {
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
     "TargetShare": "analyses.nearness.target_share",
+    "WayComparison": "analyses.comparison.way_comparison",
     # Sparse autoencoders
     "SAE": "saes",
     "AddFeature": "saes",
@@ -109,6 +111,7 @@ _HOME = {
     "ProbingExperiment": "experiment",
     "SteerabilityExperiment": "experiment",
     "SAEExperiment": "experiment",
+    "ComparisonExperiment": "experiment",
     "Run": "experiment",
 }
 """The module that defines each public name."""
