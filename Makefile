@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 # The tests start many processes, and each would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-pretrained test notebooks check format bench peers constraints pretrained clean
+.PHONY: demo demo-pretrained docs test notebooks check format bench peers constraints pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -34,6 +34,13 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation site, in build/site/index.html, in an environment of its own. Needs no network once
+# that is there: DOCS=python-with-mkdocs uses another one.
+DOCS ?= .docs/bin/python
+docs:
+	test -x $(DOCS) || { $(PYTHON) -m venv .docs && $(DOCS) -m pip install --quiet "mkdocs-material>=9.6" "mkdocstrings[python]>=0.30"; }
+	NO_MKDOCS_2_WARNING=1 $(DOCS) -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py

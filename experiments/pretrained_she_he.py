@@ -3,7 +3,7 @@
     steerlens run experiments/pretrained_she_he.py
 
 Needs the model (`make pretrained`). Later blocks work against the vector here, and it turns what is
-written all the same. There are 12 + 12 questions, so intervals are approximate.
+written all the same.
 """
 
 import os

@@ -27,7 +27,13 @@ from steerlens.directions.methods import Random as Random
 from steerlens.interventions import Add as Add
 from steerlens.interventions import Ablate as Ablate
 from steerlens.interventions import Clamp as Clamp
+from steerlens.interventions import ClampRange as ClampRange
+from steerlens.interventions import TurnTowards as TurnTowards
+from steerlens.interventions import Rotate as Rotate
+from steerlens.interventions import angular_steering as angular_steering
+from steerlens.interventions import ScaleMask as ScaleMask
 from steerlens.interventions import Together as Together
+from steerlens.interventions import AblateEverywhere as AblateEverywhere
 from steerlens.interventions import Prompt as Prompt
 from steerlens.interventions import weight_delta as weight_delta
 from steerlens.interventions import load_peft as load_peft
@@ -35,6 +41,10 @@ from steerlens.interventions import save_peft as save_peft
 from steerlens.interventions import baked as baked
 from steerlens.interventions import merged as merged
 from steerlens.interventions import audit as audit
+from steerlens.interventions import fwd_hooks as fwd_hooks
+
+# Operators: interventions that are found on data
+from steerlens.operators import sadi as sadi
 
 # Forms: what is trained
 from steerlens.forms import Form as Form
@@ -83,6 +93,13 @@ from steerlens.analyses.generalisation.measure_shift import shifted as shifted
 from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
+from steerlens.analyses.patching.measure_patching import patching as patching
+from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
+from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
+from steerlens.analyses.ab.measure_ab import ab_test as ab_test
+from steerlens.analyses.geometry.direction_cosines import cosines as cosines
+from steerlens.analyses.geometry.token_projections import projections as projections
+from steerlens.analyses.scoring.measure_scores import scored as scored
 
 # Results
 from steerlens.results import Result as Result
@@ -95,6 +112,11 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedM
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
 from steerlens.analyses.comparison.way_comparison import WayComparison as WayComparison
+from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
+from steerlens.analyses.ab.ab_result import ABTest as ABTest
+from steerlens.analyses.geometry.direction_cosines import Cosines as Cosines
+from steerlens.analyses.geometry.token_projections import TokenProjections as TokenProjections
+from steerlens.analyses.scoring.scored_map import ScoredMap as ScoredMap
 
 # Sparse autoencoders
 from steerlens.saes import SAE as SAE

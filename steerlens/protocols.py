@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.directions import Direction
@@ -27,6 +27,24 @@ class Edit(Protocol):
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]: ...
+
+
+@runtime_checkable
+class TextEdit(Protocol):
+    """An edit that looks at all chosen tokens of a text at once, as some forms do in training.
+
+    It is given whole texts and never a part of one, and what it does to a text is the same whatever
+    other columns, such as padding, are in the batch.
+    """
+
+    def of_texts(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        strength: Strength,
+        chosen: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after the edit; only what it gives at the chosen tokens is taken."""
+        ...
 
 
 @runtime_checkable

@@ -18,16 +18,31 @@ from torch import Tensor
 
 from steerlens.arguments import ArgumentError, as_bool, as_int
 
-Stream = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+Stream = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "k", "v", "mlp_post"
+]  # fmt: skip
 Rule = Literal["all", "last", "from_prompt_end", "generated", "answer", "span"]
 
-_HOOK = re.compile(r"blocks\.(\d{1,9})\.hook_(\w+)", re.ASCII)
+INSIDE: dict[str, str] = {
+    "z": "attn.hook_z",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "mlp_post": "mlp.hook_post",
+}
+"""Streams inside a sublayer, with the end of their hook's name: what the heads write (z), their keys
+and values, all heads of a token as one vector; and the neurons after their activation."""
+
+_HOOK = re.compile(r"blocks\.(\d{1,9})\.([\w.]+)", re.ASCII)
 _LABEL = re.compile(r"L(\d{1,9}) (\w+)", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One layer and one stream of the residual highway, named as TransformerLens prints it.
+    """One layer and one stream, named as TransformerLens prints it.
+
+    The residual stream and what is written into it have width d_model. Inside a sublayer there are
+    the heads ("z", "k", "v": one vector per token, head after head, each d_head wide) and the
+    neurons ("mlp_post", d_mlp wide); `Model.width` says how wide a site is.
 
     Raises:
         ArgumentError: If the layer is not a whole number from 0, or the stream has no such name.
@@ -36,6 +51,8 @@ class Site:
     'blocks.8.hook_resid_post'
     >>> Site.from_hook("blocks.3.hook_attn_out")
     Site(layer=3, stream='attn_out')
+    >>> Site(3, "z").hook, Site(3, "mlp_post").hook
+    ('blocks.3.attn.hook_z', 'blocks.3.mlp.hook_post')
     """
 
     layer: int
@@ -63,7 +80,7 @@ class Site:
     @property
     def hook(self) -> str:
         """The hook point's name in TransformerLens."""
-        return f"blocks.{self.layer}.hook_{self.stream}"
+        return f"blocks.{self.layer}.{_end(self.stream)}"
 
     @classmethod
     def from_hook(cls, name: str) -> Site:
@@ -73,12 +90,13 @@ class Site:
             ArgumentError: If it is not the name of such a hook.
         """
         found = _HOOK.fullmatch(name) if isinstance(name, str) else None
-        if found is None or found[2] not in get_args(Stream):
+        streams = {_end(stream): stream for stream in get_args(Stream)}
+        if found is None or found[2] not in streams:
             raise ArgumentError(
-                f"{name!r:.80} is not a site with a stream of width d_model. "
-                f"Write blocks.<layer>.hook_<stream>, stream one of {', '.join(get_args(Stream))}."
+                f"{name!r:.80} is not a site that can be steered. "
+                f"Write blocks.<layer>.<hook>, hook one of {', '.join(streams)}."
             )
-        return cls(int(found[1]), found[2])  # type: ignore[arg-type]
+        return cls(int(found[1]), streams[found[2]])
 
     @property
     def entry(self) -> int | None:
@@ -88,8 +106,18 @@ class Site:
         """
         return {"resid_pre": self.layer, "resid_post": self.layer + 1}.get(self.stream)
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether it is inside a sublayer: heads or neurons, whose width is not d_model."""
+        return self.stream in INSIDE
+
     def __str__(self) -> str:
         return f"L{self.layer} {self.stream}"
+
+
+def _end(stream: str) -> str:
+    """The end of the name of a stream's hook."""
+    return INSIDE.get(stream, f"hook_{stream}")
 
 
 SiteLike = Site | SupportsIndex | str
@@ -152,6 +180,29 @@ def as_sites(
             f"Its last layer is {n_layers - 1}."
         )
     return sites
+
+
+def sites_or_layers(
+    sites: SiteLike | Iterable[SiteLike] | None, layers: Iterable[SupportsIndex] | None
+) -> SiteLike | Iterable[SiteLike] | None:
+    """What was given of the two: `layers` are those of resid_post. None for neither.
+
+    Raises:
+        ArgumentError: If both were given, or `layers` are no layers.
+    """
+    if layers is None:
+        return sites
+    if sites is not None:
+        raise ArgumentError(
+            "sites and layers both say where, so one of them has to go. Give layers=range(4, 8) for "
+            "resid_post, or sites=[Site(4, 'attn_out'), …] for other streams."
+        )
+    try:
+        return [Site(as_int("layers", layer)) for layer in layers]
+    except TypeError:
+        raise ArgumentError(
+            f"layers={layers!r:.80} are not layers. Give numbers, e.g. layers=[4, 5] or range(4, 8)."
+        ) from None
 
 
 def format_sites(sites: Iterable[Site]) -> str:

@@ -1,6 +1,7 @@
 """How often does the printed p reject what is not the contrast, and how often the contrast?
 
     python studies/null_tests.py --numbers docs/trust.json    # about an hour on one core
+    python studies/null_tests.py --model smollm2-135m-instruct --contrasts fit.jsonl:questions.jsonl …
 
 Every repeat draws fresh data of the reference world (the same for every kind), fits directions at
 three layers, brings them to one length and makes the map and its null maps, as `steerability` does.
@@ -17,6 +18,10 @@ direction is projected out. The printed p is the larger of the label null and a 
 in `steerability`, null maps are made in batches until the answer is clear. With copies, every pair
 of the fitting data is there several times, as one group; there only the printed p is taken, and
 the direction null is made where the label null alone does not settle it.
+
+With files of contrasts, a repeat draws some of the pairs and of the questions that are there, without
+replacement. Its maps then share examples with those of other repeats, so their number is not that of
+independent experiments.
 
 Repeats are kept as they are finished: a killed study goes on where it was, to the same numbers.
 """
@@ -69,8 +74,12 @@ SEEDS = 2_000_000
 class NullTests:
     """Repeats of a map of each kind of direction, with three nulls."""
 
+    model: str = "reviews"
+    """What `Model.load` takes."""
     concepts: tuple[str, ...] = CONCEPTS
     """Concepts of the reference world that are asked about, in turn."""
+    contrasts: tuple[str, ...] = ()
+    """Files of pairs and questions with a colon between them, instead of concepts; two or more."""
     kinds: tuple[str, ...] = KINDS
     """Kinds of observed directions."""
     copies: tuple[int, ...] = (1, 2, 4)
@@ -108,19 +117,27 @@ class NullTests:
             raise ValueError("Repeats, threads and copies must be at least 1.")
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"kinds={sorted(unknown)} are none of {', '.join(KINDS)}.")
+        if len(self.names) < 2 and "unrelated" in self.kinds:
+            raise ValueError("One contrast has no unrelated one. Give two or more, or other kinds.")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What changes a repeat; more repeats, kinds and copies only add to them."""
-        added = (
+        added = [
             "kinds", "copies", "repeats", "copied_repeats", "real_repeats", "threads", "output",
             "numbers",
-        )  # fmt: skip
+        ]  # fmt: skip
+        added += ["concepts"] if self.contrasts else ["model", "contrasts"]
         return {name: value for name, value in asdict(self).items() if name not in added}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is asked about, in turn."""
+        return self.contrasts or self.concepts
+
     @cached_property
-    def model(self) -> Model:
-        return Model.load("reviews")
+    def loaded(self) -> Model:
+        return Model.load(self.model)
 
     def run(self) -> dict[str, Any]:
         """Does what is not done yet, and sums up."""
@@ -145,12 +162,29 @@ class NullTests:
         return min(self.real_repeats, most) if kind == "real" else most
 
     @lru_cache(maxsize=4)  # noqa: B019  one study lives as long as its process
-    def read(self, concept: str, index: int) -> tuple[Activations, ContrastSet]:
-        """Activations of the fitting pairs of a repeat, and the questions about the concept."""
-        sizes = self.n_fit, self.n_choose, 8
-        data = load_data(WORLD + concept, None, sizes, 4, 1000 * self.seed + index)
-        sites = [Site(layer) for layer in self.layers]
-        return activations(self.model, data.fit, sites, progress=False), data.choose
+    def read(self, name: str, index: int) -> tuple[Activations, ContrastSet]:
+        """Activations of the fitting pairs of a repeat, and the questions about the contrast."""
+        seed = 1000 * self.seed + index
+        if self.contrasts:
+            read, asked = self.everything(name)
+            draw = torch.Generator().manual_seed(seed)
+            pairs = torch.randperm(len(read), generator=draw)[: self.n_fit]
+            questions = torch.randperm(len(asked), generator=draw)[: self.n_choose].tolist()
+            return chosen(read, pairs), ContrastSet(asked.name, tuple(asked[i] for i in questions))
+        data = load_data(WORLD + name, None, (self.n_fit, self.n_choose, 8), 4, seed)
+        return activations(self.loaded, data.fit, self.sites, progress=False), data.choose
+
+    @lru_cache(maxsize=16)  # noqa: B019
+    def everything(self, name: str) -> tuple[Activations, ContrastSet]:
+        """Activations of all pairs of a file, and all questions of the other."""
+        fit, _, questions = name.partition(":")
+        asked = ContrastSet.load(questions)
+        pairs = ContrastSet.load(fit).without(asked)
+        return activations(self.loaded, pairs, self.sites, progress=False), asked
+
+    @property
+    def sites(self) -> list[Site]:
+        return [Site(layer) for layer in self.layers]
 
     def file(self, kind: str, copies: int, index: int) -> Path:
         """Where a repeat is kept."""
@@ -158,13 +192,12 @@ class NullTests:
 
     def repeat(self, kind: str, copies: int, index: int) -> dict[str, float]:
         """The p-value of one map against each null."""
-        concept = self.concepts[index % len(self.concepts)]
+        names, sites = self.names, self.sites
         seed = 1000 * self.seed + len(KINDS) * index + KINDS.index(kind) + 100_000 * copies
-        read, asked = self.read(concept, index)
+        read, asked = self.read(names[index % len(names)], index)
         if kind == "unrelated":
-            other = self.concepts[(index + 1 + index // 3 % 2) % len(self.concepts)]
-            read, _ = self.read(other, index)
-        read, sites = copied(read, copies), [Site(layer) for layer in self.layers]
+            read, _ = self.read(names[(index + 1 + index // 3 % 2) % len(names)], index)
+        read = copied(read, copies)
         observed = read.shuffled(SEEDS + seed) if kind == "shuffled" else read
         directions = tuple(observed.direction(site, DiffMean()) for site in sites)
         if kind == "random":
@@ -201,14 +234,14 @@ class NullTests:
     def _p_value(self, asked: ContrastSet, make: MakeMap, observed: torch.Tensor) -> float:
         none = cells_or_none(None, "nulls", progress=False)
         made = null_gains(
-            self.model, asked, make, observed, self.multipliers, self.nulls, none
+            self.loaded, asked, make, observed, self.multipliers, self.nulls, none
         )  # fmt: skip
         assert made is not None
         return stats.max_statistic(observed, made, planned=self.nulls).p_value
 
     def _gains(self, asked: ContrastSet, edits: Sequence[Add]) -> torch.Tensor:
         odds = sweep(
-            self.model, asked, edits, self.multipliers, log_odds_only=True, progress=False
+            self.loaded, asked, edits, self.multipliers, log_odds_only=True, progress=False
         ).log_odds
         sign = torch.tensor(self.multipliers).sign()
         zero = self.multipliers.index(0.0)
@@ -233,7 +266,11 @@ class NullTests:
 
 def copied(read: Activations, times: int) -> Activations:
     """Every pair several times, each with its copies as one group."""
-    rows = torch.arange(len(read)).repeat(times)
+    return chosen(read, torch.arange(len(read)).repeat(times))
+
+
+def chosen(read: Activations, rows: torch.Tensor) -> Activations:
+    """Those of some pairs; a pair may be there several times."""
     return replace(
         read,
         positive=read.positive[rows],
@@ -266,7 +303,8 @@ def main(study: NullTests) -> None:
     found = json.loads(json.dumps(study.run()))
     print("\n\n".join(tables(found)))
     if study.numbers is not None:
-        keep(study.numbers, "null_tests", found)
+        name = "null_tests" if study.model == "reviews" else f"null_tests, {study.model}"
+        keep(study.numbers, name, found)
 
 
 if __name__ == "__main__":

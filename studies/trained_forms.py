@@ -34,14 +34,16 @@ from steerlens.protocols import Intervention
 from steerlens.results import Cell
 from steerlens.sites import Positions, Site
 from steerlens.stats import group_numbers, mean_interval
+from steerlens.testbed import review_grammar
 from steerlens.testbed.pole_target import PoleTarget
 from steerlens.testbed.reviews import contexts, continuations, neutral_texts
 from steerlens.testbed.reviews import questions as review_questions
 from steerlens.training import DPO, LM, BiPO, MatchDistribution, RePS, Split, Trainer
 
 LAYER = 5
+VECTOR_LAYERS = (2, 3, LAYER)
 CONCEPTS = ("register", "sentiment")
-MULTIPLIERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+MULTIPLIERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5)
 
 
 def timed(make: Callable[[], Any]) -> tuple[Any, float]:
@@ -63,12 +65,43 @@ def diffmean(model: Model, concept: str, site: Site) -> Add:
 
 def ideal_forms() -> Iterator[tuple[str, Form, float, int]]:
     """Name, form, learning rate and steps."""
-    yield "vector", VectorForm(Site(LAYER)), 0.3, 200
+    for layer in VECTOR_LAYERS:
+        yield f"vector, layer {layer}", VectorForm(Site(layer)), 0.3, 200
     for rank in (1, 4):
         yield f"one layer, rank {rank}", LowRankAdapter(Site(LAYER), rank), 0.06, 200
     yield "LoRA rank 4, Q and V", LoRA(4), 0.01, 200
     yield "post-block rank 4", PostBlock(4), 0.01, 200
     yield "full weights", FullWeights(), 5e-4, 200
+
+
+def blame_words() -> set[str]:
+    """Words of the reference world that stand for the negative pole of sentiment."""
+    styled = (
+        review_grammar.STYLED_ADJECTIVES, review_grammar.VERBS, review_grammar.BASE_VERBS,
+        review_grammar.EFFECTS, review_grammar.MANNERS, review_grammar.INTERJECTIONS,
+        review_grammar.MOODS,
+    )  # fmt: skip
+    plain = (
+        review_grammar.GENERAL, review_grammar.PLAIN_VERBS, review_grammar.PLAIN_BASE_VERBS,
+        review_grammar.PLAIN_EFFECTS, review_grammar.PLAIN_MANNERS, review_grammar.HINGES,
+    )  # fmt: skip
+    lists = [one.blame for one in review_grammar.ASPECTS]
+    lists += [pole for styles in styled for _, pole in styles] + [pole for _, pole in plain]
+    return {word for one in lists for word in one.split()}
+
+
+def kinds_of_prompts(concept: str, pairs: ContrastSet) -> dict[str, list[bool]]:
+    """Which texts count: all; for sentiment also those whose prompt does, or does not, invert.
+
+    After "was hardly", "did n't" or "although the dessert was great, it was", a positive document
+    goes on with a word of the negative pole.
+    """
+    found = {"": [True] * len(pairs)}
+    if concept == "sentiment":
+        blame = blame_words()
+        inverts = [pair.positive.split()[0] in blame for pair in pairs]
+        found |= {"prompt inverts": inverts, "prompt does not invert": [not x for x in inverts]}
+    return found
 
 
 def ideal(only: list[str]) -> dict[str, Any]:
@@ -77,8 +110,11 @@ def ideal(only: list[str]) -> dict[str, Any]:
     for concept in CONCEPTS:
         fit, choose, report = continuations(concept, 2000).split(0, (0.7, 0.15, 0.15))
         target = PoleTarget(model, concept)
-        arms: dict[str, Intervention] = {"DiffMean": diffmean(model, concept, Site(LAYER))}
-        seconds = {"DiffMean": 0.0}
+        arms: dict[str, Intervention] = {
+            f"DiffMean, layer {layer}": diffmean(model, concept, Site(layer))
+            for layer in VECTOR_LAYERS
+        }
+        seconds = dict.fromkeys(arms, 0.0)
         for name, form, rate, steps in ideal_forms():
             if only and not any(name.startswith(asked) for asked in only):
                 continue
@@ -89,18 +125,24 @@ def ideal(only: list[str]) -> dict[str, Any]:
                 )
             )
         chosen = target_share(model, arms, target, choose, MULTIPLIERS, progress=False)
-        result = target_share(model, arms, target, report, MULTIPLIERS, progress=False)
-        values, low, high = result.share_interval
-        for i, name in enumerate(result.rows):
-            m, _ = chosen.best(name)
-            k, one = MULTIPLIERS.index(m), MULTIPLIERS.index(1.0)
-            found[f"{concept}: {name}"] = {
-                "best m": m,
-                "share": [round(float(x[i, k]), 3) for x in (values, low, high)],
-                "share at 1": round(float(values[i, one]), 3),
-                "seconds": round(seconds[name], 1),
-            }
-            print(f"{concept:10s} {name:24s} {found[f'{concept}: {name}']}", flush=True)
+        for kind, keep_it in kinds_of_prompts(concept, report).items():
+            part = ContrastSet(
+                report.name, tuple(p for p, k in zip(report, keep_it, strict=True) if k)
+            )
+            result = target_share(model, arms, target, part, MULTIPLIERS, progress=False)
+            values, low, high = result.share_interval
+            for i, name in enumerate(result.rows):
+                m, _ = chosen.best(name)
+                k, one = MULTIPLIERS.index(m), MULTIPLIERS.index(1.0)
+                key = f"{concept}: {name}" + (f", {kind}" if kind else "")
+                found[key] = {
+                    "texts": len(part),
+                    "best m": m,
+                    "share": [round(float(x[i, k]), 3) for x in (values, low, high)],
+                    "share at 1": round(float(values[i, one]), 3),
+                    "seconds": round(seconds[name], 1),
+                }
+                print(f"{key:60s} {found[key]}", flush=True)
     return found
 
 

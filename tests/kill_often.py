@@ -5,9 +5,9 @@
 First an uninterrupted run into RESULTS/whole, whose steps are counted: a step is a call that changes
 a file or a folder (`killed_run.Counter`), so that no kill depends on how fast the machine is. Then
 into RESULTS/killed: a process is started and kills itself (SIGKILL) before a random step, KILLS
-times, and once it may finish. Then into RESULTS/small with a hundredth of the free memory. Each run
-is a fork of this process, so that everything is imported only once. Prints how many of the kills hit
-a running process.
+times, and once it may finish. Then into RESULTS/small with little free memory. How much is free is
+stated, so that nothing depends on what else runs on the machine. Each run is a fork of this
+process, so that everything is imported only once. Prints how many of the kills hit a running process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pathlib import Path
 import torch
 
 from tests.killed_run import Counter
+
+MUCH, LITTLE = 4 * 2**30, 256 * 2**20
+"""Bytes of memory that are said to be free; a quarter of either holds each unit of work."""
 
 
 def main(file: str, results: str, kills: str, seed: str) -> int:
@@ -37,7 +40,7 @@ def main(file: str, results: str, kills: str, seed: str) -> int:
         process = forked(file, killed, last=round(draws.uniform(0.02, 0.4) * steps))
         hit += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     finished(forked(file, killed))
-    finished(forked(file, small, memory=0.01))
+    finished(forked(file, small, memory=LITTLE))
     sys.stdout.write(f"{hit} of {kills} kills hit a running process; a run has {steps} steps\n")
     return 0
 
@@ -46,7 +49,7 @@ def forked(
     file: str,
     results: Path,
     *,
-    memory: float = 1.0,
+    memory: int = MUCH,
     last: int | None = None,
     count: Path | None = None,
 ) -> int:
@@ -56,8 +59,7 @@ def forked(
         return process
     status = 1
     try:
-        if memory != 1.0:
-            with_less_memory(memory)
+        with_memory(memory)
         from steerlens.cli import main as command_line
 
         counter = Counter(last)
@@ -70,16 +72,11 @@ def forked(
         os._exit(status)
 
 
-def with_less_memory(share: float) -> None:
+def with_memory(free: int) -> None:
     import psutil
 
     found = psutil.virtual_memory
-
-    def less():
-        now = found()
-        return now._replace(available=int(now.available * share))
-
-    psutil.virtual_memory = less
+    psutil.virtual_memory = lambda: found()._replace(available=free)
 
 
 def finished(process: int) -> None:

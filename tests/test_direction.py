@@ -227,7 +227,7 @@ def test_the_strength_unit_is_the_norm_of_the_stream_where_that_is_known():
         "[" * 9000,
         '{"layer": 3}',
         json.dumps(GOOD | {"x": 1}),
-        json.dumps({"site": "blocks.1.attn.hook_z"}),
+        json.dumps({"site": "blocks.1.attn.hook_q"}),
         json.dumps({"site": 3}),
         json.dumps(GOOD | {"layer_convention": "blocks count from 1"}),
         json.dumps(GOOD | {"operation": "multiply"}),

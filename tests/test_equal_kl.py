@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.data import ContrastSet
 from steerlens.directions import Direction, DirectionError
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Ablate, Add
@@ -126,3 +127,30 @@ def test_a_map_in_units_of_cost_is_sure_to_be_within_the_budget_at_one_at_every_
     assert bool((made.cost[:, 2] < high).all())
     assert made.made_by["unit"] == "equal_kl"
     assert len(made.made_by["lengths"]) == 8
+
+
+WORDS = ("cat", "dog", "bed", "soup")
+
+
+def test_default_strengths_are_within_the_budget_in_half_of_each_layers_cells(tiny):
+    """On every family, whatever the scale of its stream, and with texts that it writes itself."""
+    fit = ContrastSet.from_pairs(
+        [
+            (f"{a} {b} the", f" good {c}", f" not {c}")
+            for a in WORDS
+            for b in WORDS
+            for c in WORDS[:2]
+        ]
+    )
+    asked = ContrastSet.from_pairs(
+        [
+            (f"the {a} and {b} sat on the {c}", " good", " not")
+            for a in WORDS
+            for b in WORDS
+            for c in WORDS[2:]
+        ]
+    )
+    made = steerability(tiny, fit, asked, nulls=0, progress=False)
+    assert made.made_by["unit"] == "equal_kl" and len(made.rows) == tiny.n_layers
+    steered = torch.tensor([m != 0 for m in made.multipliers])
+    assert bool((made.within_budget[:, steered].float().mean(-1) >= 0.5).all())

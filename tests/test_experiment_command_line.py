@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlens.cli import main
+from steerlens.cli import finished_command, main
 from steerlens.store import files
 from steerlens.store.cells import Cells
 from steerlens.store.run_folder import RunFolder
@@ -56,8 +56,9 @@ def test_it_is_listed_and_shown_without_its_code(results, folder, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=300,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
-    listed, *shown = said.stdout.splitlines()
-    assert listed == f"finished    {folder}"
+    head, listed, *shown = said.stdout.splitlines()
+    assert head.split() == ["state", "started", "model", "contrast", "folder"]
+    assert listed.startswith("finished  20") and listed.endswith(f"reviews/sentiment  {folder}")
     assert shown[0] == "Distance of sentiment in reviews"
     assert shown[-1].endswith("report.html")
 
@@ -76,6 +77,109 @@ def test_the_same_command_finds_the_finished_run(results, folder, capsys):
     assert "farthest apart" in capsys.readouterr().out
 
 
+WITHOUT_TORCH = """
+import sys
+from steerlens.cli import main
+status = main(sys.argv[1:])
+sys.exit(99 if "torch" in sys.modules else status)
+"""
+
+
+def without_torch(*words, cwd):
+    """A command in a process of its own that must not import torch."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words],
+        cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=300,
+    )  # fmt: skip
+
+
+def test_the_same_command_says_that_it_was_finished_without_loading_torch(tmp_path, capsys):
+    script, data = tmp_path / "mine.py", tmp_path / "beside.txt"
+    script.write_text(PATH.read_text("utf-8"), "utf-8")
+    data.write_text("a")
+    words = ["run", str(script), "--n-fit", "8", "--layers", "2", "--results", str(tmp_path / "r")]
+    assert main([*words, "--name", "mine"]) == 0
+    printed = capsys.readouterr().out
+    (folder,) = (tmp_path / "r").iterdir()
+    assert folder.name.startswith("mine-")
+    again = without_torch(*words, "--name", "mine", cwd=Path.cwd())
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == printed
+    assert again.stderr == f"steerlens: already finished in {folder}\n"
+    listed = without_torch("list", str(tmp_path / "r"), cwd=tmp_path)
+    assert listed.returncode == 0 and str(folder) in listed.stdout
+
+
+def test_a_command_is_known_by_all_that_it_reads(tmp_path):
+    script, data, results = tmp_path / "mine.py", tmp_path / "data.txt", tmp_path / "results"
+    script.write_text("experiment = 1")
+    data.write_text("a")
+    with RunFolder.open(results / "run") as run:
+        files.write_text(run.path / "summary.txt", "found")
+        run.finish()
+    finished_command.note(script, ["--seed", "1"], results / "run", "found", [str(data), 3, None])
+
+    def known(*words):
+        return finished_command.finished_before(script, words, results)
+
+    assert known("--seed", "1") == (results / "run", "found")
+    assert known("--seed", "2") is None and known() is None
+    data.write_text("b")
+    assert known("--seed", "1") is None, "a file that a field names has changed"
+    data.write_text("a")
+    assert known("--seed", "1") is not None
+    (results / "run" / "summary.txt").write_text("other")
+    assert known("--seed", "1") is None, "a file of the run has changed"
+    (results / "run" / "summary.txt").write_text("found")
+    (results / "run" / finished_command.FILE).write_text("{")
+    assert known("--seed", "1") is None, "the note is damaged"
+    script.write_text("experiment = 2")
+    assert known("--seed", "1") is None
+
+
+def test_the_version_by_name_and_by_module(tmp_path):
+    for words in ("--version", "-V"):
+        said = without_torch(words, cwd=tmp_path)
+        assert said.returncode == 0 and said.stdout.startswith("steerlens 0.")
+    asked = started("--version")
+    assert asked.communicate(timeout=300)[0].startswith("steerlens 0.") and asked.returncode == 0
+
+
+def test_a_name_that_is_no_folder_is_refused(tmp_path, capsys):
+    for name in ("a/b", "..", ""):
+        assert main(["run", str(PATH), "--results", str(tmp_path), f"--name={name}"]) == 2
+        assert "cannot begin the name of a folder" in capsys.readouterr().err
+
+
+def test_output_that_is_no_terminal_has_no_progress_bars(tmp_path, capsys):
+    words = ["run", str(PATH), "--n-fit", "8", "--layers", "1", "--results", str(tmp_path)]
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_runs_of_one_experiment_are_compared(results, folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    assert main(["run", str(PATH), "--n-fit", "8", "--results", str(other)]) == 0
+    (second,) = other.iterdir()
+    capsys.readouterr()
+    assert main(["compare", str(folder), str(second)]) == 0
+    said = capsys.readouterr().out
+    assert "n_fit" in said and "contrast" in said and "held out" not in said
+    for wrong in ([str(folder)], []):
+        assert main(["compare", *wrong]) == 2
+    assert main(["compare", str(folder), str(folder)]) == 2
+    assert "Give two or more different ones" in capsys.readouterr().err
+
+
+def test_the_doctor_reproduces_the_stored_result(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "reference  reproduced: unsteered" in said
+    for name in ("python", "packages", "threads", "memory", "devices", "precision", "terminal"):
+        assert f"\n{name} " in said
+    assert main(["doctor", "please"]) == 2
+
+
 def test_a_subclass_of_an_experiment_of_steerlens_runs_and_is_shown(tmp_path, capsys):
     (tmp_path / "subclass.py").write_text(
         "from dataclasses import dataclass\n"
@@ -91,7 +195,8 @@ def test_a_subclass_of_an_experiment_of_steerlens_runs_and_is_shown(tmp_path, ca
     (folder,) = results.iterdir()
     capsys.readouterr()
     assert main(["list", str(results)]) == 0
-    assert f"finished    {folder}" in capsys.readouterr().out
+    listed = capsys.readouterr().out.splitlines()[-1]
+    assert listed.startswith("finished") and listed.endswith(str(folder))
     assert main(["show", str(folder)]) == 0
     assert "AUROC" in capsys.readouterr().out
 
@@ -119,7 +224,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, monkeypatch, capsys,
     assert said.err.splitlines()[-1] == "steerlens: stopped; run the same command to go on"
     assert "Traceback" not in said.err and said.out == ""
     assert main(["list", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith("unfinished  ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("unfinished  ")
     assert main(words) == 0
 
 
@@ -207,6 +312,6 @@ def test_positions_that_cannot_be_steered_are_not_offered(tmp_path, capsys):
 def started(*words: str) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "steerlens.cli", *words],
+        [sys.executable, "-m", "steerlens", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerlens.directions import DirectionError
-from steerlens.interventions import Ablate, Add, Clamp, Together
+from steerlens.interventions import Ablate, AblateEverywhere, Add, Clamp, Together
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
@@ -33,6 +33,8 @@ def every_intervention(d):
         "Add at attn_out": Add(inside),
         "Ablate": Ablate(d, Positions.all()),
         "Clamp": Clamp(d, 3.0),
+        "AblateEverywhere": AblateEverywhere(d),
+        "AblateEverywhere at two layers": AblateEverywhere(d, Positions.all(), layers=(1, 2)),
         "Together": Together((Add(d), Ablate(replace(d, site=Site(0)))), (1.0, 0.5)),
         "a stranger's": LouderHeads(1),
     }
@@ -41,6 +43,7 @@ def every_intervention(d):
 NAMES = (
     "Add in resid_norm", "Add in direction", "Add in projection_std", "Add at generated tokens",
     "Add at attn_out", "Ablate", "Clamp", "Together", "a stranger's",
+    "AblateEverywhere", "AblateEverywhere at two layers",
 )  # fmt: skip
 
 
@@ -60,7 +63,7 @@ def test_a_strangers_change_of_weights_keeps_the_contract(tiny):
         low_rank(tiny, 2).require_fits(Model(tiny_model("gpt2", n_layers=1)))
 
 
-@pytest.mark.parametrize("name", ["Add in direction", "Ablate"])
+@pytest.mark.parametrize("name", ["Add in direction", "Ablate", "AblateEverywhere"])
 def test_an_intervention_keeps_the_contract_on_every_family(tiny, direction, name):
     check_intervention(every_intervention(direction)[name], tiny)
 
@@ -97,6 +100,25 @@ def test_ablate_leaves_nothing_along_the_direction(gpt2, direction):
     torch.testing.assert_close(after, before - (before @ u)[:, None] * u, atol=1e-5, rtol=1e-4)
     _, half = moved(gpt2, Ablate(direction, Positions.all()), 0.5, direction.site)
     torch.testing.assert_close(half @ u, 0.5 * (before @ u), atol=1e-5, rtol=1e-4)
+
+
+def test_ablated_everywhere_no_layer_sees_the_direction(tiny, direction):
+    u = direction.unit().vector
+    batch, sites = tiny.tokens(PROMPTS), tiny.sites()
+    before = tiny.cache(batch, sites)
+    with AblateEverywhere(direction).attach(tiny, 1.0):
+        after = tiny.cache(batch, [*sites, Site(0, "resid_pre")])
+    for site, stream in after.items():
+        left = (stream[batch.mask] @ u).abs().max()
+        assert float(left) < 1e-4 * float(stream.norm(dim=-1).max()), site
+    with AblateEverywhere(direction, layers=[2]).attach(tiny, 1.0):
+        above = tiny.cache(batch, sites)
+    assert torch.equal(above[sites[1]], before[sites[1]]), "layers below are left alone"
+    assert float((above[sites[2]][batch.mask] @ u).abs().max()) < 1e-4
+    with pytest.raises(ValueError, match="Layer 9 is not in"):
+        AblateEverywhere(direction, layers=[9]).require_fits(tiny)
+    with pytest.raises(ValueError, match="names no layer"):
+        AblateEverywhere(direction, layers=())
 
 
 def test_clamp_sets_the_projection(gpt2, direction):

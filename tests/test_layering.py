@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 ORDER = [
     "arguments", "units", "sites", "stats", "store", "plots", "report.section", "report.numbers",
     "results", "data", "directions", "protocols", "models", "interventions", "forms", "measures",
-    "training", "saes",
-    "analyses", "report", "testbed", "experiment", "testing", "cli",
+    "training", "saes", "operators",
+    "analyses", "report", "testbed", "experiment", "testing", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "transformer_lens": {"models", "testing", "testbed"},

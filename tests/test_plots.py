@@ -11,6 +11,7 @@ import plotly.io
 import pytest
 
 from steerlens import plots
+from steerlens.plots.heatmap import NONE, NULL
 from steerlens.plots.probe import label_places
 
 LAYERS = [0, 1, 2]
@@ -44,6 +45,19 @@ def everything() -> dict[str, go.Figure]:
             title="t",
             cost={"layer 1": [0.1, 0.0, 0.1, 0.4]},
             budget=0.2,
+        ),
+        "token_heatmap": plots.token_heatmap(
+            {"one": [[0.0, 1.0], [NAN, -0.5]], "other": tuple([[[0.1, 0.2], [0.3, 0.4]]] * 3)},
+            rows=[0, 1],
+            tokens=["·a", "<b>"],
+            unit="of the difference",
+            title="t",
+        ),
+        "running_difference": plots.running_difference(
+            ([0.1, 0.2, 0.3], [NAN, -0.1, 0.1], [NAN, 0.5, 0.5]),
+            quantity="a minus b",
+            unit="u",
+            title="t",
         ),
         "tradeoff": plots.tradeoff(
             [1.0, 2.0, 0.5],
@@ -493,3 +507,81 @@ def test_html_holds_plotly_once_and_nothing_from_the_network():
         assert "<html" not in text.lower()[:200]
         assert '<script src="http' not in text
     assert second == plots.to_html_div(heatmap(), first=False, div_id="b")
+
+
+def test_a_map_of_many_layers_is_tall_and_says_its_numbers():
+    values = np.tile([[-1.0, 0.0, 1.0, 2.0]], (30, 1)) + np.arange(30)[:, None] / 30
+    figure = heatmap(values, rows=range(30))
+    assert figure.layout.height >= 150 + 17 * 30
+    (written,) = named(figure, "written values")
+    assert len(written.text) == 120
+    assert list(figure.layout.yaxis.ticktext) == [str(i) for i in range(30)]
+    assert named(heatmap(np.zeros((60, 4)), rows=range(60)), "written values") == []
+
+
+def test_a_map_without_an_effect_says_so_once_instead_of_in_every_cell():
+    steered = [[m != 0 for m in MULTIPLIERS]] * 3
+    null = heatmap(below_null=steered)
+    assert named(null, NULL) == []
+    assert NONE in null.layout.title.text
+    assert any(NULL in text for text in np.ravel(null.data[0].hovertext))
+    some = np.array(steered)
+    some[1, 3] = False
+    marked = heatmap(below_null=some)
+    assert len(named(marked, NULL)[0].x) == 4 * 8
+    assert NONE not in marked.layout.title.text
+
+
+def test_a_cell_that_costs_too_much_is_marked_for_that_alone():
+    costly = np.zeros((3, 4), bool)
+    costly[0, 0] = costly[1, 3] = True
+    below = np.zeros((3, 4), bool)
+    below[0, 0] = below[0, 1] = True
+    dots = named(heatmap(below_null=below, over_budget=costly), NULL)[0]
+    assert {(round(x), round(y)) for x, y in zip(dots.x, dots.y, strict=True)} == {(1, 0)}
+
+
+def test_on_a_phone_and_in_one_column_the_heatmap_stands_alone():
+    figure = plots.steerability_figure(VALUES, **HEAT, **SCORE, best=(1, 2.0))
+    narrow = figure.layout.meta["narrow"]
+    assert narrow["layout"]["xaxis.domain"] == [0.0, 1.0]
+    hidden = {figure.data[i].name for i in narrow["hidden"]}
+    assert "gain within budget" in hidden and "written values" not in hidden
+    shown = [float(t.replace("−", "-")) for t in narrow["layout"]["xaxis.ticktext"]]
+    assert shown == MULTIPLIERS
+    one = plots.paper(figure, 1)
+    assert one.layout.width == 322 and tuple(one.layout.xaxis.domain) == (0.0, 1.0)
+    assert [t.name for t in one.data if t.visible is False and t.type == "bar"]
+    assert figure.layout.width is None and figure.data[0].colorbar.len == 0.69, "a copy"
+
+
+def test_a_figure_for_a_paper_has_its_size_and_no_title():
+    for name, figure in everything().items():
+        for columns, width in ((1, 322), (2, 662)):
+            printed = plots.paper(figure, columns)
+            assert printed.layout.width == width and not printed.layout.title.text, name
+            panel = printed.layout.height - printed.layout.margin.t - printed.layout.margin.b
+            assert panel > 100 and printed.layout.margin.t >= 0, name
+            assert printed.layout.font.size == 11
+    with pytest.raises(ValueError, match="columns=3 is no width"):
+        plots.paper(heatmap(), 3)
+
+
+def test_figures_as_files(tmp_path, monkeypatch):
+    page = plots.write_figure(heatmap(), tmp_path / "new" / "map.html", theme="paper", columns=1)
+    assert "<html>" in page.read_text("utf-8")
+    with pytest.raises(ValueError, match="End it with one of .svg"):
+        plots.write_figure(heatmap(), tmp_path / "map.jpeg")
+    with pytest.raises(ValueError, match="theme='dark' is no theme"):
+        plots.write_figure(heatmap(), tmp_path / "map.svg", theme="dark")  # type: ignore[arg-type]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(plots.PictureError, match=r"pip install 'steerlens\[figures\]'"):
+        plots.write_figure(heatmap(), tmp_path / "map.svg")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+
+    def no_browser(self, *arguments, **named):
+        raise RuntimeError("Kaleido requires Google Chrome to be installed.")
+
+    monkeypatch.setattr(go.Figure, "write_image", no_browser)
+    with pytest.raises(plots.PictureError, match="plotly_get_chrome"):
+        plots.write_figure(heatmap(), tmp_path / "map.png")

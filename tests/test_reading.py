@@ -9,6 +9,7 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions.methods import PCA, DiffMean, Logistic
 from steerlens.interventions import Add
 from steerlens.measures import reading as capture
+from steerlens.measures.activation_store import ActivationStore
 from steerlens.measures.reading import (
     activations,
     chunks,
@@ -128,6 +129,37 @@ def test_directions_of_any_method_come_one_per_site(gpt2):
         found = fit_directions(gpt2, ANSWERED, method)
         assert [d.site for d in found] == list(gpt2.sites())
         assert {d.method for d in found} == {repr(method)}
+
+
+@pytest.mark.parametrize("rule", ["generated", "all"])
+def test_the_mean_over_tokens_is_read(tiny, rule, tmp_path):
+    """One unpadded text at a time; the mean of an answer's tokens, or of all ordinary ones."""
+    read = activations(tiny, ANSWERED, layers=[0, 2], positions=rule, pool="mean", progress=False)
+    assert read.sites == (Site(0), Site(2))
+    assert read.read_at == f"the mean over Positions.{rule}()"
+    for i, pair in enumerate(ANSWERED):
+        ids = tiny.ids(pair.positive_text)
+        start = len(tiny.ids(pair.prompt)) if rule == "generated" else 1  # without BOS
+        stream = tiny.cache(torch.tensor(ids), Site(2))[Site(2)][0, start:]
+        torch.testing.assert_close(read.positive[i, 1], stream.mean(0), atol=1e-5, rtol=1e-5)
+    options = {"layers": [0, 2], "positions": rule, "pool": "mean"}
+    stored = ActivationStore(tmp_path).activations(tiny, ANSWERED, progress=False, **options)
+    assert torch.equal(stored.positive, read.positive) and stored.read_at == read.read_at
+    streamed = fit_directions(tiny, ANSWERED, "DiffMean", **options)
+    torch.testing.assert_close(streamed[1].vector, read.direction(2, "DiffMean").vector)
+
+
+def test_what_cannot_be_averaged_is_refused(gpt2, unchecked):
+    with pytest.raises(ValueError, match="chooses no token of row 0"):
+        activations(gpt2, BARE, positions="generated", pool="mean", progress=False)
+    with pytest.raises(ValueError, match="where they are still the same"):
+        activations(gpt2, ANSWERED, positions=Positions.span(0, 1, special=True), pool="mean")
+    with pytest.raises(ValueError, match="pool='max' is no way"):
+        activations(gpt2, ANSWERED, pool="max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sites and layers both"):
+        activations(gpt2, ANSWERED, [0], layers=[0])
+    with pytest.raises(ValueError, match="are not layers"):
+        activations(gpt2, ANSWERED, layers=3)  # type: ignore[arg-type]
 
 
 def test_the_norm_of_special_tokens_does_not_count():

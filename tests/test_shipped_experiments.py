@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[1] / "experiments"
     ("name", "contrast", "sizes"),
     [
         ("sentiment", "sentiment", (24, 24, 24)),
-        ("she_he", "she over he", (16, 12, 12)),
+        ("she_he", "she over he", (16, 24, 24)),
         ("weddings", "weddings", (24, 24, 24)),
     ],
 )

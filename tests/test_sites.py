@@ -1,5 +1,7 @@
 """Position rules choose the same tokens however a text is padded, batched or decoded."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from steerlens.arguments import ArgumentError
 from steerlens.sites import (
     Positions,
     Site,
+    Stream,
     TokenBatch,
     as_positions,
     as_site,
@@ -112,7 +115,7 @@ def test_the_answer_rule_needs_answers():
         Positions.answer().mask(batch)
 
 
-@pytest.mark.parametrize("stream", ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"])
+@pytest.mark.parametrize("stream", get_args(Stream))
 def test_a_site_and_its_hook_name_are_the_same_thing(stream):
     assert Site.from_hook(Site(11, stream).hook) == Site(11, stream)
 
@@ -186,7 +189,7 @@ def test_a_site_is_made_of_a_layer_a_hook_name_or_its_label():
         ([], "There is no site"),
         ([8.5], r"8.5 is not a site. Write Site\(8\)"),
         ([None], "None is not a site"),
-        ("blocks.3.attn.hook_z", "is not a site with a stream"),
+        ("blocks.3.attn.hook_q", "is not a site that can be steered"),
         ("L3 resid", "stream='resid' is not a stream"),
         ([-1], "layers count from 0"),
         ([1, 2, Site(1), "L2 resid_post"], "Sites are given twice: layers 1, 2"),

@@ -225,6 +225,41 @@ def test_the_null_tests_run_and_go_on(tmp_path):
         module.NullTests(n_fit=17, output=tmp_path).run()
 
 
+def test_null_tests_of_files_draw_some_of_what_is_there(tmp_path):
+    from steerlens.testbed import reviews
+
+    module, names = script("null_tests"), []
+    for concept in ("register", "sentiment"):
+        fit, asked = tmp_path / f"{concept}.jsonl", tmp_path / f"{concept}_questions.jsonl"
+        reviews.contexts(concept, 20).save(fit)
+        reviews.questions(concept, 12, seed=5).save(asked)
+        names.append(f"{fit}:{asked}")
+    study = module.NullTests(
+        contrasts=tuple(names), kinds=("unrelated",), copies=(1,), repeats=2, layers=(3,), n_fit=12,
+        n_choose=8, nulls=19, multipliers=(0.0, 0.5), output=tmp_path / "out",
+    )  # fmt: skip
+    found = study.run()
+    assert found["unrelated"]["1"]["label"]["n"] == 2
+    one, other = (study.read(names[0], index) for index in (0, 1))
+    assert len(one[0]) == 12 and len(one[1]) == 8
+    assert one[1].hash != other[1].hash and not torch.equal(one[0].positive, other[0].positive)
+    with pytest.raises(ValueError, match="no unrelated"):
+        module.NullTests(contrasts=tuple(names[:1]), output=tmp_path)
+
+
+def test_coverage_of_a_population_counts_groups(tmp_path):
+    """Frames of a noun that are copies count once, so the interval still covers."""
+    module = script("coverage_pretrained")
+    study = module.CoveragePretrained(repeats=300, output=tmp_path)
+    own = torch.randn(120, 1, generator=torch.Generator().manual_seed(0))
+    found = study.covered(own.expand(-1, 4), 16, 4, share=False)
+    assert found["known"] == found["n"] == 300 and 0.9 <= found["held"] / 300 <= 0.99
+    asked = study.questions()
+    assert len(asked) == 480 and len(set(asked.groups)) == 120
+    with pytest.raises(ValueError, match="nouns"):
+        module.CoveragePretrained(sizes=(5,), output=tmp_path)
+
+
 def test_simulated_intervals_count_what_they_say(tmp_path):
     module = script("simulated_intervals")
     study = module.SimulatedIntervals(

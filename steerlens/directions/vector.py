@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, get_args, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, SupportsIndex, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.directions import basis, direction_facts
 from steerlens.directions.direction_errors import DirectionError
 from steerlens.directions.direction_facts import Operation
+from steerlens.directions.top_tokens import TopTokens, Unembeds
 from steerlens.sites import Positions, Site, as_positions, as_site
 from steerlens.store.files import expanded, require_file, write_bytes
 from steerlens.units import StrengthUnit, require_unit
@@ -207,6 +208,28 @@ class Direction:
         self._require_same_width(other)
         return float(torch.cosine_similarity(self.vector, other.vector, dim=0))
 
+    def top_tokens(self, model: Unembeds, k: SupportsIndex = 10) -> TopTokens:
+        """The tokens that the direction raises and lowers most: its logit lens.
+
+        Args:
+            model: The `Model` that it was made on.
+            k: Tokens of each end.
+
+        Raises:
+            ValueError: If the direction does not fit the model.
+            TypeError: If it is no `Model`.
+
+        Source: the logit lens (nostalgebraist, 2020), of a direction instead of a stream: the final
+        norm without its bias, and the unembedding.
+        """
+        if not isinstance(model, Unembeds):
+            raise TypeError(
+                f"top_tokens reads the direction by a steerlens Model; got {type(model).__name__}. "
+                "Wrap it: Model(hooked)."
+            )
+        model.require(self)
+        return TopTokens.of_vector(self.vector, model, as_int("k", k, least=1), repr(self))
+
     def _require_same_width(self, other: Direction) -> None:
         if len(self.vector) != len(other.vector):
             raise DirectionError(
@@ -240,6 +263,12 @@ class Direction:
         before, after = basis.is_centred(self.processing), basis.is_centred(to)
         if to == self.processing:
             return self
+        if self.site.is_inside:
+            raise DirectionError(
+                f"The direction is at {self.site}, inside a sublayer, where folding changes what "
+                f"heads and neurons hold: it is not converted from {self.processing!r} to {to!r}. "
+                f"Load the model as {self.processing!r}, or fit the direction on this one."
+            )
         origin = self.converted_from or self.processing
         moved = replace(self, processing=to, converted_from=None if origin == to else origin)
         if before == after or not basis.has_mean(self.vector):

@@ -19,6 +19,8 @@ from steerlens.experiment.manifest import versions as versions
 from steerlens.experiment.probing_experiment import ProbingExperiment as ProbingExperiment
 from steerlens.experiment.run import Run as Run
 from steerlens.experiment.sae_experiment import SAEExperiment as SAEExperiment
+from steerlens.experiment.side_by_side import SideBySide as SideBySide
+from steerlens.experiment.side_by_side import compare_runs as compare_runs
 from steerlens.experiment.steerability_experiment import (
     SteerabilityExperiment as SteerabilityExperiment,
 )

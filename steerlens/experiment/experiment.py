@@ -41,13 +41,16 @@ from steerlens.experiment.run import PAGE, SUMMARY, Run, load_results, text_of
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.models.model import Model
 from steerlens.report.page import RESERVED, page
-from steerlens.results import Result
+from steerlens.results import Result, headline_of
 from steerlens.sites import Site, Stream
 from steerlens.store.cells import Cells
 from steerlens.store.files import sha256_of, write_text
+from steerlens.store.headline import write_headline
 from steerlens.store.run_folder import RunFolder, is_finished
 
-_FILES = RESERVED | {"manifest", "finished", "report", "summary", "folder", "results", "text"}
+_FILES = RESERVED | {"manifest", "finished", "report", "summary", "folder", "results", "text"} | {
+    "headline", "commands",
+}  # fmt: skip
 """Names that no kind of result can have: files of every run, anchors of every page, fields of Run."""
 
 
@@ -203,6 +206,7 @@ class Experiment(ABC):
             )
         text = text_of(found)
         write_text(path / SUMMARY, text + "\n")
+        write_headline(path, headline_of(found.values()))
         write_text(path / PAGE, page(manifest.read_manifest(path), found.values(), text))
         folder.finish()
 

@@ -125,10 +125,10 @@ def versions() -> dict[str, str]:
 
 
 def _code(sources: dict[str, str]) -> dict[str, Any]:
-    return {"versions": versions(), "commit": _commit(), "sources": sources}
+    return {"versions": versions(), "commit": source_commit(), "sources": sources}
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of the code that ran, where it runs from a checkout."""
     root = Path(__file__).parent
     try:

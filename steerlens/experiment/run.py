@@ -5,15 +5,20 @@ from __future__ import annotations
 import html
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from steerlens import plots
 from steerlens.experiment.manifest import read_manifest
+from steerlens.report.section import Block, Figure, Folded, Section
 from steerlens.results import Result, ResultError, labelled
 from steerlens.store.files import read_bytes
 from steerlens.store.run_folder import finished_files, is_finished, verify
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PAGE, SUMMARY = "report.html", "summary.txt"
 
@@ -70,6 +75,36 @@ class Run:
         """The report page."""
         return self.folder / PAGE
 
+    def save_figures(
+        self,
+        folder: Path | str | None = None,
+        *,
+        format: str = "svg",
+        theme: plots.Theme = "paper",
+        columns: int = 2,
+    ) -> list[Path]:
+        """Writes every figure of the page as a file of its own, named by its result.
+
+        Args:
+            folder: Where to; by default `figures` in the run's folder.
+            format: "svg", "pdf", "png" or "html".
+            theme: "paper" (see `steerlens.plots.paper`) or "page".
+            columns: With "paper": 1 (85 mm wide) or 2 (175 mm).
+
+        Raises:
+            PictureError: For a picture, if the extra steerlens[figures] is not installed, or there
+                is no Chrome or Chromium.
+            ValueError: For another format, theme or width.
+        """
+        target = self.folder / "figures" if folder is None else Path(folder)
+        written = []
+        for kind, result in self.results.items():
+            beside = {name: other for name, other in self.results.items() if name != kind}
+            for k, draw in enumerate(_figures(result.section(beside)), 1):
+                path = target / f"{kind}-{k}.{format}"
+                written.append(plots.write_figure(draw(), path, theme=theme, columns=columns))
+        return written
+
     def summary(self) -> str:
         """What was found, in a few lines."""
         return f"{self.text}\n{labelled('report', str(self.page))}"
@@ -91,6 +126,23 @@ class Run:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.summary())}</pre>"
+
+
+def _figures(section: Section | None) -> list[Callable[[], go.Figure]]:
+    """What draws the figures of a section and its parts, in their order on the page."""
+
+    def of(blocks: Iterable[Block]) -> list[Callable[[], go.Figure]]:
+        found: list[Callable[[], go.Figure]] = []
+        for block in blocks:
+            if isinstance(block, Figure):
+                found.append(block.draw)
+            elif isinstance(block, Folded):
+                found += of(block.blocks)
+        return found
+
+    if section is None:
+        return []
+    return of(section.blocks) + [draw for part in section.parts for draw in _figures(part)]
 
 
 def load_results(folder: Path, classes: Mapping[str, type[Result]]) -> dict[str, Result]:

@@ -34,14 +34,14 @@ class LoReFT:
         require_rank(self.rank)
 
     def _shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
-        wide = (self.rank, model.d_model)
+        wide = (self.rank, model.width(self.site))
         return {"basis": wide, "read": wide, "offset": (self.rank,)}
 
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A random subspace, read as it is."""
         model.require_site(self.site)
-        require_rank(self.rank, model.d_model)
-        basis = torch.randn(self.rank, model.d_model, generator=generator)
+        require_rank(self.rank, model.width(self.site))
+        basis = torch.randn(self.rank, model.width(self.site), generator=generator)
         orthonormal_(basis)
         basis = basis.to(model.device)
         return {"basis": basis, "read": basis.clone(), "offset": zeros((self.rank,), model)}

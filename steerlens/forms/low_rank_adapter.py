@@ -37,15 +37,17 @@ class LowRankAdapter:
         require_activation(self.activation)
 
     def _shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
-        d = model.d_model
+        d = model.width(self.site)
         constant = {"constant": (d,)} if self.constant else {}
         return {"down": (self.rank, d), "up": (d, self.rank), **constant}
 
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A reading matrix of rows of unit length, about, that writes nothing yet."""
         model.require_site(self.site)
-        require_rank(self.rank, model.d_model)
-        down = normal((self.rank, model.d_model), model.d_model**-0.5, model, generator)
+        require_rank(self.rank, model.width(self.site))
+        down = normal(
+            (self.rank, model.width(self.site)), model.width(self.site) ** -0.5, model, generator
+        )
         shapes = {name: shape for name, shape in self._shapes(model).items() if name != "down"}
         return {"down": down, **{name: zeros(shape, model) for name, shape in shapes.items()}}
 

@@ -24,15 +24,16 @@ class ReFTr1:
     """A unit vector w whose latent ReLU(h · w) detects, and which is added to steer.
 
     While it is trained the latents of the text itself say how much of w is added: the mean of the
-    `top_k` largest, over the columns that the edit is given. A running mean of that amount is kept,
-    and the trained intervention adds it at all chosen tokens: h' = h + m · amount · w. `detect`
-    gives the largest latent of each text.
+    `top_k` largest among its chosen tokens, prompt and answer together. A running mean of that
+    amount is kept, and the trained intervention adds it at all chosen tokens: h' = h + m · amount · w.
+    `detect` gives the largest latent of each text.
 
     Source: arXiv:2501.17148 (AxBench's LsReFT). Departures: a gate g, which starts at 0, multiplies
     the amount, so that nothing is changed at first; w is drawn at random rather than constant, since
     LayerNorm takes constants away; in use the amount is the running mean of training rather than the
-    largest latent on an evaluation set; the penalty on other latents is left to the objective, and
-    the gradient along w is not removed, since w is given unit length after each step.
+    largest latent on an evaluation set; the penalty on other latents is left to the objective; the
+    gradient along w is not removed, since w is given unit length after each step; and no latent of
+    padding is counted.
     """
 
     site: Site
@@ -49,13 +50,13 @@ class ReFTr1:
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A random unit vector, and a gate that is closed."""
         model.require_site(self.site)
-        w = normal((model.d_model,), 1.0, model, generator)
+        w = normal((model.width(self.site),), 1.0, model, generator)
         unit_(w)
         return {"w": w, "gate": zeros((), model), "amount": zeros((), model)}
 
     def intervention(self, model: Model, params: Parameters) -> Composed:
         """The edit by the text's own latents while w is trained; else by the amount it was given."""
-        require_parameters(self, params, {"w": (model.d_model,), **self._SHAPES})
+        require_parameters(self, params, {"w": (model.width(self.site),), **self._SHAPES})
         w, amount = params["w"], params["amount"]
         if w.requires_grad and torch.is_grad_enabled():
             edit = TopLatents(w, params["gate"], amount, self.top_k)

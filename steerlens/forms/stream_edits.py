@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.interventions.residual import like_stream, per_row
@@ -92,9 +92,10 @@ class Subspace:
 
 @dataclass(frozen=True, eq=False)
 class TopLatents:
-    """h' = h + strength · gate · mean(top-k of ReLU(h · w) over the columns) · w, while it is trained.
+    """h' = h + strength · gate · mean(top-k of ReLU(h · w)) · w, while it is trained: a `TextEdit`.
 
-    It notes the mean that it multiplied w by in `amount`, as batch normalisation notes what it saw.
+    The k largest latents are those of the text's chosen tokens, of all where there are fewer. It
+    notes the mean that it multiplied w by in `amount`, as batch normalisation notes what it saw.
     """
 
     w: Float[Tensor, " d_model"]
@@ -112,11 +113,24 @@ class TopLatents:
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
+        """The edit of texts without padding whose every token is chosen."""
+        chosen = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
+        return self.of_texts(resid, strength, chosen)
+
+    def of_texts(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        strength: Strength,
+        chosen: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The edit of texts by the latents of their chosen tokens."""
         w = like_stream(self.w, resid)
-        latents = torch.relu(resid @ w)
-        mean = latents.topk(min(self.top_k, latents.shape[1]), dim=1).values.mean(1)
+        latents = torch.relu(resid @ w).masked_fill(~chosen, -1.0)  # no latent is below 0
+        top = latents.topk(min(self.top_k, latents.shape[1]), dim=1).values
+        count = (top >= 0).sum(1)
+        mean = top.clamp(min=0).sum(1) / count.clamp(min=1)
         with torch.no_grad():
-            seen = self.gate * mean.mean()
+            seen = self.gate * mean.sum() / (count > 0).sum().clamp(min=1)
             self.amount.lerp_(seen.to(self.amount), self.MOMENTUM)
         push = like_stream(self.gate, resid) * mean[:, None, None] * w
         return resid + per_row(strength, resid) * push

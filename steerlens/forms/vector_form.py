@@ -36,11 +36,11 @@ class VectorForm:
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A vector of zeros."""
         model.require_site(self.site)
-        return {"vector": zeros((model.d_model,), model)}
+        return {"vector": zeros((model.width(self.site),), model)}
 
     def intervention(self, model: Model, params: Parameters) -> Composed:
         """The vector as an edit; as `Add`, with all that a direction can do, once it is trained."""
-        require_parameters(self, params, {"vector": (model.d_model,)})
+        require_parameters(self, params, {"vector": (model.width(self.site),)})
         vector = params["vector"]
         if vector.requires_grad or not bool(vector.any()):
             return EditAtSite(self.site, AddVector(vector), self.positions, repr(self))

@@ -152,10 +152,11 @@ def require_changes_fit(model: Model, changes: Sequence[Change], label: str) -> 
 
 
 def _require_width(model: Model, change: StreamEdit, label: str) -> None:
-    if isinstance(change.edit, _Wide) and change.edit.d_model != model.d_model:
+    if isinstance(change.edit, _Wide) and change.edit.d_model != model.width(change.site):
+        what = f"the width of {change.site}" if change.site.is_inside else "d_model"
         raise ValueError(
-            f"{label} edits a stream of width {change.edit.d_model}, and d_model of {model.name!r} is "
-            f"{model.d_model}. It was made for another model."
+            f"{label} edits a stream of width {change.edit.d_model}, and {what} of {model.name!r} is "
+            f"{model.width(change.site)}. It was made for another model."
         )
 
 

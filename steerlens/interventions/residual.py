@@ -18,11 +18,11 @@ from steerlens.protocols import Hookable, Strength
 from steerlens.sites import Positions, Site
 from steerlens.units import StrengthUnit, require_unit
 
-E = TypeVar("E", bound="_AlongDirection")
+E = TypeVar("E", bound="AlongDirection")
 
 
-class _AlongDirection(ABC):
-    """What add, ablate and clamp share: where they act, and how they are attached to a model."""
+class AlongDirection(ABC):
+    """What edits along one direction share: where they act, and how they are attached to a model."""
 
     direction: Direction
     positions: Positions
@@ -78,7 +78,7 @@ class _AlongDirection(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Add(_AlongDirection):
+class Add(AlongDirection):
     """Adds the direction to the residual stream: h' = h + multiplier · unit · direction.
 
     Source: ActAdd, arXiv:2308.10248; CAA, arXiv:2312.06681. Departure: the default strength unit
@@ -140,7 +140,7 @@ class Add(_AlongDirection):
 
 
 @dataclass(frozen=True, eq=False)
-class Ablate(_AlongDirection):
+class Ablate(AlongDirection):
     """Removes the direction from the stream: h' = h - multiplier · û ûᵀ h. At 1 nothing is left.
 
     Source: arXiv:2406.11717, at one site. The paper ablates at every layer and every token: attach
@@ -162,7 +162,7 @@ class Ablate(_AlongDirection):
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp(_AlongDirection):
+class Clamp(AlongDirection):
     """Moves the projection towards a value: h' = h + multiplier · (value - ûᵀh) û. At 1 it is there.
 
     `value` is in units of the residual stream.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex
 
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
-from steerlens.measures.reading import activations, reading_positions
+from steerlens.measures.reading import Pool, activations, pooled, reading_positions
 from steerlens.models.model import Model, as_model
-from steerlens.sites import Positions, Site
+from steerlens.sites import Positions, SiteLike, as_positions, as_sites, sites_or_layers
 from steerlens.store.cells import Cells
 from steerlens.store.documents import write_document
 from steerlens.store.files import DamagedFile
@@ -42,9 +43,11 @@ class ActivationStore:
         self,
         model: Model,
         pairs: ContrastSet,
-        sites: Sequence[Site] | None = None,
+        sites: SiteLike | Iterable[SiteLike] | None = None,
         *,
-        positions: Positions | None = None,
+        layers: Iterable[SupportsIndex] | None = None,
+        positions: Positions | str | None = None,
+        pool: Pool = "none",
         batch_size: int = 32,
         progress: bool = True,
     ) -> Activations:
@@ -63,16 +66,17 @@ class ActivationStore:
                 f"{what or 'Steering is attached to the model'}, so its activations are not the "
                 "model's own and are not stored. Use steerlens.activations(…) for them."
             )
-        sites = tuple(sites or model.sites())
-        positions = positions or reading_positions(pairs)
+        asked = sites_or_layers(sites, layers)
+        where = model.sites() if asked is None else as_sites(asked)
+        rule = reading_positions(pairs) if positions is None else as_positions(positions)
         facts = {
             "format": FORMAT,
             "fingerprint": model.fingerprint,
             "dtype": str(next(model.wrapped.parameters()).dtype),
             "tokens": _token_hash(model, pairs),
             "special": model.special_ids,
-            "sites": [site.hook for site in sites],
-            "positions": repr(positions),
+            "sites": [site.hook for site in where],
+            "positions": pooled(rule, pool),
             "batch_size": batch_size,
         }
         digest = _digest(facts)
@@ -82,7 +86,7 @@ class ActivationStore:
         cells = Cells(folder, "activations", {"entry": digest}, progress)
         try:
             return activations(
-                model, pairs, sites, positions=positions, batch_size=batch_size, cells=cells
+                model, pairs, where, positions=rule, pool=pool, batch_size=batch_size, cells=cells
             )
         except DamagedFile as error:
             raise DamagedEntry(str(error)) from error

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.arguments import as_int
+from steerlens.arguments import ArgumentError, as_int
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.directions import Activations, Direction
-from steerlens.directions.methods import DiffMean
+from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
-from steerlens.sites import Positions, Site, SiteLike, TokenBatch, as_positions, as_sites
+from steerlens.sites import (
+    Positions,
+    Site,
+    SiteLike,
+    TokenBatch,
+    as_positions,
+    as_sites,
+    sites_or_layers,
+)
 from steerlens.store.cells import Cells, cells_or_none
 
 PAIRS = 8
 """Pairs computed at once on a CPU."""
+
+Pool = Literal["none", "mean"]
+"""How one vector is made of the tokens that a rule chooses: it must be one, or their mean."""
 
 
 def reading_positions(pairs: Sequence[ContrastPair] | ContrastSet) -> Positions:
@@ -53,6 +65,7 @@ def chunks(
     positions: Positions,
     batch_size: int,
     cells: Cells | None = None,
+    pool: Pool = "none",
 ) -> Iterator[Chunk]:
     """Reads pairs a few at a time, both sides in one batch, texts of like length together.
 
@@ -75,7 +88,7 @@ def chunks(
         # On a CPU more rows at once are no faster, only larger.
         parts = index.split(PAIRS if model.device.type == "cpu" else batch_size)
         read = [
-            _read_pairs(model, kernel, [pairs[i] for i in part.tolist()], sites, positions)
+            _read_pairs(model, kernel, [pairs[i] for i in part.tolist()], sites, positions, pool)
             for part in parts
         ]
         chunk = Chunk(
@@ -93,7 +106,9 @@ def activations(
     pairs: PairsLike,
     sites: SiteLike | Iterable[SiteLike] | None = None,
     *,
+    layers: Iterable[SupportsIndex] | None = None,
     positions: Positions | str | None = None,
+    pool: Pool = "none",
     batch_size: int = 32,
     progress: bool = True,
     cells: Cells | None = None,
@@ -106,7 +121,10 @@ def activations(
     Args:
         pairs: A set, or what `ContrastSet.from_pairs` takes.
         sites: Sites, layers or names of hooks; by default resid_post of every layer.
+        layers: Short for `sites` of resid_post.
         positions: Which token is read; by default `reading_positions(pairs)`.
+        pool: "mean" reads the mean over all tokens that `positions` chooses, e.g. "all" of a text
+            or those after the prompt ("generated"); by default they must be one.
         batch_size: Pairs of one chunk.
         cells: Where chunks are kept and found; by default nowhere. `ActivationStore` keeps them for
             any later run.
@@ -114,17 +132,18 @@ def activations(
     Raises:
         ValueError: For a site the model does not have, a text longer than the context, positions
             that choose no token, or both sides being read at a token where they cannot differ.
+
+    Source of the mean over a response's tokens: persona vectors, arXiv:2507.21509.
     """
     model, pairs = as_model(model), as_contrast_set(pairs)
-    where = model.sites() if sites is None else as_sites(sites)
-    rule = reading_positions(pairs) if positions is None else as_positions(positions)
+    where, rule, read_at = _where(model, pairs, sites_or_layers(sites, layers), positions, pool)
     batch_size = as_int("batch_size", batch_size, least=1)
-    shape = (len(pairs), len(where), model.d_model)
+    shape = (len(pairs), len(where), _one_width(model, where))
     positive, negative = torch.empty(shape), torch.empty(shape)
     norms = torch.empty(2, len(pairs), len(where))
     kept = cells_or_none(cells, "activations", progress)
     with kept.bar(len(pairs), "pair") as bar:
-        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, kept):
+        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, kept, pool):
             positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
             norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
             bar.update(len(chunk.index))
@@ -137,7 +156,7 @@ def activations(
         resid_norms=norms.flatten(0, 1).median(0).values,
         paired=pairs.paired,
         processing=model.processing,
-        read_at=repr(rule),
+        read_at=read_at,
         model=model.name,
         fingerprint=model.fingerprint,
         data=pairs.hash,
@@ -152,6 +171,7 @@ def diffmean(
     sites: SiteLike | Iterable[SiteLike] | None = None,
     *,
     positions: Positions | str | None = None,
+    pool: Pool = "none",
     batch_size: int = 32,
     progress: bool = True,
 ) -> list[Direction]:
@@ -161,13 +181,12 @@ def diffmean(
     are those of ``activations(…).directions(DiffMean())``, but for rounding.
     """
     model, pairs = as_model(model), as_contrast_set(pairs)
-    where = model.sites() if sites is None else as_sites(sites)
-    rule = reading_positions(pairs) if positions is None else as_positions(positions)
+    where, rule, read_at = _where(model, pairs, sites, positions, pool)
     batch_size = as_int("batch_size", batch_size, least=1)
-    total = torch.zeros(len(where), model.d_model, dtype=torch.float64)
+    total = torch.zeros(len(where), _one_width(model, where), dtype=torch.float64)
     norms = []
     with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
-        for chunk in chunks(model, tuple(pairs), where, rule, batch_size):
+        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, pool=pool):
             total += (chunk.positive.double() - chunk.negative.double()).sum(0)
             norms.append(chunk.norms)
             bar.update(len(chunk.index))
@@ -180,7 +199,7 @@ def diffmean(
             method=label,
             resid_norm=float(median[i]),
             processing=model.processing,
-            read_at=repr(rule),
+            read_at=read_at,
             model=model.name,
             fingerprint=fingerprint,
             data=pairs.hash,
@@ -193,21 +212,78 @@ def diffmean(
 
 
 def fit_directions(
-    model: Model, pairs: ContrastSet, method: Method, sites: Sequence[Site] | None = None
+    model: Model,
+    pairs: PairsLike,
+    method: Method | str | type,
+    sites: SiteLike | Iterable[SiteLike] | None = None,
+    *,
+    layers: Iterable[SupportsIndex] | None = None,
+    positions: Positions | str | None = None,
+    pool: Pool = "none",
 ) -> list[Direction]:
-    """One direction per site by any method; DiffMean streams."""
+    """One direction per site by any method; DiffMean streams.
+
+    Args:
+        method: A method, its class, or its name.
+        sites: As in `activations`, and so are the others.
+    """
+    method, where = as_method(method), sites_or_layers(sites, layers)
     if isinstance(method, DiffMean):
-        return diffmean(model, pairs, sites)
-    return list(activations(model, pairs, sites).directions(method))
+        return diffmean(model, pairs, where, positions=positions, pool=pool)
+    read = activations(model, pairs, where, positions=positions, pool=pool)
+    return list(read.directions(method))
 
 
-def _require_difference(side: TokenBatch, positions: Positions) -> None:
-    """Before their first different token both sides are the same, but for rounding."""
-    if side.answer is not None and bool((positions.columns(side) < side.answer).any()):
+def pooled(positions: Positions, pool: Pool) -> str:
+    """Where a vector was read, in words."""
+    return repr(positions) if pool == "none" else f"the mean over {positions!r}"
+
+
+def _where(
+    model: Model,
+    pairs: ContrastSet,
+    sites: SiteLike | Iterable[SiteLike] | None,
+    positions: Positions | str | None,
+    pool: Pool,
+) -> tuple[tuple[Site, ...], Positions, str]:
+    if pool not in get_args(Pool):
+        raise ArgumentError(f"pool={pool!r:.80} is no way to read tokens. Use 'none' or 'mean'.")
+    where = model.sites() if sites is None else as_sites(sites)
+    rule = reading_positions(pairs) if positions is None else as_positions(positions)
+    return where, rule, pooled(rule, pool)
+
+
+def _one_width(model: Model, sites: Sequence[Site]) -> int:
+    """The width that all sites have.
+
+    Raises:
+        ValueError: If they have several, or the model has no such site.
+    """
+    widths = {site: model.width(site) for site in sites}
+    if len(set(widths.values())) > 1:
+        site, other = sites[0], next(s for s in sites if widths[s] != widths[sites[0]])
         raise ValueError(
-            f"{positions} reads both sides of a pair where they are still the same, so their "
-            "difference is zero. Read them at Positions.answer(), the first token that differs."
+            f"{site} is {widths[site]} wide and {other} is {widths[other]}, so they do not fit "
+            "into one tensor. Read them by calls of their own."
         )
+    return widths[sites[0]]
+
+
+def _require_difference(side: TokenBatch, positions: Positions, pool: Pool) -> None:
+    """Before their first different token both sides are the same, but for rounding."""
+    if side.answer is None:
+        return
+    if pool == "mean":
+        columns = torch.arange(side.width, device=side.tokens.device)
+        differs = positions.mask(side) & (columns >= side.answer[:, None])
+        if bool(differs.any(-1).all()):
+            return
+    elif not bool((positions.columns(side) < side.answer).any()):
+        return
+    raise ValueError(
+        f"{positions} reads both sides of a pair where they are still the same, so their "
+        "difference is zero. Read them at Positions.answer(), the first token that differs."
+    )
 
 
 def _joined(one: TokenBatch, other: TokenBatch) -> TokenBatch:
@@ -224,11 +300,12 @@ def _read_pairs(
     pairs: Sequence[ContrastPair],
     sites: Sequence[Site],
     positions: Positions,
+    pool: Pool,
 ) -> tuple[Float[Tensor, "2 pair site d_model"], Float[Tensor, "2 pair site"]]:
     sides = model.texts.pairs(pairs, padding_side="left")
-    _require_difference(sides[0], positions)
+    _require_difference(sides[0], positions, pool)
     batches = [_joined(*sides)] if sides[0].width == sides[1].width else sides
-    read = [_read(model, kernel, batch, sites, positions) for batch in batches]
+    read = [_read(model, kernel, batch, sites, positions, pool) for batch in batches]
     vectors, norms = (torch.cat(parts).float().cpu() for parts in zip(*read, strict=True))
     return vectors.unflatten(0, (2, -1)), norms.unflatten(0, (2, -1))
 
@@ -240,14 +317,15 @@ def _read(
     batch: TokenBatch,
     sites: Sequence[Site],
     positions: Positions,
+    pool: Pool,
 ) -> tuple[Float[Tensor, "text site d_model"], Float[Tensor, "text site"]]:
-    columns = positions.columns(batch)
+    take = _taking(batch, positions, pool)
     ordinary = batch.mask & ~batch.special
     vectors: dict[Site, Tensor] = {}
     norms: dict[Site, Tensor] = {}
 
     def keep(site: Site, resid: Float[Tensor, "text pos d_model"]) -> None:
-        vectors[site] = resid[torch.arange(len(batch), device=resid.device), columns]
+        vectors[site] = take(resid)
         norms[site] = _median(resid.float().norm(dim=-1), ordinary)
 
     if kernel is None:
@@ -256,6 +334,23 @@ def _read(
     else:
         _climb(kernel, batch, sites, keep)
     return torch.stack([vectors[s] for s in sites], 1), torch.stack([norms[s] for s in sites], 1)
+
+
+def _taking(batch: TokenBatch, positions: Positions, pool: Pool) -> Callable[[Tensor], Tensor]:
+    """What is taken of a stream [text, pos, d_model]: one vector [text, d_model] for each text."""
+    if pool == "none":
+        columns = positions.columns(batch)
+        rows = torch.arange(len(batch), device=columns.device)
+        return lambda resid: resid[rows, columns]
+    chosen = positions.mask(batch)
+    counts = chosen.sum(-1)
+    if not bool(counts.all()):
+        raise ValueError(
+            f"{positions} chooses no token of row {int((counts == 0).nonzero()[0])}, so there is no "
+            "mean to read. Texts without a prompt are all prompt: use Positions.all()."
+        )
+    shares = (chosen / counts[:, None]).double()
+    return lambda resid: torch.einsum("tp,tpd->td", shares, resid.double()).to(resid.dtype)
 
 
 def _climb(kernel: Kernel, batch: TokenBatch, sites: Sequence[Site], keep) -> None:

@@ -10,12 +10,12 @@ from numbers import Real
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
-from steerlens.protocols import Edit, Strength
+from steerlens.protocols import Edit, Strength, TextEdit
 from steerlens.sites import Positions, Site, TokenBatch
 
 
@@ -50,7 +50,7 @@ class Attached:
                 f"{len(self.multiplier)} multipliers for a batch of {resid.shape[0]} rows. "
                 "Give one number, or one per row."
             )
-        edited = self.edit(resid, self.multiplier)
+        edited = edited_stream(self.edit, resid, self.multiplier, chosen)
         if edited.shape != resid.shape:
             raise SteeringError(
                 f"{self.edit!r} turned a stream of shape {tuple(resid.shape)} into "
@@ -127,7 +127,9 @@ class AttachedEdits:
                     "known where its prompts end and which tokens are padding. Run it through the "
                     "Model: model.logits(…), model.cache(…), model.generate(…)."
                 )
-            return attached.apply(resid, self._window.chosen(positions, resid.shape[1]))
+            chosen = self._window.chosen(positions, resid.shape[1])
+            # All heads of a token are one vector, [batch, pos, head * d_head].
+            return attached.apply(resid.flatten(2), chosen).view_as(resid)
 
         self._edits.append(attached)
         try:
@@ -237,6 +239,18 @@ class AttachedEdits:
             return run(texts, start, inserted)
 
         return counted
+
+
+def edited_stream(
+    edit: Edit,
+    resid: Float[Tensor, "batch pos d_model"],
+    multiplier: Strength,
+    chosen: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """What an edit makes of a stream; it counts at the chosen tokens alone."""
+    if isinstance(edit, TextEdit):
+        return edit.of_texts(resid, multiplier, chosen)
+    return edit(resid, multiplier)
 
 
 def edits_by_block(edits: Iterable[Attached]) -> dict[int, list[Attached]]:

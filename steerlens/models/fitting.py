@@ -18,11 +18,10 @@ class Fitting:
     processing: str
     """Weight processing of its residual basis."""
     dtype: str
-    d_model: int
+    width: Callable[[Site], int]
+    """How wide a site is; raises ValueError if the model has no such site."""
     fingerprint: Callable[[], str]
     """Computes the hash of its weights, which takes a while."""
-    require_site: Callable[[Site], None]
-    """Raises ValueError if the model has no such site."""
 
     def require(self, direction: Direction) -> None:
         """Raises if a direction does not fit: its site, its width or its basis.
@@ -31,11 +30,11 @@ class Fitting:
             ValueError: If the model has no such site.
             DirectionError: If the width or the weight processing differs.
         """
-        self.require_site(direction.site)
-        if direction.vector.shape[0] != self.d_model:
+        width, name = self.width(direction.site), "width" if direction.site.is_inside else "d_model"
+        if direction.vector.shape[0] != width:
             raise DirectionError(
-                f"The direction has d_model={direction.vector.shape[0]} and {self.name!r} has "
-                f"{self.d_model}: it was made on another model ({direction.model or 'not stated'}). "
+                f"The direction has {name}={direction.vector.shape[0]} and {self.name!r} has "
+                f"{width}: it was made on another model ({direction.model or 'not stated'}). "
                 "Fit it on this one."
             )
         if direction.processing is not None and direction.processing != self.processing:

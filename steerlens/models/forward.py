@@ -89,7 +89,8 @@ class Forward:
 
         def keep(site: Site) -> Callable[..., None]:
             def hook_fn(resid: Tensor, hook: Any) -> None:
-                kept[site] = resid.detach().clone()
+                # All heads of a token are one vector.
+                kept[site] = resid.detach().flatten(2).clone()
 
             return hook_fn
 

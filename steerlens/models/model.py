@@ -1,7 +1,8 @@
 """`Model`: a handle over a HookedTransformer or TransformerBridge, to look into and to steer.
 
 It composes one part per idea: `texts` (texts to tokens), `attached` (the edits in force), `forward`
-(the hooked forward pass), `readout` (what follows the last block) and `streams` (its sites).
+(the hooked forward pass), `readout` (what follows the last block) and `streams` (its sites). What
+TransformerLens's users call a model by is in `lens_names`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from steerlens.models.exchanged import exchanged
 from steerlens.models.fitting import Fitting
 from steerlens.models.forward import Entering, Forward
 from steerlens.models.kernel import Kernel, why_not
+from steerlens.models.lens_names import LensNames, TextsLike
 from steerlens.models.loading import load
 from steerlens.models.measured import measured
 from steerlens.models.prompts import AttachedPrompt, Dial, Inserted
@@ -36,7 +38,7 @@ from steerlens.sites import Positions, Site, SiteLike, TokenBatch, as_sites
 
 
 @dataclass(eq=False)
-class Model:
+class Model(LensNames):
     """A language model to look into and to steer.
 
     Takes a `HookedTransformer` or `TransformerBridge` as it is and does not change it. Names,
@@ -208,6 +210,15 @@ class Model:
         """Raises ValueError if this model has no such site."""
         self.streams.require(site)
 
+    def width(self, site: Site) -> int:
+        """How wide a site is: d_model, but for heads and neurons.
+
+        Raises:
+            ValueError: If the model has no such site.
+        """
+        self.require_site(site)
+        return self.streams.width(site)
+
     def require(self, direction: Direction) -> None:
         """Raises if a direction does not fit this model: its site, its width or its basis."""
         self._fitting.require(direction)
@@ -228,8 +239,8 @@ class Model:
     @property
     def _fitting(self) -> Fitting:
         return Fitting(
-            self.name, self.revision, self.processing, self.dtype, self.d_model,
-            fingerprint=lambda: self.fingerprint, require_site=self.require_site,
+            self.name, self.revision, self.processing, self.dtype, width=self.width,
+            fingerprint=lambda: self.fingerprint,
         )  # fmt: skip
 
     # Texts and tokens
@@ -392,21 +403,19 @@ class Model:
         return self.readout.logits(states, targets)
 
     @torch.no_grad()
-    def logits(self, texts: TokenBatch | str | Sequence[str]) -> Float[Tensor, "batch pos d_vocab"]:
+    def logits(self, texts: TextsLike) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits at every position, in the model's own dtype, with whatever steering is attached."""
-        batch = texts if isinstance(texts, TokenBatch) else self.tokens(texts)
-        return self.unembed(self.states(batch))
+        return self.unembed(self.states(self.batch(texts)))
 
     @torch.no_grad()
     def cache(
-        self, texts: TokenBatch | str | Sequence[str], sites: SiteLike | Iterable[SiteLike]
+        self, texts: TextsLike, sites: SiteLike | Iterable[SiteLike]
     ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
         """The stream at the asked sites, for all tokens, after whatever steering is attached.
 
         Layers above the last asked one are not computed.
         """
-        batch = texts if isinstance(texts, TokenBatch) else self.tokens(texts)
-        where = as_sites(sites)
+        batch, where = self.batch(texts), as_sites(sites)
         for site in where:
             self.require_site(site)
         stop = max(site.layer for site in where) + 1

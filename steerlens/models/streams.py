@@ -36,6 +36,11 @@ class Streams:
                 "on a TransformerBridge, so steering there would differ silently. "
                 "Use attn_out, which means the same on both."
             )
+        if self._is_bridge and site.is_inside:
+            raise ValueError(
+                f"{site} is inside a sublayer, and what a TransformerBridge's hooks there hold is "
+                "not checked. Use a HookedTransformer, or a stream of width d_model."
+            )
         if site.hook not in self._wrapped.hook_dict:
             raise ValueError(
                 f"{self._name!r} has no hook {site.hook!r} (its blocks have "
@@ -43,6 +48,16 @@ class Streams:
             )
         if site.stream in self.untrusted:
             raise ValueError(self.untrusted[site.stream])
+
+    def width(self, site: Site) -> int:
+        """How wide a site is."""
+        cfg = self._wrapped.cfg
+        if site.stream == "mlp_post":
+            return cfg.d_mlp
+        if site.is_inside:
+            few = cfg.n_key_value_heads if site.stream in ("k", "v") else None
+            return (few or cfg.n_heads) * cfg.d_head
+        return cfg.d_model
 
     def _names(self) -> list[str]:
         start, hooks = "blocks.0.hook_", self._wrapped.hook_dict

@@ -81,6 +81,23 @@ class Texts:
         before, whole = decode(prompt), decode([*prompt, *new])
         return whole[len(before) :] if whole.startswith(before) else decode(new)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text of those before it; joined, they are the text.
+
+        A token that is only part of a character is its own text, as the tokenizer writes it.
+        """
+
+        def decode(some: Sequence[int]) -> str:
+            return self.tokenizer.decode(list(some), clean_up_tokenization_spaces=False)
+
+        found, before = [], ""
+        for i, one in enumerate(ids):
+            whole = decode(ids[: i + 1])
+            joins = whole.startswith(before) and not before.endswith("\ufffd")
+            found.append(whole[len(before) :] if joins else decode([one]))
+            before = whole
+        return found
+
     def split(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of a prompt and of the answer that follows it.
 

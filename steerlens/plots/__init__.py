@@ -9,6 +9,7 @@ and Ito's palette; ColorBrewer RdBu for signed values). Input that cannot be dra
 disagree, an infinite value, an interval upside down) raises a ValueError.
 """
 
+from steerlens.plots.cosine_matrix import cosine_matrix as cosine_matrix
 from steerlens.plots.curves import dose_response as dose_response
 from steerlens.plots.curves import layer_curve as layer_curve
 from steerlens.plots.features import feature_card as feature_card
@@ -20,14 +21,22 @@ from steerlens.plots.learning import share_lines as share_lines
 from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.panels import change_panels as change_panels
+from steerlens.plots.paper import PictureError as PictureError
+from steerlens.plots.paper import Theme as Theme
+from steerlens.plots.paper import paper as paper
+from steerlens.plots.paper import write_figure as write_figure
 from steerlens.plots.probe import probe_against_steering as probe_against_steering
+from steerlens.plots.running import running_difference as running_difference
 from steerlens.plots.shift import shift_dots as shift_dots
 from steerlens.plots.shift import shift_scatter as shift_scatter
 from steerlens.plots.side_effects import gain_heatmap as gain_heatmap
 from steerlens.plots.side_effects import gain_lines as gain_lines
 from steerlens.plots.slopes import example_slopes as example_slopes
 from steerlens.plots.steerability import steerability_figure as steerability_figure
+from steerlens.plots.token_map import token_heatmap as token_heatmap
+from steerlens.plots.tokens import token_colours as token_colours
 from steerlens.plots.tokens import token_heat as token_heat
+from steerlens.plots.tokens import visible as visible
 from steerlens.plots.tradeoff import tradeoff as tradeoff
 from steerlens.plots.validity import preference_against_utility as preference_against_utility
 from steerlens.plots.validity import validity_curves as validity_curves

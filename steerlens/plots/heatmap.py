@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -22,11 +22,16 @@ from steerlens.plots.look import (
     house,
 )
 from steerlens.plots.marks import key
+from steerlens.plots.narrow import NARROW, make_narrow
 from steerlens.plots.rows import Rows, label_rows, read_rows
 from steerlens.plots.words import axis_title, measured, number
 
 NULL = "no more than the null maps gain"
 COSTLY = "over the cost budget"
+NONE = "No cell gains more than the null maps."
+"""What is said in the place of dots in every cell."""
+MOST_WRITTEN, PITCH = 48, 17
+"""Layers whose numbers are written into the cells, and the height in pixels that these take."""
 
 
 def layer_heatmap(
@@ -60,7 +65,8 @@ def layer_heatmap(
         unit: Unit of `values`, e.g. "nats".
         quantity: What `values` is, for the colour bar and the hover, e.g. "propensity gain".
         best: The cell to mark, as (layer or name, multiplier), not as indices.
-        below_null: True where a cell is no larger than chance allows; stippled.
+        below_null: True where a cell is no larger than chance allows; stippled, unless it also
+            costs too much. Where that is every cell but those of column 0, a note says so instead.
         over_budget: True where a cell costs too much; hatched.
         hover: One more line of hover text for each cell; may hold `<br>`.
         cell_names: What stands in each cell before its value, where there is room.
@@ -110,8 +116,10 @@ def layer_heatmap(
         called = fit("cell_names", np.asarray(cell_names, dtype=object), shape, axes)[pick]
         cells = {cell: f"{called[cell]}: {value}" for cell, value in cells.items()}
     longest = max(len(text) for text in cells.values())
-    written = shape[0] <= 14 and shape[1] * (6.4 * longest + 6) <= room
-    tall = 300 / shape[0] * shape[1] / room  # height of a cell over its width
+    written = shape[0] <= MOST_WRITTEN and shape[1] * (6.4 * longest + 6) <= room
+    pitch = PITCH if lines.are_layers and written else lines.pitch
+    panel = max(300, pitch * shape[0])
+    tall = panel / shape[0] * shape[1] / room  # height of a cell over its width
 
     figure = go.Figure()
     figure.add_heatmap(
@@ -131,41 +139,50 @@ def layer_heatmap(
         )
         key(figure, "not measured", symbol="square", size=11, color=MISSING)
     figure.update_traces(selector={"type": "heatmap"}, xgap=1, ygap=1, hovertext=texts)
-    if null.any():
-        _stipple(figure, null & ~missing, written, tall)
+    # What costs too much is marked for that alone, and where nothing is above the null a sentence
+    # says so: dots in every cell would hide what the map shows.
+    none = bool(null.any()) and bool((null | missing | (np.asarray(names) == 0)).all())
+    if null.any() and not none and (dots := null & ~missing & ~costly).any():
+        _stipple(figure, dots, written, tall)
     if costly.any():
         _hatch(figure, costly & ~missing, written, tall)
     if written:
-        where = [cell for cell in cells if not missing[cell]]
-        dark = [abs(grid[cell]) > 0.66 * top for cell in where]
-        figure.add_scatter(
-            x=[c for _, c in where],
-            y=[r for r, _ in where],
-            mode="text",
-            text=[cells[cell] for cell in where],
-            textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
-            name="written values",
-        )
+        write_cells(figure, cells, grid, top)
     if star is not None:
         name = f"best: {lines.text(star[0])}, {column_title} {labels[star[1]]}"
         _outline(figure, star, name, with_star=not written)
 
-    height = max(450, 150 + lines.pitch * shape[0])
+    height = 150 + panel
+    note = f"{note} {NONE}".strip() if none else note
     house(figure, title=title, note=note, height=height, left=lines.left, right=112)
-    step = math.ceil(len(labels) * (6.2 * max(map(len, labels)) + 9) / room)
     zero = names.index(0) if 0 in names else 0
-    shown = range(zero % step, len(labels), step)
     figure.update_xaxes(
         title_text=column_title,
-        tickvals=list(shown),
-        ticktext=[labels[i] for i in shown],
+        **_column_ticks(labels, zero, room),
         tickangle=0,
         range=[-0.5, shape[1] - 0.5],
         **CELLS,
     )
     figure.update_yaxes(range=[-0.5, shape[0] - 0.5], **CELLS)
-    label_rows(figure, lines, 16)
+    label_rows(figure, lines, MOST_WRITTEN if written else 16)
+    if lines.are_layers:
+        fits = shape[1] * (5.8 * longest + 3) <= NARROW - 54
+        ticks = {f"xaxis.{k}": v for k, v in _column_ticks(labels, zero, NARROW - 54).items()}
+        # With numbers in the cells the colours need no bar, which would take a third of the width.
+        away = [] if fits else ["written values"]
+        bar = {"showscale": not (written and fits)}
+        make_narrow(
+            figure, title=title, note=note, layout={**ticks, "margin.r": 10 if fits else 96},
+            hidden=away, restyled=bar,
+        )  # fmt: skip
     return figure
+
+
+def _column_ticks(labels: Sequence[str], zero: int, room: float) -> dict[str, Any]:
+    """As many of the labels as there is room for, that of 0 among them."""
+    step = math.ceil(len(labels) * (6.2 * max(map(len, labels)) + 9) / room)
+    shown = range(zero % step, len(labels), step)
+    return {"tickvals": list(shown), "ticktext": [labels[i] for i in shown]}
 
 
 def _locate(
@@ -189,6 +206,22 @@ def _written(grid: Array, top: float) -> dict[tuple[int, ...], str]:
         cell: f"{round(value, places) + 0.0:.{places}f}".replace("-", "−").replace("nan", "")
         for cell, value in np.ndenumerate(grid)
     }
+
+
+def write_cells(
+    figure: go.Figure, cells: Mapping[tuple[int, ...], str], grid: Array, top: float
+) -> None:
+    """Writes a text into each cell that was measured, white on the dark ends of the colours."""
+    where = [cell for cell in cells if not np.isnan(grid[cell])]
+    dark = [abs(grid[cell]) > 0.66 * top for cell in where]
+    figure.add_scatter(
+        x=[c for _, c in where],
+        y=[r for r, _ in where],
+        mode="text",
+        text=[cells[cell] for cell in where],
+        textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
+        name="written values",
+    )
 
 
 def _stipple(figure: go.Figure, marked: NDArray[np.bool_], written: bool, tall: float) -> None:

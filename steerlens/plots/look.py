@@ -80,7 +80,7 @@ def house(
     lines = [f"<b>{line}</b>" for line in titles]
     lines += [f"<span style='font-size:12px;color:{QUIET}'>{line}</span>" for line in notes]
     traces: list[Any] = list(figure.data)
-    rows = _legend_rows([t.name for t in traces if t.showlegend], WIDTH - left - right)
+    rows = legend_rows([t.name for t in traces if t.showlegend], WIDTH - left - right)
     figure.update_layout(
         template="none",
         title={
@@ -121,7 +121,7 @@ def house(
     figure.update_yaxes(**AXIS)
 
 
-def _legend_rows(names: Sequence[str], room: float) -> int:
+def legend_rows(names: Sequence[str], room: float) -> int:
     """Rows a horizontal legend takes at the narrowest width; plotly aligns wrapped columns."""
     if not names:
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
@@ -13,6 +14,7 @@ from steerlens.plots.arrays import band, holes
 from steerlens.plots.heatmap import layer_heatmap
 from steerlens.plots.look import AXIS, INK, PALETTE, QUIET, span
 from steerlens.plots.marks import whiskers
+from steerlens.plots.narrow import make_narrow
 from steerlens.plots.rows import read_rows
 from steerlens.plots.words import axis_title, broken
 
@@ -103,4 +105,22 @@ def steerability_figure(
     layout: Any = figure["layout"]
     layout.height += 50 + more
     layout.margin.update(r=30, t=layout.margin.t + 50, b=layout.margin.b + more)
+    if (stated := (layout.meta or {}).get("narrow")) is not None:
+        # In the width of a phone the heatmap stands alone; the bars are in the table as well.
+        ticks = {k: v for k, v in stated["layout"].items() if k.startswith("xaxis.")}
+        # The empty panel of the bars would still cover what lies under it.
+        alone = {"xaxis.domain": [0.0, 1.0], "xaxis2.visible": False, "xaxis2.domain": [0.999, 1.0]}
+        hidden = [score_title, f"{score_title}: not measured"]
+        hidden += [figure.data[i].name for i in stated["hidden"]]  # type: ignore[union-attr]
+        make_narrow(
+            figure, title=heatmap["title"], note=_note(figure), above=50,
+            layout={**ticks, **alone}, hidden=hidden, restyled={"colorbar.len": 1},
+        )  # fmt: skip
     return figure
+
+
+def _note(figure: go.Figure) -> str:
+    """The lines below the title of a figure, as one."""
+    layout: Any = figure["layout"]
+    found = re.findall(r"<span[^>]*>(.*?)</span>", layout.title.text)
+    return " ".join(found)

@@ -8,14 +8,31 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
+from plotly.colors import sample_colorscale
 
 from steerlens.plots.arrays import array
-from steerlens.plots.look import DIVERGING, MISSING, MONO, colour_bar, colour_range, house
+from steerlens.plots.look import DIVERGING, INK, MISSING, MONO, colour_bar, colour_range, house
 from steerlens.plots.marks import key
 from steerlens.plots.words import measured, safe
 
 LINE = 66
 """Characters of a line."""
+
+
+def token_colours(values: ArrayLike) -> list[tuple[str, str]]:
+    """The paper and the ink of each token of a text, for HTML; grey where there is no value.
+
+    Args:
+        values: Shape (token,), signed; NaN for a token that is not coloured.
+    """
+    heat = array("values", values, (None,), "tokens")
+    top, _ = colour_range(heat)
+    places = np.clip(np.nan_to_num(heat / top), -1, 1) / 2 + 0.5
+    papers = map(str, sample_colorscale(DIVERGING, places.tolist()))
+    return [
+        (MISSING, INK) if np.isnan(value) else (paper, "white" if abs(value) > 0.66 * top else INK)
+        for value, paper in zip(heat, papers, strict=True)
+    ]
 
 
 def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: str) -> go.Figure:
@@ -34,7 +51,7 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
         raise ValueError("tokens is empty, so there is nothing to draw. Pass at least one token.")
     heat = array("values", values, (len(tokens),), f"{len(tokens)} tokens")
     top, clipped = colour_range(heat)
-    shown = [t.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅" for t in tokens]
+    shown = [visible(token) for token in tokens]
     starts, lines, at, line = [], [], 0, 0
     for text in shown:
         if at and at + len(text) + 1 > LINE:
@@ -80,3 +97,12 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
     # A text of one or two lines keeps the height of its boxes instead of filling the panel.
     figure.update_yaxes(visible=False, range=[count - 0.5, -0.5])
     return figure
+
+
+def visible(token: str) -> str:
+    """A token with its blanks drawn, so that it can be seen.
+
+    >>> visible(" the"), visible("\\n")
+    ('·the', '⏎')
+    """
+    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "∅"

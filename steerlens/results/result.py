@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from torch import Tensor
 
+from steerlens import plots
 from steerlens.report.section import Figure, Printed, Section
 from steerlens.results import frames
 from steerlens.results.cell import Cell
@@ -196,9 +197,28 @@ class Result:
         """
         return None
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """What a list of runs says of this result: any of "cell", "gain" and "cost", in words."""
+        return {} if self.chosen is None else {"cell": str(self.chosen)}
+
     def plot(self) -> go.Figure:
         """The main figure."""
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
+
+    def save_plot(self, path: Path | str, *, theme: plots.Theme = "page", columns: int = 2) -> Path:
+        """Writes the main figure as SVG, PDF, PNG or HTML, by the ending of the path.
+
+        Args:
+            theme: "page", or "paper": without the title, in fonts of 8 pt, at its printed size.
+            columns: With "paper": 1 (85 mm wide) or 2 (175 mm).
+
+        Raises:
+            ValueError: For another ending, theme or width.
+            PictureError: For a picture, if the extra steerlens[figures] is not installed, or there
+                is no Chrome or Chromium.
+        """
+        return plots.write_figure(self.plot(), path, theme=theme, columns=columns)
 
     def section(self, beside: Mapping[str, Result]) -> Section | None:
         """Its section of the report page: by default its summary and its figure. None for none.
@@ -222,6 +242,14 @@ class Result:
 def chosen_cell(results: Mapping[str, Result]) -> Cell | None:
     """The cell that one of these results recommends; None where none does."""
     return next((r.chosen for r in results.values() if r.chosen is not None), None)
+
+
+def headline_of(results: Iterable[Result]) -> dict[str, str]:
+    """What a list of runs says of a run: of each word the first result that has it."""
+    found: dict[str, str] = {}
+    for result in results:
+        found = {**result.headline, **found}
+    return found
 
 
 def _require_readable(cls: type, stated: Any, tensors: Mapping[str, Tensor]) -> None:

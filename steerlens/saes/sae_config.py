@@ -57,7 +57,10 @@ def site_of(cfg: Any) -> Site:
     try:
         if head is not None or cfg.reshape_activations != "none":
             raise ValueError("Single heads are not such streams.")
-        return Site.from_hook(f"{block}.{_HOOKS_OF_BRIDGES.get(hook, hook)}")
+        site = Site.from_hook(f"{block}.{_HOOKS_OF_BRIDGES.get(hook, hook)}")
+        if site.is_inside:
+            raise ValueError("Heads and neurons are not such streams.")
+        return site
     except ValueError as error:
         raise SAEError(
             f"This SAE reads {name or 'a hook that it does not name'}"

@@ -25,6 +25,7 @@ from steerlens.stats.means import (
     simultaneous_interval,
 )
 from steerlens.stats.response import monotonicity, rank_correlation, steerability_slope
+from steerlens.stats.sequential import confidence_sequence, log_evidence, p_value_anytime
 from steerlens.stats.shares import auroc, auroc_interval, proportion_interval, share_interval
 
 __all__ = [
@@ -41,14 +42,17 @@ __all__ = [
     "auroc_interval",
     "bootstrap_means",
     "clear_after",
+    "confidence_sequence",
     "explained_by",
     "group_numbers",
     "interval_of_mean",
     "jackknife_error",
+    "log_evidence",
     "looks",
     "max_statistic",
     "mean_interval",
     "monotonicity",
+    "p_value_anytime",
     "proportion_interval",
     "rank_correlation",
     "share_interval",

@@ -115,7 +115,7 @@ class _Deliberate(BaseException):
 def _check_edit(edit: ResidualEdit, name: str, model: Model) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = next(model.wrapped.parameters())
-    stream = torch.randn(2, 3, model.d_model, generator=generator).to(weight)
+    stream = torch.randn(2, 3, model.width(edit.site), generator=generator).to(weight)
     whole = edit(stream, 1.0)
     require(
         whole.shape == stream.shape and whole.dtype == stream.dtype,

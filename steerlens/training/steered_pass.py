@@ -19,10 +19,11 @@ from torch import Tensor
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import Composed, StreamEdit, WeightChange
 from steerlens.interventions.composition import new_weights
-from steerlens.models.attached import SteeringError
+from steerlens.models.attached import SteeringError, edited_stream
 from steerlens.models.exchanged import exchanged
 from steerlens.models.kernel import Columns, Kernel, KeysValues
 from steerlens.models.model import Model
+from steerlens.protocols import TextEdit
 from steerlens.sites import Positions, TokenBatch
 from steerlens.training.cached_states import CachedStates, answer_columns, of_prompts
 from steerlens.training.training_pairs import TrainingPairs
@@ -53,6 +54,10 @@ class SteeredPass:
             model.require_site(edit.site)
         chosen = [_require_chosen(edit, pairs.batch) for edit in edits]
         self.first = min(one.first_block for one in interventions)
+        at_once = [edit.site.entry for edit in edits if isinstance(edit.edit, TextEdit)]
+        self._whole = bool(at_once)
+        """Whether an edit must be given each text with its answer, from the first edited column."""
+        self._whole_end = model.n_layers in at_once
         kernel = model.kernel()
         by_kernel = all(map(_in_kernel, changes)) and kernel is not None and not model.attached
         self.cached: CachedStates | None = None
@@ -161,7 +166,7 @@ class SteeredPass:
         same = count > 1 and bool((strengths == strengths[:, :1]).all())
         if start:
             given = [*below, *shared]
-        elif same and width > 1:
+        elif same and width > 1 and not self._whole:
             # The prompt is the same for both answers, with the gradient that passes through it.
             start = width - 1
             of_prompt: list[KeysValues] = []
@@ -184,7 +189,7 @@ class SteeredPass:
             enter=rows.enter(slice(start, None), range(count)),
             shared=given,
             first=self.first,
-            tail=read,
+            tail=None if self._whole_end else read,
         )
         return resid[:, :, -read:]
 
@@ -248,8 +253,9 @@ class _Rows:
         edit: StreamEdit, resid: Tensor, chosen: Bool[Tensor, "pair row pos"], strengths: Tensor
     ) -> Float[Tensor, "pair row pos d_model"]:
         flat = resid.flatten(0, 1)
-        edited = edit.edit(flat, strengths.flatten().to(resid))
-        edited = torch.where(chosen.flatten(0, 1)[..., None], edited, flat)
+        which = chosen.flatten(0, 1)
+        edited = edited_stream(edit.edit, flat, strengths.flatten().to(resid), which)
+        edited = torch.where(which[..., None], edited, flat)
         return edited.view_as(resid)
 
 

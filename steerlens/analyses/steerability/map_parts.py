@@ -30,11 +30,16 @@ def how_to_read(numbers: MapNumbers) -> str:
     """The caption of the heatmap."""
     held = numbers.confirmation
     others = "" if held is None else f", and for the chosen cell on {len(held.kl)} others"
-    tested = (
-        "Stippled cells gain no more than chance gives, and hatched cells cost too much."
-        if numbers.nulls
-        else f"Hatched cells cost too much. {UNTESTED}"
-    )
+    above, steered = numbers.above_null, numbers.multipliers != 0
+    if above is None:
+        tested = f"Hatched cells cost too much. {UNTESTED}"
+    elif bool((above & steered).any()):
+        tested = (
+            "Stippled cells gain no more than chance gives, and hatched cells cost too much, "
+            "whatever they gain."
+        )
+    else:
+        tested = "No cell gains more than chance gives. Hatched cells cost too much."
     return (
         f"Each cell is the mean change of the log-odds over {numbers.examples}. "
         "Red raises the positive answer and blue the negative one, so what can be steered "

@@ -33,7 +33,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import halved, questions
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
-from steerlens.sites import Positions, SiteLike, as_positions
+from steerlens.sites import Positions, SiteLike, as_positions, sites_or_layers
 from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
@@ -47,6 +47,7 @@ def steerability(
     *,
     method: Method | str | None = None,
     sites: SiteLike | Iterable[SiteLike] | None = None,
+    layers: Iterable[SupportsIndex] | None = None,
     multipliers: Iterable[SupportsFloat] = MULTIPLIERS,
     positions: Positions | str | None = None,
     unit: MapUnit = "equal_kl",
@@ -71,6 +72,7 @@ def steerability(
         method: How a direction is fitted, or the name of such a method; by default `DiffMean`.
         sites: Where to steer: sites, or layers of resid_post. By default the sites that were read,
             or resid_post of every layer.
+        layers: Short for `sites` of resid_post.
         multipliers: Strengths, in `unit`s for fitted directions; must hold 0 and one above 0.
         positions: Which tokens are steered, e.g. "all"; by default from the prompt's end on.
         unit: What multiplier 1 adds at a layer: by default the longest vector that is sure to be
@@ -95,7 +97,7 @@ def steerability(
     Source: propensity and slope, arXiv:2407.12404; utility, arXiv:2602.02343; the strength unit,
     the splits, the nulls and the budget are ours.
     """
-    model = as_model(model)
+    model, sites = as_model(model), sites_or_layers(sites, layers)
     multipliers = require_multipliers(multipliers)
     budget, seed = as_float("budget", budget), as_int("seed", seed)
     nulls = None if nulls is None else as_int("nulls", nulls)

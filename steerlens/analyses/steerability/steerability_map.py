@@ -61,6 +61,16 @@ class SteerabilityMap(MapNumbers):
         """The cell that `recommend` chooses."""
         return self.recommend().cell
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """The chosen cell with its gain and cost, held out where they were measured so."""
+        found, held = self.recommend(), self.confirmation
+        if found.cell is None:
+            return {"cell": "none"}
+        gain = found.gain if held is None else held.gain
+        cost = f"{found.cost:.3g}" if held is None else str(held.cost)
+        return {"cell": str(found.cell), "gain": f"{gain} nats", "cost": f"{cost} nats of KL"}
+
     def with_confirmation(self, confirmation: Confirmation) -> SteerabilityMap:
         """The same map with the held-out numbers of its chosen cell."""
         return replace(self, confirmation=confirmation)

@@ -1,4 +1,4 @@
-"""`steerlens run | show | list`: parses, calls, prints; decides nothing."""
+"""`steerlens run | show | list | compare | doctor`: parses, calls, prints; decides nothing."""
 
 from __future__ import annotations
 
@@ -8,23 +8,34 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from steerlens.cli.finished_command import finished_before, note
+from steerlens.store.headline import MANIFEST, Listed, runs_in, table
 
 if TYPE_CHECKING:
     from steerlens.experiment import Experiment
 
 USAGE = """\
-usage: steerlens run FILE [--results FOLDER] [--FIELD VALUE …]
+usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
+                     [--FIELD VALUE …]
        steerlens show FOLDER
        steerlens list [FOLDER]
+       steerlens compare FOLDER FOLDER …
+       steerlens doctor
+       steerlens --version
 
-run    Runs the `experiment` that FILE defines, with any of its fields overridden.
-       `steerlens run FILE --help` lists the fields with their types and defaults.
-       A run that was stopped goes on where it was.
-show   Prints what a finished run found.
-list   Lists the runs in a folder (default: results).
+run      Runs the `experiment` that FILE defines, with any of its fields overridden.
+         `steerlens run FILE --help` lists the fields with their types and defaults.
+         A run that was stopped goes on where it was. Progress bars are for terminals.
+show     Prints what a finished run found.
+list     Lists the runs in a folder (default: results): model, contrast, cell, gain, cost.
+compare  Puts finished runs side by side, question by question where they ask the same ones.
+doctor   Prints versions, threads, memory and devices, and whether a stored result is
+         reproduced here: what a bug report needs.
 """
 ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 128 + 2, 128 + 13, 128 + 15
 """Exit statuses: a user's error, and what a shell reports for the signals INT, PIPE and TERM."""
@@ -37,13 +48,18 @@ class Terminated(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status: 0; 2 for a user's error; 128 + n for a signal n."""
     words = sys.argv[1:] if arguments is None else arguments
-    commands = {"run": _run, "show": _show, "list": _list}
+    commands = {
+        "run": _run, "show": _show, "list": _list, "compare": _compare, "doctor": _doctor,
+    }  # fmt: skip
     try:
         with _terminable(), _any_encoding():
             if not words or words[0] in ("-h", "--help"):
                 print(USAGE, end="", flush=True)
                 return 0 if words else ERROR
-            if words[0] in ("show", "list") and set(words[1:]) & {"-h", "--help"}:
+            if words[0] in ("--version", "-V"):
+                print(f"steerlens {version('steerlens')}", flush=True)
+                return 0
+            if words[0] != "run" and words[0] in commands and set(words[1:]) & {"-h", "--help"}:
                 print(USAGE, end="", flush=True)
                 return 0
             if words[0] not in commands:
@@ -69,23 +85,34 @@ def run_file(path: Path, words: list[str]) -> int:
     return main(["run", str(path), *words])
 
 
-def run_experiment(experiment: Experiment, name: str, words: list[str]) -> int:
-    """Applies typed overrides to an experiment, runs it, and prints its summary."""
-    from dataclasses import field, make_dataclass
+def run_experiment(
+    experiment: Experiment, name: str, words: list[str], path: Path | None = None
+) -> int:
+    """Applies typed overrides to an experiment, runs it, and prints its summary.
+
+    Args:
+        path: The experiment's file, where there is one: the command is noted for `finished_before`.
+    """
+    from dataclasses import field, fields, make_dataclass
 
     import tyro
 
     from steerlens.experiment.experiment_data import DataWarning
 
     results = tyro.conf.arg(help="Folder that holds the runs.")
-    Options = make_dataclass(
-        "Options",
-        [
-            ("experiment", tyro.conf.OmitArgPrefixes[type(experiment)]),
-            ("results", Annotated[Path, results], field(default=Path("results"))),
-        ],
-        frozen=True,
-    )
+    pictures = tyro.conf.arg(help="Also writes every figure of the page, as in print, to a folder.")
+    called = tyro.conf.arg(help="What the run's folder is called, before its digest.")
+    options_of: list[Any] = [
+        ("experiment", tyro.conf.OmitArgPrefixes[type(experiment)]),
+        ("results", Annotated[Path, results], field(default=Path("results"))),
+    ]
+    own = {f.name for f in fields(experiment)}
+    if "figures" not in own:
+        kinds = Literal["svg", "pdf", "png", "html"] | None
+        options_of.append(("figures", Annotated[kinds, pictures], field(default=None)))
+    if "name" not in own:
+        options_of.append(("name", Annotated[str, called], field(default=name)))
+    Options = make_dataclass("Options", options_of, frozen=True)
     options = tyro.cli(
         Options,
         default=Options(experiment),
@@ -93,19 +120,46 @@ def run_experiment(experiment: Experiment, name: str, words: list[str]) -> int:
         prog=f"steerlens run {name}",
         description=type(experiment).__doc__,
     )
+    chosen = getattr(options, "name", name)
+    if not chosen or Path(chosen).name != chosen or chosen[0] == ".":
+        raise ValueError(
+            f"--name {chosen!r} cannot begin the name of a folder. Use letters, digits, - and _."
+        )
     with _plain_warnings(DataWarning):
-        run = options.experiment.run(options.results, name=name)
+        run = options.experiment.run(options.results, name=chosen, progress=sys.stderr.isatty())
+    asked = None if "figures" in own else options.figures
+    written = [] if asked is None else run.save_figures(format=asked)
     print(run.summary())
+    if written:
+        print(f"  {'figures':15s} {len(written)} in {written[0].parent}")
+    if path is not None and not written:
+        values = [getattr(options.experiment, f.name) for f in fields(options.experiment)]
+        note(path, words, run.folder, run.summary(), values)
     return 0
 
 
 def _run(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         return _refused(f"run: name the file of an experiment\n\n{USAGE.rstrip()}")
+    path, rest = Path(words[0]), words[1:]
+    if found := finished_before(path, rest, _results_in(rest)):
+        folder, printed = found
+        print(f"steerlens: already finished in {folder}", file=sys.stderr)
+        print(printed)
+        return 0
     from steerlens.experiment import load_experiment
 
-    path = Path(words[0])
-    return run_experiment(load_experiment(path), path.stem, words[1:])
+    return run_experiment(load_experiment(path), path.stem, rest, path)
+
+
+def _results_in(words: list[str]) -> Path:
+    """The folder of runs that the words of a command name."""
+    for k, word in enumerate(words):
+        if word == "--results" and k + 1 < len(words):
+            return Path(words[k + 1])
+        if word.startswith("--results="):
+            return Path(word.removeprefix("--results="))
+    return Path("results")
 
 
 def _show(words: list[str]) -> int:
@@ -121,22 +175,32 @@ def _list(words: list[str]) -> int:
     root = Path(words[0] if words else "results")
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
-    from steerlens.experiment.manifest import read_manifest
-    from steerlens.results import ResultError
-    from steerlens.store.run_folder import is_finished
-
-    found = sorted(path.parent for path in root.glob("*/manifest.json"))
+    found = runs_in(root)
     if not found:
-        hint = " It is a run itself: steerlens show." if (root / "manifest.json").exists() else ""
+        hint = " It is a run itself: steerlens show." if (root / MANIFEST).exists() else ""
         print(f"{root} holds no runs.{hint}", file=sys.stderr)
-    for folder in found:
-        try:
-            read_manifest(folder)
-            state = "finished" if is_finished(folder) else "unfinished"
-        except ResultError:
-            state = "broken"  # and the other runs are listed all the same
-        print(f"{state:<10}  {folder}")
+        return 0
+    print("\n".join(table(map(Listed.of, found))))
     return 0
+
+
+def _compare(words: list[str]) -> int:
+    from steerlens.experiment import Run, compare_runs
+
+    if len(words) < 2:
+        raise ValueError("compare takes two folders or more; `steerlens list` names them.")
+    print(compare_runs([Run.load(word) for word in words]))
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    from steerlens.experiment.doctor import diagnose
+
+    if words:
+        raise ValueError("doctor takes no arguments.")
+    found = diagnose()
+    print(found)
+    return 0 if found.reproduces else 1
 
 
 def _refused(why: str) -> int:
@@ -191,7 +255,3 @@ def _plain_warnings(kind: type[Warning]) -> Iterator[None]:
 
         warnings.showwarning = show
         yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())
