@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from steerlens import plots
 from steerlens.analyses.comparison import compare_ways as module
 from steerlens.analyses.comparison.compare_ways import Making, compare_ways
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
@@ -16,6 +17,7 @@ from steerlens.analyses.comparison.recommending import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison
 from steerlens.analyses.comparison.way_data import WayError
 from steerlens.analyses.comparison.ways import way_named
+from steerlens.analyses.nearness.measure_nearness import target_share
 from steerlens.analyses.ratios import ratio_of_means
 from steerlens.data import ContrastSet
 from steerlens.directions.methods import DiffMean
@@ -27,6 +29,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.results import ResultError
 from steerlens.sites import Positions, Site
+from steerlens.testbed.pole_readers import PoleReader, WellFormedReader
 from tests.planted_files import write_planted
 
 WAYS = ("DiffMean", "prompt(1)", "vector", "LoRA", "tests.test_ways:careless")
@@ -138,7 +141,7 @@ def test_it_says_what_it_found_on_its_page(run, found):
     page = run.page.read_text()
     for words in ("Ways of adapting the model, at equal cost", "judgements, not measurements"):
         assert words in page
-    assert found.headline == "gain" and "share to ideal" not in page
+    assert found.ranked_by == "gain" and "share to ideal" not in page
     assert "What each way writes" in page and found.sample_prompts[0][:12] in page
     assert "careless" in run.summary()
     with pytest.raises(ResultError, match="not known on this model"):
@@ -174,6 +177,63 @@ def test_a_killed_run_makes_no_finished_way_again(experiment, found, tmp_path, m
                 getattr(resumed.numbers[concept], name), getattr(one, name)[:3], rtol=0, atol=0,
                 equal_nan=True,
             )  # fmt: skip
+
+
+# The reference world ------------------------------------------------------------------------------
+
+
+def test_nearness_to_the_ideal_is_that_of_the_best_multiplier_on_other_texts():
+    asked = ComparisonExperiment(
+        model="reviews", contrast="reviews/register", n_fit=20, n_report=8, n_ideal=10,
+        n_neutral=8, written=3, new_tokens=8, repeats=2, others=(),
+    )  # fmt: skip
+    model = asked.load_model()
+    (task,) = asked.load(model).tasks
+    assert task.choosing is not None and task.reached is not None and task.target is not None
+    known = {pair.prompt for part in (task.report, task.choosing, task.reached) for pair in part}
+    for own in (*task.fit, *filter(None, task.validation)):
+        assert known.isdisjoint(pair.prompt for pair in own)
+    assert {p.prompt for p in task.choosing}.isdisjoint(p.prompt for p in task.reached)
+    assert task.fit[0].hash != task.fit[1].hash
+    found = compare_ways(
+        model, ("DiffMean",), [task], Making(site=Site(5)), factors=(0.0, 1.0),
+        multipliers=(0.0, 0.5, 1.0), progress=False,
+    )  # fmt: skip
+    near = found.each[0].nearness
+    assert near is not None and found.ranked_by == "share" and found.repeats == 2
+    read = activations(model, task.texts[1], [Site(5)], progress=False)
+    arm = Add(read.direction(Site(5), method=DiffMean()), Positions.all(), unit="direction")
+    chosen, reported = (
+        target_share(model, {"x": arm}, task.target, part, (0.0, 0.5, 1.0), progress=False)
+        for part in (task.choosing, task.reached)
+    )
+    best = chosen.best("x")[0]
+    assert float(near.best[0, 1]) == best
+    k = [0.0, 0.5, 1.0].index(best)
+    torch.testing.assert_close(near.at_best[0, 1], reported.kl[0, k], rtol=1e-3, atol=1e-5)
+    assert found.readers == ("register of the oracle", "well-formed")
+    assert len(found.plot_nearness().data) == 2  # the way, and the ideal
+
+
+def test_readers_count_the_clauses_that_a_text_finishes():
+    read = PoleReader("sentiment")
+    prompts = ["the soup was", "the soup was tasty .", "the soup was"]
+    texts = [" tasty . the bread was bland .", " the bread was bland . the tea", " not"]
+    assert read(prompts, texts) == [0.0, -1.0, 0.0]
+    assert WellFormedReader()(prompts, [" soup . the bread was bland .", "", " not"]) == [0.5, 1, 1]
+
+
+def test_figures_refuse_what_cannot_be_drawn():
+    flat = ([0.0, 0.0],) * 3
+    with pytest.raises(ValueError, match="No way has a point"):
+        plots.way_curves({"x": ([0.0, float("nan")], flat, flat)}, budget=0.1, title="")
+    for draw in (
+        lambda: plots.way_curves({}, budget=0.1, title=""),
+        lambda: plots.criteria_dots({}, rows=["x"], title=""),
+        lambda: plots.nearness_curves({}, multipliers=[0.0, 1.0], title=""),
+    ):
+        with pytest.raises(ValueError, match="is empty"):
+            draw()
 
 
 # Recommending -------------------------------------------------------------------------------------

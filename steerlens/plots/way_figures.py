@@ -21,7 +21,7 @@ PANELS = 3
 """Panels side by side."""
 
 
-def way_looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
+def way_looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, symbol and dash of each way: the palette, then again with another dash."""
     return {
         name: {

@@ -306,6 +306,6 @@ CRITERIA: tuple[Criterion, ...] = (
 """Every criterion, in the order of tables. Those that were not measured are left out."""
 
 
-def headline(result: Compared) -> str:
+def ranks_by(result: Compared) -> str:
     """The name of the criterion that ranks ways."""
     return "share" if result.has_ideal else "gain"

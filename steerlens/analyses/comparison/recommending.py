@@ -89,13 +89,17 @@ class Recommendation:
 class Decidable(Protocol):
     """What a recommendation is made of."""
 
-    ways: tuple[str, ...]
-    pairs: int
-    changes_weights: Bool[Tensor, " way"]
-    trained: Bool[Tensor, " way"]
+    @property
+    def ways(self) -> tuple[str, ...]: ...
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def changes_weights(self) -> Bool[Tensor, " way"]: ...
+    @property
+    def trained(self) -> Bool[Tensor, " way"]: ...
 
     @property
-    def headline(self) -> str: ...
+    def ranked_by(self) -> str: ...
     def criterion(self, name: str) -> Bounds: ...
     def difference(self, name: str, way: str, than: str) -> Interval: ...
 
@@ -123,7 +127,7 @@ _BOUNDS = (
 
 
 def recommend(result: Decidable, asked: Constraints) -> Recommendation:
-    """Filters first, then ranks by the headline.
+    """Filters first, then ranks by `ranked_by`.
 
     Raises:
         ValueError: If a constraint is on something that was not measured.
@@ -149,7 +153,7 @@ def recommend(result: Decidable, asked: Constraints) -> Recommendation:
                 unsure.setdefault(way, []).append(words)
     if asked.reversible or asked.reversible_in_place:
         _require_exact(result, asked, excluded)
-    by = result.headline
+    by = result.ranked_by
     bounds = result.criterion(by)
     order = bounds[0].nan_to_num(-torch.inf).argsort(descending=True).tolist()
     ranked = []

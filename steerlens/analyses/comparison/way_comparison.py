@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens import plots, stats
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
-from steerlens.analyses.comparison.criteria import CRITERIA, Criterion, headline
+from steerlens.analyses.comparison.criteria import CRITERIA, Criterion, ranks_by
 from steerlens.analyses.comparison.crossed import Bounds, as_ratio, crossed_interval
 from steerlens.analyses.comparison.recommending import Constraints, Recommendation, recommend
 from steerlens.analyses.comparison.way_section import way_section
@@ -192,12 +192,22 @@ class WayComparison(Result):
             )
         return found
 
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """The best way, with its gain and the cost at which all are compared."""
+        best = int(self.criterion(self.ranked_by)[0].nan_to_num(-torch.inf).argmax())
+        return {
+            "cell": self.ways[best],
+            "gain": f"{self.interval('gain', self.ways[best])} nats",
+            "cost": f"{self.budget:g} nats of KL",
+        }
+
     # Deciding
 
     @property
-    def headline(self) -> str:
+    def ranked_by(self) -> str:
         """The criterion that ranks ways: nearness to the ideal where it is known, else the gain."""
-        return headline(self)
+        return ranks_by(self)
 
     def recommend(self, constraints: Constraints | None = None, /, **given: Any) -> Recommendation:
         """The ways that meet some constraints, best first, and why each other one does not.
@@ -224,8 +234,8 @@ class WayComparison(Result):
     # Words and pictures
 
     def summary(self) -> str:
-        """Every way by the headline, with what it costs."""
-        best = self.headline
+        """Every way by `ranked_by`, with what it costs."""
+        best = self.ranked_by
         lines = [
             f"Ways of adapting {self.made_by.get('model', 'the model')} to "
             f"{', '.join(self.concepts)} ({self.repeats} "
@@ -285,8 +295,8 @@ class WayComparison(Result):
         )
 
     def plot_criteria(self) -> go.Figure:
-        """A panel for each criterion: every way with its interval, the best by the headline on top."""
-        order = self.criterion(self.headline)[0].nan_to_num(-1e9).argsort(descending=True)
+        """A panel for each criterion: every way with its interval, the best by `ranked_by` on top."""
+        order = self.criterion(self.ranked_by)[0].nan_to_num(-1e9).argsort(descending=True)
         return plots.criteria_dots(
             {
                 criterion.short: (

@@ -45,15 +45,24 @@ _OF_FULL = ("share", "gain", "written")
 class Shown(Protocol):
     """What the section is made of: a `WayComparison`."""
 
-    ways: tuple[str, ...]
-    settings: tuple[str, ...]
-    concepts: tuple[str, ...]
-    budget: float
-    pairs: int
-    samples: Mapping[str, tuple[str, ...]]
-    sample_prompts: tuple[str, ...]
-    made_by: dict[str, Any]
-    factors: Float[Tensor, " factor"]
+    @property
+    def ways(self) -> tuple[str, ...]: ...
+    @property
+    def settings(self) -> tuple[str, ...]: ...
+    @property
+    def concepts(self) -> tuple[str, ...]: ...
+    @property
+    def budget(self) -> float: ...
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def samples(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def sample_prompts(self) -> tuple[str, ...]: ...
+    @property
+    def made_by(self) -> dict[str, Any]: ...
+    @property
+    def factors(self) -> Float[Tensor, " factor"]: ...
 
     @property
     def each(self) -> tuple[ConceptNumbers, ...]: ...
@@ -62,7 +71,7 @@ class Shown(Protocol):
     @property
     def has_ideal(self) -> bool: ...
     @property
-    def headline(self) -> str: ...
+    def ranked_by(self) -> str: ...
     @property
     def criteria(self) -> tuple[Criterion, ...]: ...
     def criterion(self, name: str) -> Bounds: ...
@@ -120,8 +129,8 @@ def way_section(shown: Shown) -> Section:
 
 
 def ranked(shown: Shown) -> list[str]:
-    """The ways by the headline, best first; those without it last."""
-    values = shown.criterion(shown.headline)[0].nan_to_num(-1e9)
+    """The ways by `ranked_by`, best first; those without it last."""
+    values = shown.criterion(shown.ranked_by)[0].nan_to_num(-1e9)
     return [shown.ways[i] for i in values.argsort(descending=True).tolist()]
 
 
@@ -134,7 +143,7 @@ def _named(shown: Shown, name: str) -> Criterion:
 
 
 def _answer(shown: Shown, order: list[str]) -> tuple[str, ...]:
-    best, by = order[0], _named(shown, shown.headline)
+    best, by = order[0], _named(shown, shown.ranked_by)
     top = shown.interval(by.name, best)
     if top.value != top.value:
         return ("No way has a multiplier that costs the budget, so none could be compared.",)
@@ -163,7 +172,7 @@ def _listed(ways: Sequence[str]) -> str:
 
 
 def _facts(shown: Shown, order: list[str]) -> tuple[Fact, ...]:
-    by = _named(shown, shown.headline)
+    by = _named(shown, shown.ranked_by)
     found = [Fact("best way", order[0], f"by {by.short}, of {len(shown.ways)} ways")]
     found.append(Fact(by.short, _written(shown, by, order[0]), by.meaning))
     found.append(
