@@ -24,13 +24,14 @@ experiment = ComparisonExperiment(
     questions=f"{DATA}/adaptation_questions.jsonl",
     words=f"{DATA}/valence_words.json",
     neutral=f"{DATA}/neutral.txt",
-    ways=("DiffMean", "prompt", "vector", "adapter", "post-block", "LoRA"),
+    ways=("DiffMean", "prompt(1)", "vector", "adapter", "post-block", "LoRA"),
     layer=15,
     budget=0.4,
     steps=30,
     batch=4,
-    n_report=24,
-    written=16,
+    factors=(0.0, 0.5, 1.0, 2.0),
+    n_report=12,
+    written=12,
 )
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def criteria_dots(
         subplot_titles=[broken(safe(name), 26) for name in panels],
     )  # fmt: skip
     for k, (name, (value, unit, log, better)) in enumerate(panels.items()):
-        place = {"row": k // PANELS + 1, "col": k % PANELS + 1}
+        place: dict[str, Any] = {"row": k // PANELS + 1, "col": k % PANELS + 1}
         seen = band(f"panels[{name!r}]", value, names.order, f"{names.count} rows")
         drawn = seen
         if log:  # a logarithm of 0 is nowhere

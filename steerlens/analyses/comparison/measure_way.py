@@ -28,7 +28,7 @@ from steerlens.training.trained_intervention import TrainedIntervention
 
 Numbers = dict[str, Tensor]
 """What a measure found, by name: the tensors that a unit of work keeps."""
-TIMINGS = 5
+TIMINGS = 3
 """Forward passes with and without a way, in turn, for what it takes per token."""
 TIMED_TEXTS = 8
 

@@ -287,7 +287,7 @@ class WayComparison(Result):
         )
         return plots.nearness_curves(
             {
-                way: tuple(part[i].tolist() for part in (value, low, high))
+                way: (value[i].tolist(), low[i].tolist(), high[i].tolist())
                 for i, way in enumerate(self.ways)
             },
             multipliers=self.multipliers.tolist(),

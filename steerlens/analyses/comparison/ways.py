@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from steerlens.analyses.comparison.way_data import Way, WayData, WayError
 from steerlens.analyses.confirmation.contexts import Contexts, Side
@@ -121,7 +122,7 @@ def _of_module(text: str) -> Way:
     module, _, name = text.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-        made = found() if isinstance(found, type) else found
+        made: Any = found() if isinstance(found, type) else found
     except (ImportError, AttributeError, TypeError) as error:
         raise WayError(
             f"The way {text!r} cannot be made ({error}). Name a function of a WayData, or a class "
