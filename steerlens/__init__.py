@@ -110,6 +110,7 @@ _HOME = {
     "shifted": "analyses.generalisation.measure_shift",
     "spillover": "analyses.side_effects.measure_spillover",
     "target_share": "analyses.nearness.measure_nearness",
+    "compare_ways": "analyses.comparison.compare_ways",
     "patching": "analyses.patching.measure_patching",
     "trace_steering": "analyses.patching.measure_patching",
     "PromptPair": "analyses.patching.prompt_pair",
@@ -130,6 +131,7 @@ _HOME = {
     "ShiftedMap": "analyses.generalisation.shifted_map",
     "SpilloverMap": "analyses.side_effects.spillover_map",
     "TargetShare": "analyses.nearness.target_share",
+    "WayComparison": "analyses.comparison.way_comparison",
     "PatchingMap": "analyses.patching.patching_map",
     "ABTest": "analyses.ab.ab_result",
     "StackMap": "analyses.stacking.stack_map",
@@ -154,6 +156,7 @@ _HOME = {
     "ProbingExperiment": "experiment",
     "SteerabilityExperiment": "experiment",
     "SAEExperiment": "experiment",
+    "ComparisonExperiment": "experiment",
     "Run": "experiment",
 }
 """The module that defines each public name."""

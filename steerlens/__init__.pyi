@@ -111,6 +111,7 @@ from steerlens.analyses.validity.validity_fit import fit_validity as fit_validit
 from steerlens.analyses.generalisation.measure_shift import shifted as shifted
 from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
+from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
 from steerlens.analyses.patching.measure_patching import patching as patching
 from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
 from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
@@ -132,6 +133,7 @@ from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
+from steerlens.analyses.comparison.way_comparison import WayComparison as WayComparison
 from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
 from steerlens.analyses.ab.ab_result import ABTest as ABTest
 from steerlens.analyses.stacking.stack_map import StackMap as StackMap
@@ -158,4 +160,5 @@ from steerlens.experiment import Experiment as Experiment
 from steerlens.experiment import ProbingExperiment as ProbingExperiment
 from steerlens.experiment import SteerabilityExperiment as SteerabilityExperiment
 from steerlens.experiment import SAEExperiment as SAEExperiment
+from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run

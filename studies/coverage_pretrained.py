@@ -67,7 +67,9 @@ ANSWERS = (
     ("excellent", "poor"),
     ("beautiful", "ugly"),
 )
-MEASURES = {"gain": "gain", "utility": "utility change", "wrong": "share the wrong way", "kl": "KL"}
+MEASURES = {
+    "gain": "gain", "utility": "utility change", "fell": "share whose utility falls", "kl": "KL",
+}  # fmt: skip
 FIT = Path(__file__).parents[1] / "experiments" / "data" / "sentiment_fit.jsonl"
 
 
@@ -120,12 +122,13 @@ class CoveragePretrained:
         if not path.exists():
             write_tensors(path, self.effects())
         effects = read_tensors(path)
+        effects["fell"] = (effects["utility"] < 0).float()
         out: dict[str, Any] = {"settings": self.settings, "repeats": self.repeats}
         blocks = [(name, c, s) for name in MEASURES for s in self.sizes for c in self.groups]
         for name, count, size in tqdm(blocks, desc="samples", unit="block"):
             if name == "kl" and size > 1:
                 continue  # every text is a group of its own
-            found = self.covered(effects[name], count, size, share=name == "wrong")
+            found = self.covered(effects[name], count, size, share=name == "fell")
             out.setdefault(name, {}).setdefault(str(size), {})[str(count)] = found
         for name in MEASURES:
             out[name]["truth"] = float(effects[name].double().mean())
@@ -154,7 +157,6 @@ class CoveragePretrained:
         return {
             "gain": gain,
             "utility": (rest[1] - rest[0]).view(shape),
-            "wrong": (gain < 0).float(),
             "kl": divergence(model, texts, edits, strengths)[0, 1][:, None],
         }
 

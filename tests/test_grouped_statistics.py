@@ -187,3 +187,11 @@ def test_a_clear_effect_needs_all_planned_maps():
     assert test.p_value == pytest.approx(1 / 21) and test.maps == test.planned == 20
     with pytest.raises(ValueError, match="12 null maps .* at least 20 are needed"):
         max_statistic(observed, nulls[:12], planned=20)
+
+
+@pytest.mark.parametrize("n", range(8, 60))
+def test_a_share_of_nothing_or_of_everything_is_inside_its_interval(n):
+    for hits, end in ((torch.zeros(n), 1), (torch.ones(n), 2)):
+        found = share_interval(hits)
+        assert found[end] == found[0]
+        assert found[1] < found[2]

@@ -6,6 +6,9 @@ finished, results, a report page, and last the marker of a finished run. A kille
 it was.
 """
 
+from steerlens.experiment.comparison_experiment import (
+    ComparisonExperiment as ComparisonExperiment,
+)
 from steerlens.experiment.experiment import Experiment as Experiment
 from steerlens.experiment.experiment_data import ExperimentError as ExperimentError
 from steerlens.experiment.experiment_data import load_data as load_data

@@ -184,7 +184,7 @@ def lengths_of_equal_kl(
         return kls.mean(-1).tolist()
 
     units = [_norm(direction) for direction in directions]
-    return torch.tensor(_secant(cost, units, kl, tolerance))
+    return torch.tensor(strengths_of_cost(cost, units, kl, tolerance))
 
 
 def lengths_within_budget(
@@ -222,7 +222,7 @@ def lengths_within_budget(
         return torch.where(high.isnan(), mean, high).tolist()
 
     units = [_norm(direction) for direction in directions]
-    found = _secant(cost, units, budget * (1 - NEAR), NEAR)
+    found = strengths_of_cost(cost, units, budget * (1 - NEAR), NEAR)
     missing = [i for i, length in enumerate(found) if math.isnan(length)]
     if missing:
         least = cost(missing, [LEAST * units[i] for i in missing])
@@ -245,13 +245,25 @@ def _kl_of_lengths(
     return divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
 
 
-def _secant(
+def strengths_of_cost(
     cost: Callable[[list[int], list[float]], list[float]],
     units: Sequence[float],
     aim: float,
     tolerance: float,
 ) -> list[float]:
-    """The lengths at which a cost that grows about as a power of the length is `aim`."""
+    """The strengths at which a cost that grows about as a power of the strength is `aim`.
+
+    A secant search in the logarithms of strength and cost, of all arms at once.
+
+    Args:
+        cost: Of some arms, by their index, each at one strength.
+        units: Where each arm's strengths are looked for: from a 256th to 16 times it, and first at
+            a quarter.
+        tolerance: How far from `aim` the cost may be, as a share of it.
+
+    Returns:
+        One strength for each arm; NaN for an arm that has none in its bounds.
+    """
     lengths = [FIRST * unit for unit in units]
     found = [math.nan] * len(units)
     # The nearest lengths known to cost too little and too much, as logarithms (length, cost).

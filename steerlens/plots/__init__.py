@@ -43,4 +43,7 @@ from steerlens.plots.tokens import visible as visible
 from steerlens.plots.tradeoff import tradeoff as tradeoff
 from steerlens.plots.validity import preference_against_utility as preference_against_utility
 from steerlens.plots.validity import validity_curves as validity_curves
+from steerlens.plots.way_figures import criteria_dots as criteria_dots
+from steerlens.plots.way_figures import nearness_curves as nearness_curves
+from steerlens.plots.way_figures import way_curves as way_curves
 from steerlens.plots.written import written_shares as written_shares

@@ -21,7 +21,9 @@ def wilson(
     z2 = float(scipy_stats.norm.ppf(0.5 + level / 2)) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = (z2 * (share * (1 - share) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
-    return (centre - reach).clamp(min=0), (centre + reach).clamp(max=1)
+    # Exactly 0 and 1 there: rounding would leave the share itself outside.
+    low = torch.where(share <= 0, 0.0, (centre - reach).clamp(min=0))
+    return low, torch.where(share >= 1, 1.0, (centre + reach).clamp(max=1))
 
 
 def proportion_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:

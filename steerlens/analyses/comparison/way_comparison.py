@@ -1,0 +1,323 @@
+"""The result of comparing ways of adapting a model at equal cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerlens import plots, stats
+from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
+from steerlens.analyses.comparison.criteria import CRITERIA, Criterion, ranks_by
+from steerlens.analyses.comparison.crossed import Bounds, as_ratio, crossed_interval
+from steerlens.analyses.comparison.recommending import Constraints, Recommendation, recommend
+from steerlens.analyses.comparison.way_section import way_section
+from steerlens.report.numbers import format_interval
+from steerlens.report.section import Section
+from steerlens.results import Column, Result, ResultError, labelled
+from steerlens.stats import Interval
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class WayComparison(Result):
+    """Ways of adapting a model, measured on the same examples at the same cost.
+
+    Every number has an interval over groups of examples and over repetitions (`crossed_interval`);
+    seconds have the range of the trainings.
+    """
+
+    kind: ClassVar[str] = "ways"
+
+    ways: tuple[str, ...]
+    settings: tuple[str, ...]
+    """How each way was made."""
+    concepts: tuple[str, ...]
+    budget: float
+    """Nats of KL per token of ordinary text that every way costs."""
+    factors: Float[Tensor, " factor"]
+    """Multiples of the multiplier that costs the budget; 0 and 1 among them."""
+    multipliers: Float[Tensor, " multiplier"]
+    """The ways' own multipliers along which nearness to the ideal was measured."""
+    numbers: Mapping[str, ConceptNumbers]
+    """By concept."""
+    parameters: Int[Tensor, " way"]
+    """Numbers that were trained or fitted."""
+    stored: Int[Tensor, " way"]
+    """Bytes that they take in float32, or a prompt's text in UTF-8."""
+    changes_weights: Bool[Tensor, " way"]
+    trained: Bool[Tensor, " way"]
+    """Whether gradients made it."""
+    pairs: int
+    """Pairs that each way was made of."""
+    samples: Mapping[str, tuple[str, ...]]
+    """Texts of the first concept and repetition by what wrote them: a way, "unsteered", "in context"
+    (after contexts of the positive side)."""
+    sample_prompts: tuple[str, ...]
+    made_by: dict[str, Any]
+
+    # Places
+
+    def find(self, way: str) -> int:
+        """The index of a way.
+
+        Raises:
+            ValueError: If it was not compared.
+        """
+        if way not in self.ways:
+            raise ValueError(f"{way!r} was not compared. Use one of {', '.join(self.ways)}.")
+        return self.ways.index(way)
+
+    @property
+    def each(self) -> tuple[ConceptNumbers, ...]:
+        """The numbers of every concept, in their order."""
+        return tuple(self.numbers[concept] for concept in self.concepts)
+
+    @property
+    def repeats(self) -> int:
+        """How often each way was made for each concept."""
+        return self.each[0].seconds.shape[1]
+
+    @property
+    def at_budget(self) -> int:
+        """The index of the factor 1."""
+        return int((self.factors == 1).nonzero()[0])
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """What read the written texts, by name."""
+        first = self.each[0].writings
+        return () if first is None else tuple(first.steered)
+
+    # Over all concepts
+
+    def over(
+        self, value: Callable[[ConceptNumbers], Tensor], groups: Callable[[ConceptNumbers], Any]
+    ) -> Bounds:
+        """The mean over concepts of a quantity [..., repeat, example], with its interval."""
+        return crossed_interval(
+            [value(one) for one in self.each],
+            [
+                None if groups(one) is None else stats.group_numbers(groups(one))
+                for one in self.each
+            ],
+        )
+
+    @cached_property
+    def gain_curve(self) -> Bounds:
+        """Gain [way, factor] in nats."""
+        return self.over(lambda one: one.gain.transpose(1, 2), lambda one: one.question_groups)
+
+    @cached_property
+    def kl_curve(self) -> Bounds:
+        """Nats of KL per token [way, factor], on texts that did not set the strength."""
+        return self.over(lambda one: one.kl.transpose(1, 2), lambda one: None)
+
+    @cached_property
+    def utility_curve(self) -> Bounds:
+        """Change of utility [way, factor] in nats."""
+        return self.over(lambda one: one.utility.transpose(1, 2), lambda one: one.question_groups)
+
+    @property
+    def has_ideal(self) -> bool:
+        """Whether the exact distribution that is wanted was known."""
+        return all(one.nearness is not None for one in self.each)
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """The criteria that were measured."""
+        return tuple(one for one in CRITERIA if one.there(self))
+
+    def criterion(self, name: str) -> Bounds:
+        """A criterion of every way: value, low and high, each [way].
+
+        Raises:
+            ValueError: If it was not measured.
+        """
+        return self._named(name).bounds(self)
+
+    def interval(self, name: str, way: str) -> Interval:
+        """A criterion of one way."""
+        i = self.find(way)
+        value, low, high = (float(part[i]) for part in self.criterion(name))
+        return Interval(value, low, high)
+
+    def _named(self, name: str) -> Criterion:
+        for one in self.criteria:
+            if one.name == name:
+                return one
+        raise ValueError(
+            f"{name!r} was not measured. Use one of {', '.join(one.name for one in self.criteria)}."
+        )
+
+    def relative(self, name: str, to: str) -> Bounds:
+        """A criterion as a share of another way's, with an interval over paired examples.
+
+        Args:
+            name: One whose numbers are of examples: "share", "gain" or "written".
+            to: The way that counts as 1.
+
+        Raises:
+            ValueError: If the criterion has no number for each example.
+        """
+        criterion, k = self._of_examples(name), self.find(to)
+        parts, groups = criterion(self)
+        return crossed_interval([as_ratio(part, part[k].expand_as(part)) for part in parts], groups)
+
+    def difference(self, name: str, way: str, than: str) -> Interval:
+        """A criterion of one way less that of another, on the same examples.
+
+        Raises:
+            ValueError: If the criterion has no number for each example.
+        """
+        criterion, i, k = self._of_examples(name), self.find(way), self.find(than)
+        parts, groups = criterion(self)
+        found = crossed_interval([part[i] - part[k] for part in parts], groups)
+        return Interval(*map(float, found))
+
+    def _of_examples(self, name: str) -> Callable[[Any], Any]:
+        """How a criterion's numbers of examples are made."""
+        found = self._named(name).examples
+        if found is None:
+            raise ValueError(
+                f"{name!r} has no number for each example, so it has no paired interval. Use "
+                f"{', '.join(one.name for one in self.criteria if one.examples)}."
+            )
+        return found
+
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """The best way, with its gain and the cost at which all are compared."""
+        best = int(self.criterion(self.ranked_by)[0].nan_to_num(-torch.inf).argmax())
+        return {
+            "cell": self.ways[best],
+            "gain": f"{self.interval('gain', self.ways[best])} nats",
+            "cost": f"{self.budget:g} nats of KL",
+        }
+
+    # Deciding
+
+    @property
+    def ranked_by(self) -> str:
+        """The criterion that ranks ways: nearness to the ideal where it is known, else the gain."""
+        return ranks_by(self)
+
+    def recommend(self, constraints: Constraints | None = None, /, **given: Any) -> Recommendation:
+        """The ways that meet some constraints, best first, and why each other one does not.
+
+        Args:
+            constraints: Or its fields by name: ``recommend(weights=False, pairs=16)``.
+
+        Raises:
+            ValueError: If a constraint is on something that was not measured.
+        """
+        return recommend(self, constraints or Constraints(**given))
+
+    # Tables
+
+    def columns(self) -> Sequence[Column]:
+        """Every criterion of every way with its interval."""
+        found = []
+        for criterion in self.criteria:
+            for end, part in zip(("", "_low", "_high"), criterion.bounds(self), strict=True):
+                found.append(Column(criterion.name.replace(" ", "_") + end, ("way",), part))
+        found.append(Column("changes_weights", ("way",), self.changes_weights))
+        return [*found, Column("trained", ("way",), self.trained)]
+
+    # Words and pictures
+
+    def summary(self) -> str:
+        """Every way by `ranked_by`, with what it costs."""
+        best = self.ranked_by
+        lines = [
+            f"Ways of adapting {self.made_by.get('model', 'the model')} to "
+            f"{', '.join(self.concepts)} ({self.repeats} "
+            f"{'repetitions' if self.repeats > 1 else 'repetition'}, {self.pairs} pairs, "
+            f"{self.budget:g} nats of KL per token)"
+        ]
+        values = self.criterion(best)[0].nan_to_num(-torch.inf)
+        for i in values.argsort(descending=True).tolist():
+            words = []
+            for name in dict.fromkeys((best, "gain", "seconds")):
+                criterion = self._named(name)
+                found = format_interval(self.interval(name, self.ways[i]), criterion.written)
+                words.append(f"{criterion.short} {found}")
+            lines.append(labelled(self.ways[i], ", ".join(words)))
+        return "\n".join(lines)
+
+    def plot(self) -> go.Figure:
+        """What every way gains and comes near to, over what it costs."""
+        return self.plot_tradeoff()
+
+    def plot_tradeoff(self) -> go.Figure:
+        """Gain and change of utility over KL, a line for each way."""
+        gain, kl, utility = self.gain_curve, self.kl_curve[0], self.utility_curve
+        return plots.way_curves(
+            {
+                way: (
+                    kl[i].tolist(),
+                    tuple(part[i].tolist() for part in gain),
+                    tuple(part[i].tolist() for part in utility),
+                )
+                for i, way in enumerate(self.ways)
+                if bool(kl[i].isfinite().any())
+            },
+            budget=self.budget,
+            title=f"What {len(self.ways)} ways gain, and what they do to utility, over their cost",
+        )
+
+    def plot_nearness(self) -> go.Figure:
+        """The share of the way to the ideal over each way's own multiplier.
+
+        Raises:
+            ResultError: If the ideal is not known.
+        """
+        if not self.has_ideal:
+            raise ResultError("The exact distribution that is wanted is not known on this model.")
+        value, low, high = crossed_interval(
+            [_shares(one) for one in self.each],
+            [stats.group_numbers(one.nearness.groups) for one in self.each],  # type: ignore[union-attr]
+        )
+        return plots.nearness_curves(
+            {
+                way: (value[i].tolist(), low[i].tolist(), high[i].tolist())
+                for i, way in enumerate(self.ways)
+            },
+            multipliers=self.multipliers.tolist(),
+            title="How near each way comes to the ideal, over its own multiplier",
+        )
+
+    def plot_criteria(self) -> go.Figure:
+        """A panel for each criterion: every way with its interval, the best by `ranked_by` on top."""
+        order = self.criterion(self.ranked_by)[0].nan_to_num(-1e9).argsort(descending=True)
+        return plots.criteria_dots(
+            {
+                criterion.short: (
+                    tuple(part[order].tolist() for part in criterion.bounds(self)),
+                    criterion.unit,
+                    criterion.log,
+                    criterion.better,
+                )
+                for criterion in self.criteria
+            },
+            rows=[self.ways[i] for i in order.tolist()],
+            title="Every way by every criterion",
+        )
+
+    def section(self, beside: Mapping[str, Result]) -> Section:
+        """The answer, the table, the figures and the limits."""
+        return way_section(self)
+
+
+def _shares(one: ConceptNumbers) -> Tensor:
+    """Numbers [way, multiplier, repeat, text] whose mean is the share at each own multiplier."""
+    assert one.nearness is not None
+    curve = one.nearness.curve.transpose(1, 2)
+    return 1 - as_ratio(curve, one.nearness.unsteered.expand_as(curve))

@@ -1,0 +1,378 @@
+"""Ways side by side: their numbers by hand, what they leave, resumed runs, and what is recommended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from steerlens import plots
+from steerlens.analyses.comparison import compare_ways as module
+from steerlens.analyses.comparison.compare_ways import Making, compare_ways
+from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
+from steerlens.analyses.comparison.recommending import Constraints
+from steerlens.analyses.comparison.way_comparison import WayComparison
+from steerlens.analyses.comparison.way_data import WayError
+from steerlens.analyses.comparison.ways import way_named
+from steerlens.analyses.nearness.measure_nearness import target_share
+from steerlens.analyses.ratios import ratio_of_means
+from steerlens.data import ContrastSet
+from steerlens.directions.methods import DiffMean
+from steerlens.experiment import ComparisonExperiment, ExperimentError
+from steerlens.interventions import Add
+from steerlens.measures.divergence import divergence
+from steerlens.measures.reading import activations
+from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
+from steerlens.results import ResultError
+from steerlens.sites import Positions, Site
+from steerlens.testbed.pole_readers import PoleReader, WellFormedReader
+from tests.planted_files import write_planted
+
+WAYS = ("DiffMean", "prompt(1)", "vector", "LoRA", "tests.test_ways:careless")
+
+
+@contextmanager
+def _scratched(model, delta, multiplier):
+    weight = model.wrapped.embed.W_E
+    with torch.no_grad():
+        weight += multiplier * delta
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight -= 0.99 * multiplier * delta
+
+
+class Careless:
+    """A change of weights that does not take all of itself back."""
+
+    def __init__(self, model):
+        weight = model.wrapped.embed.W_E
+        generator = torch.Generator().manual_seed(0)
+        self.delta = torch.randn(weight.shape, generator=generator) * 0.037
+
+    def attach(self, model, multiplier):
+        return _scratched(model, self.delta, multiplier)
+
+
+def careless(data):
+    return Careless(data.model)
+
+
+@pytest.fixture(scope="module")
+def experiment(planted, tmp_path_factory):
+    root = write_planted(planted, tmp_path_factory.mktemp("planted"))
+    words = list(Model.load(root / "model").tokenizer.get_vocab())
+    texts = [pair.positive for pair in ContrastSet.load(root / "contexts.jsonl")]
+    (root / "neutral.txt").write_text("\n".join(texts))
+    (root / "words.json").write_text(
+        json.dumps({"positive": words[4:20], "negative": words[30:40]})
+    )
+    return ComparisonExperiment(
+        model=str(root / "model"),
+        contrast=str(root / "contexts.jsonl"),
+        training=str(root / "questions.jsonl"),
+        words=str(root / "words.json"),
+        neutral=str(root / "neutral.txt"),
+        ways=WAYS,
+        layer=1,
+        steps=4,
+        batch=4,
+        n_fit=16,
+        n_report=10,
+        n_neutral=16,
+        written=3,
+        new_tokens=3,
+        factors=(0.0, 0.5, 1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    return experiment.run(tmp_path_factory.mktemp("results"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return run.ways
+
+
+def test_numbers_are_those_of_the_way_by_hand(experiment, found):
+    model = experiment.load_model()
+    task = experiment.load(model).tasks[0]
+    read = activations(model, task.texts[0], [Site(1)], progress=False)
+    edit = Add(read.direction(Site(1), method=DiffMean()), Positions.all(), unit="direction")
+    way, one = found.find("DiffMean"), found.each[0]
+    m = float(one.budget_multiplier[way, 0])
+    cost = divergence(model, task.calibrating, [edit], [0.0, m], progress=False)[0, 1]
+    assert float(cost.mean()) == pytest.approx(experiment.budget, rel=0.021)
+    reported = divergence(model, task.neutral, [edit], [0.0, m], progress=False)[0, 1]
+    torch.testing.assert_close(one.kl[way, 0, 2], reported, rtol=1e-3, atol=1e-6)
+    odds = sweep(model, task.report, [edit], [0.0, m], progress=False).log_odds[0]
+    torch.testing.assert_close(one.gain[way, 0, 2], odds[1] - odds[0], rtol=1e-3, atol=1e-4)
+    assert found.interval("gain", "DiffMean").value == pytest.approx(
+        float((odds[1] - odds[0]).mean()), rel=1e-3
+    )
+
+
+def test_a_way_that_leaves_something_behind_is_found(found):
+    left = dict(zip(found.ways, found.criterion("left")[0].tolist(), strict=True))
+    assert left.pop("tests.test_ways:careless") > 0
+    assert set(left.values()) == {0.0}
+    merged = dict(zip(found.ways, found.criterion("merged")[0].tolist(), strict=True))
+    assert merged["LoRA"] > 0 and merged["vector"] != merged["vector"]  # NaN: it has no weights
+
+
+def test_what_ways_are_is_read_from_them(found):
+    trained = dict(zip(found.ways, found.trained.tolist(), strict=True))
+    weights = dict(zip(found.ways, found.changes_weights.tolist(), strict=True))
+    assert [name for name in WAYS if trained[name]] == ["vector", "LoRA"]
+    assert [name for name in WAYS if weights[name]] == ["LoRA"]
+    i, k = found.find("vector"), found.find("prompt(1)")
+    assert int(found.stored[i]) == 4 * int(found.parameters[i]) > 0
+    assert int(found.parameters[k]) == 0 and int(found.stored[k]) > 0
+
+
+def test_it_says_what_it_found_on_its_page(run, found):
+    page = run.page.read_text()
+    for words in ("Ways of adapting the model, at equal cost", "judgements, not measurements"):
+        assert words in page
+    assert found.ranked_by == "gain" and "share to ideal" not in page
+    assert "What each way writes" in page and found.sample_prompts[0][:12] in page
+    assert "careless" in run.summary()
+    with pytest.raises(ResultError, match="not known on this model"):
+        found.plot_nearness()
+    assert {"gain_low", "parameters", "trained"} <= set(found.to_frame().columns)
+
+
+def test_it_reads_back_to_the_same_numbers(run, found):
+    again = WayComparison.load(run.folder)
+    assert again.to_frame().equals(found.to_frame())
+    assert str(again.recommend(weights=False)) == str(found.recommend(weights=False))
+
+
+def test_a_killed_run_makes_no_finished_way_again(experiment, found, tmp_path, monkeypatch):
+    whole, asked = module._measured, []
+
+    def killed(model, way, name, *arguments):
+        asked.append(name)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return whole(model, way, name, *arguments)
+
+    experiment = dataclasses.replace(experiment, ways=WAYS[:3])
+    monkeypatch.setattr(module, "_measured", killed)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(tmp_path, progress=False)
+    resumed = experiment.run(tmp_path, progress=False).ways
+    assert asked == [*WAYS[:3], WAYS[2]]
+    for concept, one in found.numbers.items():
+        for name in ("gain", "kl", "utility", "budget_multiplier", "left"):
+            # Seconds alone depend on the machine.
+            torch.testing.assert_close(
+                getattr(resumed.numbers[concept], name), getattr(one, name)[:3], rtol=0, atol=0,
+                equal_nan=True,
+            )  # fmt: skip
+
+
+# The reference world ------------------------------------------------------------------------------
+
+
+def test_nearness_to_the_ideal_is_that_of_the_best_multiplier_on_other_texts():
+    asked = ComparisonExperiment(
+        model="reviews", contrast="reviews/register", n_fit=20, n_report=8, n_ideal=10,
+        n_neutral=8, written=3, new_tokens=8, repeats=2, others=(),
+    )  # fmt: skip
+    model = asked.load_model()
+    (task,) = asked.load(model).tasks
+    assert task.choosing is not None and task.reached is not None and task.target is not None
+    known = {pair.prompt for part in (task.report, task.choosing, task.reached) for pair in part}
+    for own in (*task.fit, *filter(None, task.validation)):
+        assert known.isdisjoint(pair.prompt for pair in own)
+    assert {p.prompt for p in task.choosing}.isdisjoint(p.prompt for p in task.reached)
+    assert task.fit[0].hash != task.fit[1].hash
+    found = compare_ways(
+        model, ("DiffMean",), [task], Making(site=Site(5)), factors=(0.0, 1.0),
+        multipliers=(0.0, 0.5, 1.0), progress=False,
+    )  # fmt: skip
+    near = found.each[0].nearness
+    assert near is not None and found.ranked_by == "share" and found.repeats == 2
+    read = activations(model, task.texts[1], [Site(5)], progress=False)
+    arm = Add(read.direction(Site(5), method=DiffMean()), Positions.all(), unit="direction")
+    chosen, reported = (
+        target_share(model, {"x": arm}, task.target, part, (0.0, 0.5, 1.0), progress=False)
+        for part in (task.choosing, task.reached)
+    )
+    best = chosen.best("x")[0]
+    assert float(near.best[0, 1]) == best
+    k = [0.0, 0.5, 1.0].index(best)
+    torch.testing.assert_close(near.at_best[0, 1], reported.kl[0, k], rtol=1e-3, atol=1e-5)
+    assert found.readers == ("register of the oracle", "well-formed")
+    assert len(found.plot_nearness().data) == 2  # the way, and the ideal
+
+
+def test_readers_count_the_clauses_that_a_text_finishes():
+    read = PoleReader("sentiment")
+    prompts = ["the soup was", "the soup was tasty .", "the soup was"]
+    texts = [" tasty . the bread was bland .", " the bread was bland . the tea", " not"]
+    assert read(prompts, texts) == [0.0, -1.0, 0.0]
+    assert WellFormedReader()(prompts, [" soup . the bread was bland .", "", " not"]) == [0.5, 1, 1]
+
+
+def test_figures_refuse_what_cannot_be_drawn():
+    flat = ([0.0, 0.0],) * 3
+    with pytest.raises(ValueError, match="No way has a point"):
+        plots.way_curves({"x": ([0.0, float("nan")], flat, flat)}, budget=0.1, title="")
+    for draw in (
+        lambda: plots.way_curves({}, budget=0.1, title=""),
+        lambda: plots.criteria_dots({}, rows=["x"], title=""),
+        lambda: plots.nearness_curves({}, multipliers=[0.0, 1.0], title=""),
+    ):
+        with pytest.raises(ValueError, match="is empty"):
+            draw()
+
+
+# Recommending -------------------------------------------------------------------------------------
+
+
+def test_an_exclusion_says_its_number(found):
+    made = found.recommend(weights=False, prompts=False)
+    assert set(made.excluded) == {"LoRA", "prompt(1)", "tests.test_ways:careless"}
+    assert "numbers trained" in made.excluded["LoRA"]
+    assert made.first in ("DiffMean", "vector") and made.by == "gain"
+    assert found.recommend(gradients=False).excluded["vector"].startswith("it is trained (")
+    bytes_of = int(found.stored[found.find("vector")])
+    small = found.recommend(stored=bytes_of - 1)
+    assert f"{bytes_of:,} bytes, and at most" in small.excluded["vector"]
+    left = int(found.criterion("left")[0][found.find("tests.test_ways:careless")])
+    exact = found.recommend(reversible=True)
+    assert f"{left} logits and weights differ" in exact.excluded["tests.test_ways:careless"]
+    assert "LoRA" not in exact.excluded
+    assert "not restored" in found.recommend(reversible_in_place=True).excluded["LoRA"]
+    assert found.recommend(pairs=3).first is None
+    best = found.recommend()
+    values = [value.value for value in best.values]
+    assert values == sorted(values, reverse=True) and not best.excluded
+
+
+def test_a_bound_on_what_was_not_measured_is_refused(found):
+    with pytest.raises(ValueError, match="'well-formed' was not measured"):
+        found.recommend(Constraints(well_formed=0.9))
+    with pytest.raises(ValueError, match="has no number for each example"):
+        found.relative("seconds", "LoRA")
+    with pytest.raises(ValueError, match="was not compared"):
+        found.find("LoReFT")
+
+
+def test_a_bound_inside_an_interval_is_unsure(found):
+    low, high = (float(part[found.find("vector")]) for part in found.criterion("utility")[1:])
+    value = found.interval("utility", "vector").value
+    made = found.recommend(utility=(low + value) / 2)
+    assert "vector" in made.unsure and "vector" not in made.excluded
+    assert "vector" in found.recommend(utility=high + 1.0).excluded
+
+
+# Statistics ---------------------------------------------------------------------------------------
+
+
+def test_one_repetition_has_the_interval_of_groups():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 1, 40, generator=generator)
+    groups = torch.arange(40) // 2
+    value, low, high = crossed_interval([values], [groups])
+    means = values[:, 0].view(3, 20, 2).mean(-1)
+    error = means.std(-1) / 20**0.5
+    torch.testing.assert_close(value, means.mean(-1))
+    torch.testing.assert_close(high - low, 2 * 2.093 * error, rtol=1e-3, atol=0)
+
+
+def test_intervals_cover_over_examples_and_repetitions():
+    """Crossed effects of both: intervals over examples alone would cover far less often."""
+    generator = torch.Generator().manual_seed(1)
+    rows, alone = [], []
+    for _ in range(200):
+        x = torch.randn(1, 30, generator=generator) + 0.7 * torch.randn(4, 1, generator=generator)
+        x = x + 0.5 * torch.randn(4, 30, generator=generator)
+        _, low, high = crossed_interval([x], [None])
+        rows.append(bool(low <= 0 <= high))
+        _, low, high = crossed_interval([x.mean(0, keepdim=True)], [None])
+        alone.append(bool(low <= 0 <= high))
+    assert sum(rows) / 200 > 0.91 and sum(alone) / 200 < 0.8
+
+
+def test_few_groups_have_no_interval():
+    value, low, _ = crossed_interval([torch.ones(2, 7)], [None])
+    assert float(value) == 1 and bool(low.isnan())
+
+
+def test_a_ratio_varies_as_fieller_says():
+    generator = torch.Generator().manual_seed(2)
+    other = 3 + torch.randn(1, 60, generator=generator)
+    one = 0.6 * other + 0.3 * torch.randn(1, 60, generator=generator)
+    mine = crossed_interval([as_ratio(one, other)], [None])
+    exact = ratio_of_means(one, other, matched=True)
+    for a, b in zip(mine, exact, strict=True):
+        torch.testing.assert_close(a, b[0], rtol=0.01, atol=0)
+    assert torch.equal(as_ratio(other, other), torch.ones_like(other))
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("LoRRA", "There is no way 'LoRRA'"),
+        ("vector, SLIT", "no objective 'SLIT'"),
+        ("nowhere:way", "cannot be made"),
+        ("DiffMean(x=1)", "x"),
+        ("math:pi", "cannot be called"),
+    ],
+)
+def test_ways_that_there_are_not_are_refused(name, said):
+    with pytest.raises(WayError, match=said):
+        way_named(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"factors": (0.0, 0.5)}, "lacks 1"),
+        ({"multipliers": (0.5, 1.0)}, "lacks 0"),
+        ({"rates": ()}, "multiples above 0"),
+        ({"ways": ("vector", "vector")}, "names none, or one twice"),
+        ({"ways": ("steer",)}, "There is no way 'steer'"),
+        ({"also": ("reviews/truth",)}, "in the reference world alone"),
+        ({"repeats": 0}, "repeats=0 is too small"),
+    ],
+)
+def test_fields_that_cannot_work_are_refused_at_once(experiment, change, said):
+    with pytest.raises(ExperimentError, match=said):
+        dataclasses.replace(experiment, **change)
+
+
+def test_data_that_cannot_work_are_refused_before_anything_is_written(experiment, tmp_path):
+    for change, said in (
+        ({"training": None}, "texts without a prompt"),
+        ({"words": "nowhere.json"}, "words='nowhere.json' cannot be read"),
+        ({"neutral": "nowhere.txt"}, "neutral='nowhere.txt' cannot be read"),
+    ):
+        with pytest.raises(ExperimentError, match=said):
+            dataclasses.replace(experiment, **change).run(tmp_path, progress=False)
+    with pytest.raises(WayError, match="vector, ideal: The objective 'ideal' needs"):
+        ideal = dataclasses.replace(experiment, ways=("vector, ideal",))
+        ideal.run(tmp_path, progress=False)
+    assert not [one for one in tmp_path.iterdir() if not one.name.startswith("ways-")]
+
+
+def test_ways_that_make_no_intervention_are_refused(experiment):
+    model = experiment.load_model()
+    task = experiment.load(model).tasks[0]
+    with pytest.raises(WayError, match="is not an intervention"):
+        compare_ways(model, {"none": lambda data: 3}, [task], Making(site=Site(1)), progress=False)
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare_ways(model, {}, [task], Making(site=Site(1)), progress=False)
