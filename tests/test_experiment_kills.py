@@ -12,8 +12,9 @@ import pytest
 from steerlens.store.documents import read_document
 
 ROOT = Path(__file__).parents[1]
-OWN = ("manifest.json", "finished.json", ".lock")
-"""Files of a run that hold its time and machine, or the digests of such files."""
+OWN = ("manifest.json", "finished.json", "commands.json", ".lock")
+"""Files of a run that hold its time, its machine and the paths of its commands, or the digests of such
+files."""
 
 MAP = """
 from steerlens.experiment import SteerabilityExperiment

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from steerlens.analyses.comparison.way_data import Way, WayData, WayError
 from steerlens.analyses.confirmation.contexts import Contexts, Side
@@ -133,7 +133,7 @@ def _of_module(text: str) -> Way:
             f"{text!r} is {made!r:.80}, which cannot be called. A way takes a WayData and returns an "
             "intervention."
         )
-    return made
+    return cast(Way, made)  # what it returns is held to the model when it is made
 
 
 @dataclass(frozen=True)
