@@ -127,10 +127,11 @@ def test_a_nudge_is_gradient_steps_by_whole_passes(one, name):
     assert float((found - one.logits(prompt + continuation)[0])[start:].abs().max()) > 1e-2
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("small", "name"), list(zip(FAMILIES, LOSSES, strict=True)), indirect=["small"]
+)
 def test_a_nudge_keeps_the_contract(small, name):
-    if FAMILIES[list(LOSSES).index(name)] in small.name:
-        check_intervention(Nudge(SITE, LOSSES[name], steps=1, size=0.2), small, texts=SHORT)
+    check_intervention(Nudge(SITE, LOSSES[name], steps=1, size=0.2), small, texts=SHORT)
 
 
 def test_a_nudge_keeps_the_contract_beside_other_changes(one):
