@@ -469,13 +469,14 @@ class Model(LensNames):
         self, batch: TokenBatch, run: Callable[[TokenBatch, Tensor | slice], list[Tensor]]
     ) -> list[Tensor]:
         """What a run gives for a batch, rows that need other weights apart."""
-        parts = self.attached.parts(batch)
-        if not parts:
-            return self._with_idle(batch, slice(None), run)
-        found = []
-        for index in parts:
-            with self.attached.of_rows(index):
-                found.append(self._with_idle(batch.rows(index), index, run))
+        with self.attached.reading(batch):
+            parts = self.attached.parts(batch)
+            if not parts:
+                return self._with_idle(batch, slice(None), run)
+            found = []
+            for index in parts:
+                with self.attached.of_rows(index):
+                    found.append(self._with_idle(batch.rows(index), index, run))
         order = torch.cat(parts).argsort()
         return [torch.cat(each)[order] for each in zip(*found, strict=True)]
 
