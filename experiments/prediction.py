@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -176,7 +176,7 @@ class PredictionExperiment(Experiment):
     ) -> tuple[Model, ContrastSet, ContrastSet, ContrastSet]:
         planted = planted_model(write, read, seed=self.seed)
 
-        def made(kind: str, n: int) -> ContrastSet:
+        def made(kind: Literal["contexts", "questions"], n: int) -> ContrastSet:
             rows = planted_pairs(planted, n, kind=kind, seed=self.seed)
             return ContrastSet(f"planted {kind}", tuple(ContrastPair(*row) for row in rows))
 

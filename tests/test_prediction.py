@@ -1,6 +1,7 @@
 """What is known of a layer before steering: the planted layers are found, each number by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 
-QUIET = {"progress": False}
+QUIET: Any = {"progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_cosine_and_probe_of_planted_vectors(model, planted_data):
 
 def test_a_search_maps_the_shortlist_and_gains_what_the_whole_map_gains(model, read, planted_data):
     fit, choose, report = planted_data
-    options = {"neutral": [pair.prompt + pair.positive for pair in choose], "nulls": 0,
+    options: Any = {"neutral": [pair.prompt + pair.positive for pair in choose], "nulls": 0,
                "multipliers": (0.0, 0.5, 1.0), "unit": "resid_norm", **QUIET}  # fmt: skip
     whole = steerability(model, read, choose, report, **options)
     searched = find_cell(
@@ -116,7 +117,7 @@ def test_a_search_maps_the_shortlist_and_gains_what_the_whole_map_gains(model, r
     assert len(searched.map.rows) == 2 < len(whole.rows)
     assert whole.chosen is not None and searched.cell is not None
     maps = (whole, searched.map)
-    gains = [float(m.oriented.mean(-1)[m.index(m.chosen)]) for m in maps]
+    gains = [float(m.oriented.mean(-1)[m.index(m.chosen)]) for m in maps if m.chosen is not None]
     assert gains[1] > 0.95 * gains[0] > 0
     assert "2 of 6 sites were mapped" in repr(searched)
 

@@ -164,8 +164,9 @@ class PredictionStudy(Result):
             )
             panels[outcome] = (bounds, "Spearman", False, "more")
         return plots.criteria_dots(
-            panels, rows=self.predictors, title="What orders the layers before they are steered"
-        )
+            panels, rows=self.predictors, title="What orders the layers before they are steered",
+            whiskers_are="95% intervals over concepts",
+        )  # fmt: skip
 
     def plot_regret(self, predictors: Sequence[str] | None = None) -> go.Figure:
         """What part of the best gain a search loses over the part of the sites that it maps."""
