@@ -193,14 +193,25 @@ class WayComparison(Result):
         return found
 
     @property
+    def best(self) -> str:
+        """The way that ranks first."""
+        best = int(self.criterion(self.ranked_by)[0].nan_to_num(-torch.inf).argmax())
+        return self.ways[best]
+
+    @property
     def headline(self) -> Mapping[str, str]:
         """The best way, with its gain and the cost at which all are compared."""
-        best = int(self.criterion(self.ranked_by)[0].nan_to_num(-torch.inf).argmax())
         return {
-            "cell": self.ways[best],
-            "gain": f"{self.interval('gain', self.ways[best])} nats",
+            "cell": self.best,
+            "gain": f"{self.interval('gain', self.best)} nats",
             "cost": f"{self.budget:g} nats of KL",
         }
+
+    @property
+    def headline_numbers(self) -> Mapping[str, float]:
+        """The gain of the best way, and the cost at which all are compared."""
+        value, low, high = self.interval("gain", self.best)
+        return {"gain": value, "gain_low": low, "gain_high": high, "cost": self.budget}
 
     # Deciding
 
