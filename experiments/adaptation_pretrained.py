@@ -4,7 +4,8 @@
 
 Needs the model (`make pretrained`, 93 MB). Trained on 24 requests with two answers, asked and read on
 requests about other things; a list of words reads what is written. The exact distribution that is
-wanted is not known, so there is no share to the ideal.
+wanted is not known, so there is no share to the ideal. Each way is also made for a task with an exact
+score: whether a review is positive or negative.
 """
 
 import os
@@ -32,6 +33,7 @@ experiment = ComparisonExperiment(
     factors=(0.0, 0.5, 1.0, 2.0),
     n_report=12,
     written=12,
+    tasks=(f"{DATA}/review_labels",),
 )
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 from steerlens.analyses.comparison.exact_task import Accuracy, ExactTask
 from steerlens.data import ContrastSet
-from steerlens.experiment.comparison_data import VALIDATION, Stating, world_task
+from steerlens.experiment.comparison_data import LENGTH, VALIDATION, Stating, world_task
 from steerlens.experiment.experiment_data import ExperimentError, text_lines
 from steerlens.measures.ordinary_texts import text_halves
 from steerlens.models.model import Model
 from steerlens.store.files import expanded
 from steerlens.testbed import reviews, task_pairs
+from steerlens.testbed.pole_target import PoleTarget
 from steerlens.testbed.style_transfer import StyleTransfer
 
 FIT = "fit.jsonl"
@@ -58,24 +59,44 @@ def _labels(stated: Stating, model: Model, *, new: bool) -> ExactTask:
 
 
 def _truth(stated: Stating, model: Model) -> ExactTask:
-    """The world's facts, of a model that is made to tell the truth."""
-    made = world_task(stated, model, "truth")
-    seed = 1000 * stated.seed + 6
-    alone = task_pairs.fact_questions(task_pairs.facts(), 2, seed)
-    misled = task_pairs.fact_questions(task_pairs.facts(), KEPT, seed, after="untruthful")
+    """The facts of two countries, of a model that is made to tell the truth about the other two."""
+    held = {fact.entity for fact in task_pairs.facts()[2:4]}
+    seed, count = 1000 * stated.seed, round(stated.n_fit * (1 + VALIDATION))
+
+    def others(pairs: ContrastSet, n: int) -> ContrastSet:
+        kept = [
+            pair for pair in pairs
+            if held.isdisjoint(f"{pair.prompt} {pair.positive} {pair.negative}".split())
+        ]  # fmt: skip
+        return dataclasses.replace(pairs, pairs=tuple(kept[:n]))
+
+    fit, validation, texts = [], [], []
+    for repeat in range(stated.repeats):
+        own = seed + 40 + repeat
+        drawn = others(reviews.continuations("truth", 4 * count, own, length=LENGTH), count)
+        cut = round(len(drawn) / (1 + VALIDATION))
+        fit.append(dataclasses.replace(drawn, pairs=drawn.pairs[:cut]))
+        validation.append(dataclasses.replace(drawn, pairs=drawn.pairs[cut:]))
+        texts.append(others(reviews.contexts("truth", 4 * stated.n_fit, own), stated.n_fit))
+    asked = [fact for fact in task_pairs.facts() if fact.entity in held]
+    alone = task_pairs.fact_questions(asked, 2, seed + 6)
+    misled = task_pairs.fact_questions(asked, 2 * KEPT, seed + 6, after="untruthful")
     return ExactTask(
         concept="facts",
-        texts=made.texts,
-        fit=made.fit,
-        validation=made.validation,
-        calibrating=made.calibrating,
-        neutral=made.neutral,
-        target=made.target,
+        texts=tuple(texts),
+        fit=tuple(fit),
+        validation=tuple(validation),
+        target=PoleTarget(model, "truth"),
         measures=(
-            Accuracy(alone, "alone", "share of facts that are right without a text before them"),
+            Accuracy(
+                alone, "alone",
+                "share of questions about countries that were not trained on which are answered "
+                "right, with nothing before them",
+            ),
             Accuracy(misled, "misled", "the same after the start of a text that tells falsehoods"),
         ),
-    )
+        **_ordinary(stated),
+    )  # fmt: skip
 
 
 def _edit(stated: Stating, model: Model) -> ExactTask:
@@ -221,7 +242,12 @@ def _whole(pairs: ContrastSet) -> ContrastSet:
     return dataclasses.replace(pairs, pairs=tuple(whole))
 
 
-def _ordinary(stated: Stating) -> dict[str, tuple[str, ...]]:
+class _Ordinary(TypedDict):
+    calibrating: tuple[str, ...]
+    neutral: tuple[str, ...]
+
+
+def _ordinary(stated: Stating) -> _Ordinary:
     """The texts for the cost."""
     texts = (
         reviews.neutral_texts(stated.n_neutral, seed=1000 * stated.seed + 3)

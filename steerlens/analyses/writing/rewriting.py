@@ -62,7 +62,7 @@ def rewritten(
 
 
 def _settled(
-    model: Model, batch: TokenBatch, ordinary: Float[Tensor, "text pos"], limit: float
+    model: Model, batch: TokenBatch, ordinary: Float[Tensor, "text later"], limit: float
 ) -> Int[Tensor, "text pos"]:
     """The tokens at which another round changes nothing."""
     source = batch.tokens
@@ -82,6 +82,6 @@ def _settled(
     return tokens
 
 
-def _log_probs(model: Model, batch: TokenBatch) -> Float[Tensor, "text pos d_vocab"]:
+def _log_probs(model: Model, batch: TokenBatch) -> Float[Tensor, "text later d_vocab"]:
     """Of each token after the first, given those before it."""
     return torch.log_softmax(model.logits(batch)[:, :-1].float(), -1)
