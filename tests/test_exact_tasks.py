@@ -12,6 +12,8 @@ from steerlens.analyses.comparison.exact_task import Accuracy, ExactTask
 from steerlens.analyses.comparison.making import Making
 from steerlens.analyses.comparison.score_tasks import score_tasks
 from steerlens.analyses.comparison.task_scores import ALONE, TaskScores
+from steerlens.analyses.comparison.way_data import WayData
+from steerlens.analyses.comparison.ways import FewShot
 from steerlens.analyses.writing.rewriting import rewritten
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
@@ -159,6 +161,21 @@ def test_a_way_without_such_a_cost_is_unknown_there_and_known_as_trained(
     monkeypatch.setattr(module, "_scored", None)  # a finished way is not made again
     again = score_tasks(model, {"weak": weak}, [task], making, cells=cells, progress=False)
     assert again.to_frame().equals(found.to_frame())
+
+
+def test_a_prompt_starts_with_the_first_text_that_fits(model):
+    long = " ".join(["the cat sat in the city"] * 5)
+    texts = [f"{long} and we {word} tea ." for word in ("like", "love")]
+    texts += ["we adore the big city .", "we enjoy old wine ."]
+    pairs = [ContrastPair("", text, text.replace("we", "they")) for text in texts]
+    fit = _asked("cat dog")
+    made = FewShot(2)(
+        WayData(
+            model=model, texts=ContrastSet("texts", tuple(pairs)), fit=fit, validation=None,
+            site=Site(1),
+        )
+    )  # fmt: skip
+    assert made.text == "we adore the big city . we enjoy old wine . "
 
 
 # The reference world ------------------------------------------------------------------------------
