@@ -18,16 +18,14 @@ experiment = ComparisonExperiment(
     contrast="reviews/register",
     ways=(
         "DiffMean",
-        "prompt",
         "vector",
         "LoReFT",
-        "adapter",
         "post-block",
         "LoRA",
         "full weights",
     ),
     tasks=tuple(TASKS),
-    steps=180,  # 60 are too few to tell two new labels apart
+    steps=120,  # 60 are too few to tell two new labels apart
 )
 
 if __name__ == "__main__":

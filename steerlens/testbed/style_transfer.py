@@ -19,7 +19,7 @@ from steerlens.testbed.grammar import CONCEPTS, Document, require_concept
 from steerlens.testbed.oracle import Oracle
 from steerlens.testbed.review_grammar import review_grammar
 
-THRESHOLDS = (1.0, 2.0, 3.0, 4.0, 6.0)
+THRESHOLDS = (1.5, 3.0, 5.0)
 """Nats by which a word must become less likely to be replaced; each way has the best of them."""
 LONGEST = 48
 """Words of a document."""
