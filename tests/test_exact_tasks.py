@@ -19,7 +19,7 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.experiment import ComparisonExperiment, ExperimentError
 from steerlens.experiment.exact_tasks import TASKS, exact_task
-from steerlens.interventions import Add
+from steerlens.interventions import Add, Prompt
 from steerlens.measures.equal_cost import equal_kl
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
@@ -175,7 +175,7 @@ def test_a_prompt_starts_with_the_first_text_that_fits(model):
             site=Site(1),
         )
     )  # fmt: skip
-    assert made.text == "we adore the big city . we enjoy old wine . "
+    assert isinstance(made, Prompt) and made.text == "we adore the big city . we enjoy old wine . "
 
 
 # The reference world ------------------------------------------------------------------------------
