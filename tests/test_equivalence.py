@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -42,7 +44,8 @@ def test_the_derivative_of_one_block_is_the_papers_formula(model):
     _, cache = model.wrapped.run_with_cache(batch.tokens, prepend_bos=False)
     block = model.wrapped.blocks[1]
     h, mlp = block.ln2(cache["blocks.1.hook_resid_mid"]), block.mlp
-    d_gate, d_up, d_down = (change.delta.delta for change in changes)
+    zeros = [torch.zeros(change.delta.shape) for change in changes]
+    d_gate, d_up, d_down = (c.delta.added(z, 1.0) for c, z in zip(changes, zeros, strict=True))
     a_gate, a_up = h @ mlp.W_gate, h @ mlp.W_in
     silu, sigmoid = torch.nn.functional.silu(a_gate), torch.sigmoid(a_gate)
     slope_of_silu = sigmoid * (1 + a_gate * (1 - sigmoid))
@@ -69,7 +72,8 @@ def test_what_is_missed_falls_with_the_square_of_the_change(model, tmp_path):
     assert (found.low_rank[:, 1:].diff(dim=1) >= -1e-6).all() and (found.low_rank <= 1.0001).all()
     again = ShiftEquivalence.load(found.save(tmp_path))
     assert again.to_frame().equals(found.to_frame())
-    assert "multiplier 1" in found.summary() and len(found.plot().data) >= 4
+    drawn: Any = found.plot()
+    assert "multiplier 1" in found.summary() and len(drawn.data) >= 4
 
 
 def test_what_has_no_first_order_is_refused(model):

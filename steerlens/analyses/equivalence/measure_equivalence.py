@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import torch
 from jaxtyping import Float
@@ -123,7 +123,8 @@ def along(read: Streams, at: Float[Tensor, ""]) -> tuple[tuple[Tensor, ...], tup
     with warnings.catch_warnings():
         # The first forward-mode derivative of a process scripts functions of torch's own.
         warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)
-        return jvp(read, (at,), (torch.ones_like(at),))
+        found: Any = jvp(read, (at,), (torch.ones_like(at),))
+    return found
 
 
 def _streams(
