@@ -4,8 +4,7 @@
 
 Needs the model (`make pretrained`, 93 MB). Trained on 24 requests with two answers, asked and read on
 requests about other things; a list of words reads what is written. The exact distribution that is
-wanted is not known, so there is no share to the ideal. Each way is also made for a task with an exact
-score: whether a review is positive or negative.
+wanted is not known, so there is no share to the ideal.
 """
 
 import os
@@ -33,7 +32,6 @@ experiment = ComparisonExperiment(
     factors=(0.0, 0.5, 1.0, 2.0),
     n_report=12,
     written=12,
-    tasks=(f"{DATA}/review_labels",),
 )
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ _HOME = {
     "compare_ways": "analyses.comparison.compare_ways",
     "score_tasks": "analyses.comparison.score_tasks",
     "rewritten": "analyses.writing.rewriting",
-    "shift_equivalence": "analyses.equivalence.measure_equivalence",
+    "shift_equivalence": "analyses.equivalence.first_order",
     "patching": "analyses.patching.measure_patching",
     "trace_steering": "analyses.patching.measure_patching",
     "PromptPair": "analyses.patching.prompt_pair",

@@ -114,9 +114,7 @@ from steerlens.analyses.nearness.measure_nearness import target_share as target_
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
 from steerlens.analyses.comparison.score_tasks import score_tasks as score_tasks
 from steerlens.analyses.writing.rewriting import rewritten as rewritten
-from steerlens.analyses.equivalence.measure_equivalence import (
-    shift_equivalence as shift_equivalence,
-)
+from steerlens.analyses.equivalence.first_order import shift_equivalence as shift_equivalence
 from steerlens.analyses.patching.measure_patching import patching as patching
 from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
 from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair

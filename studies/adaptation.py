@@ -16,7 +16,7 @@ import torch
 from steerlens.analyses.comparison.making import Making, make_way
 from steerlens.analyses.comparison.way_task import WayTask
 from steerlens.analyses.comparison.ways import way_named
-from steerlens.analyses.equivalence.measure_equivalence import shift_equivalence
+from steerlens.analyses.equivalence.first_order import shift_equivalence
 from steerlens.experiment import ComparisonExperiment
 from steerlens.experiment.comparison_data import world_task
 from steerlens.models.model import Model

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steerlens import plots
-from steerlens.analyses.equivalence.measure_equivalence import _streams, along, shift_equivalence
+from steerlens.analyses.equivalence.first_order import _streams, along, shift_equivalence
 from steerlens.analyses.equivalence.shift_equivalence import ShiftEquivalence
 from steerlens.directions import Direction
 from steerlens.interventions import Add
