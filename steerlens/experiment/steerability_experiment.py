@@ -11,6 +11,8 @@ from steerlens.analyses.confirmation.writing_verdict import not_looked_at
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.generalisation.measure_shift import shifted
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap
+from steerlens.analyses.prediction.layer_predictions import LayerPredictions
+from steerlens.analyses.prediction.predict_layers import TEXTS, predict_layers
 from steerlens.analyses.probe.measure_probe import probe
 from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.side_effects.measure_spillover import spillover
@@ -23,6 +25,7 @@ from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.measure_writing import writing
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.data import ContrastSet
+from steerlens.directions import Activations
 from steerlens.experiment.confirming import written_effect
 from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import (
@@ -50,6 +53,7 @@ from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.interventions.arms import layer_family, site_of
 from steerlens.interventions.residual import Add
 from steerlens.measures.dose_response import DoseResponse, dose_response
+from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
@@ -137,8 +141,8 @@ class SteerabilityExperiment(Experiment):
 
     kind: ClassVar[str] = "steerability"
     results: ClassVar[tuple[type[Result], ...]] = (
-        SteerabilityMap, WrittenEffect, ProbeMap, ValidityFit, WritingMap, SpilloverMap, ShiftedMap,
-        DoseResponse,
+        SteerabilityMap, WrittenEffect, LayerPredictions, ProbeMap, ValidityFit, WritingMap,
+        SpilloverMap, ShiftedMap, DoseResponse,
     )  # fmt: skip
     parts: ClassVar[Mapping[str, str]] = {
         "fit": "makes the directions and the probes",
@@ -203,6 +207,19 @@ class SteerabilityExperiment(Experiment):
             shifts=shifts, others=others, prompts=prompts, confirming=confirming,
         )  # fmt: skip
 
+    def _predicted(self, run: Workplace[Questions], read: Activations) -> LayerPredictions:
+        """What could be known of each layer before the map, on some of its choosing texts."""
+        given = run.inputs.neutral
+        texts, _ = given_or_written(
+            run.model, self.n_neutral if given is None else given, self.seed, run.cells.part("map")
+        )
+        found = predict_layers(
+            run.model, read, run.inputs.choose, method=self.method,
+            positions=getattr(Positions, self.positions)(), neutral=text_halves(texts)[0][:TEXTS],
+            budget=self.budget, progress=run.progress,
+        )  # fmt: skip
+        return stating(found, ordinary=run.inputs.ordinary)
+
     def measure(self, run: Workplace[Questions]) -> None:
         """Probes every layer, maps every layer at every strength, and follows the chosen cell."""
         asked, sites = run.inputs, self.sites(run.model)
@@ -227,6 +244,8 @@ class SteerabilityExperiment(Experiment):
                 ordinary=asked.ordinary,
             ),
         )  # fmt: skip
+        if self.budget > 0:
+            run.compute(LayerPredictions, lambda: self._predicted(run, read))
         directions = [read.direction(site, self.method) for site in sites]
         assert made.lengths is not None  # of fitted directions
         arms = layer_family(directions, rule, made.lengths)

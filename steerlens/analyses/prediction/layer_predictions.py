@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import plots, stats
+from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.arguments import ArgumentError
-from steerlens.report.numbers import format_interval
+from steerlens.report.numbers import format_interval, format_signed
 from steerlens.report.section import Figure, Heading, Printed, Section, Table
 from steerlens.results import Column, Result
 from steerlens.results.grid import layers_of
@@ -130,11 +131,35 @@ class LayerPredictions(Result):
             for i, site in enumerate(self.sites)
         )
         blocks = (
-            Printed(self.summary()),
+            Printed("\n".join([self.summary(), *self._beside(beside.get("map"))])),
             Figure(self.plot, "To first order: how far the log-odds would move at the budget."),
             Table(head, rows, "What each layer shows without steering a question."),
         )
         return Section("Why this layer", blocks, short="Why this layer")
+
+    def _beside(self, made: Result | None) -> list[str]:
+        """How well the predictors order what a map of the same sites found, and its chosen site."""
+        if not isinstance(made, MapNumbers) or made.sites != self.sites:
+            return []
+        lines, gains = [], made.row_scores
+        for name in AT_BUDGET[:1]:
+            if name in self.names:
+                found = format_interval(self.correlation(name, gains), format_signed)
+                lines.append(
+                    f"  Spearman of {name} with the map's best gain within the budget: {found}"
+                )
+        chosen = made.chosen
+        if chosen is not None:
+            site = self.sites[made.index(chosen)[0]]
+            places = [
+                f"{self.shortlist(1.0, name).index(site) + 1} by {name}"
+                for name in self.names
+                if bool(self.value(name).isfinite().all())
+            ]
+            lines.append(
+                f"  {site} is chosen; of {len(self.sites)} sites it is {', '.join(places)}"
+            )
+        return lines
 
     def held_against(self, outcomes: Mapping[str, Float[Tensor, " site"]]) -> str:
         """Spearman's correlation of every predictor with some outcomes, as lines of text."""

@@ -221,7 +221,7 @@ class PredictionStudy(Result):
 
 def _within_one(bounds: stats.Bounds) -> Interval:
     """The interval of a mean correlation, which cannot be beyond 1."""
-    return Interval(*(min(1.0, max(-1.0, float(x))) for x in bounds))
+    return Interval(*(float(x.clamp(-1, 1)) for x in bounds))
 
 
 def _ranks(
