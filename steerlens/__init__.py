@@ -163,6 +163,12 @@ _HOME = {
     "SAEExperiment": "experiment",
     "ComparisonExperiment": "experiment",
     "Run": "experiment",
+    # Sharing: a vector with its card, as a folder and on the hub
+    "save_shared": "sharing",
+    "load_shared": "sharing",
+    "push_to_hub": "sharing",
+    "from_hub": "sharing",
+    "vector_card": "sharing",
     # Grids: many experiments at once
     "run_grid": "grid",
     "GridRuns": "grid",

@@ -168,6 +168,13 @@ from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
 
+# Sharing: a vector with its card, as a folder and on the hub
+from steerlens.sharing import save_shared as save_shared
+from steerlens.sharing import load_shared as load_shared
+from steerlens.sharing import push_to_hub as push_to_hub
+from steerlens.sharing import from_hub as from_hub
+from steerlens.sharing import vector_card as vector_card
+
 # Grids: many experiments at once
 from steerlens.grid import run_grid as run_grid
 from steerlens.grid import GridRuns as GridRuns
