@@ -1,4 +1,4 @@
-"""Ways by name: a direction, a prompt, or any form trained for any objective."""
+"""Ways by name: a direction, a prompt, an operator, or any form trained for any objective."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 
+from steerlens.analyses.comparison.operator_ways import OPERATORS
 from steerlens.analyses.comparison.way_data import Way, WayData, WayError
 from steerlens.analyses.confirmation.contexts import Contexts, Side
 from steerlens.arguments import ArgumentError, as_int
@@ -18,6 +19,7 @@ from steerlens.data.formats.text import chat_markers
 from steerlens.directions.methods import METHODS, DiffMean, as_method
 from steerlens.directions.methods.method import Method
 from steerlens.forms import (
+    DReFT,
     Form,
     FullWeights,
     Joint,
@@ -50,6 +52,7 @@ FORMS: Mapping[str, Callable[[WayData], Form]] = MappingProxyType(
     {
         "vector": lambda data: VectorForm(data.site, data.positions),
         "LoReFT": lambda data: LoReFT(data.site, 4, data.positions),
+        "D-ReFT": lambda data: DReFT(data.site, 4, data.positions),
         "ReFT-r1": lambda data: ReFTr1(data.site, positions=data.positions),
         "adapter": lambda data: LowRankAdapter(data.site, 4, positions=data.positions),
         "post-block": lambda data: PostBlock(4, positions=data.positions),
@@ -87,8 +90,9 @@ def way_named(name: str) -> Way:
     Args:
         name: A method of steerlens.directions.methods ("DiffMean", "PCA"); "prompt" or "prompt(5)",
             so many texts of the positive side in front; a form of `FORMS`, trained by LM, or
-            "<form>, <objective>" with an objective of `OBJECTIVES`; or "module:name" for one of your
-            own, or for any function that makes an intervention of a `WayData`.
+            "<form>, <objective>" with an objective of `OBJECTIVES`; an operator of `OPERATORS`
+            ("turn", "SADI heads"); or "module:name" for one of your own, or for any function that
+            makes an intervention of a `WayData`.
 
     Raises:
         WayError: If there is no such way.
@@ -101,6 +105,8 @@ def way_named(name: str) -> Way:
     text = name.strip()
     if re.fullmatch(r"\w+(\.\w+)*:\w+", text):
         return _of_module(text)
+    if text in OPERATORS:
+        return OPERATORS[text]
     form, _, objective = (part.strip() for part in text.partition(","))
     if form in FORMS:
         return Trained(form, objective or "LM")
@@ -114,7 +120,8 @@ def way_named(name: str) -> Way:
     raise WayError(
         f"There is no way {name!r}. Use a method ({', '.join(METHODS)}), {PROMPT!r}, a form "
         f"({', '.join(FORMS)}), with an objective after a comma if it is not LM "
-        f"({', '.join(OBJECTIVES)}), or module:name for one of your own."
+        f"({', '.join(OBJECTIVES)}), an operator ({', '.join(OPERATORS)}), or module:name for one of "
+        "your own."
     )
 
 
