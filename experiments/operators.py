@@ -17,7 +17,7 @@ from steerlens.experiment import ComparisonExperiment
 experiment = ComparisonExperiment(
     model="reviews",
     contrast="reviews/sentiment",
-    ways=("DiffMean", *OPERATORS, "D-ReFT", "vector, DPO"),
+    ways=("DiffMean", *OPERATORS, "D-ReFT", "FSRL, SimPO", "vector, SimPO", "vector, DPO"),
     # One operator's multiplier 1 is another one's 10, so the ideal is looked for on a wide range.
     multipliers=(0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0),
     factors=(0.0, 0.5, 1.0, 2.0),

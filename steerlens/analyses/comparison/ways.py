@@ -37,12 +37,14 @@ from steerlens.interventions.prompt import Prompt
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
+from steerlens.saes import SAE, FeatureAdapter, SAEError
 from steerlens.training.objectives.bipo import BiPO
 from steerlens.training.objectives.dpo import DPO
 from steerlens.training.objectives.lm import LM
 from steerlens.training.objectives.match_distribution import MatchDistribution
 from steerlens.training.objectives.objective import Objective
 from steerlens.training.objectives.reps import RePS
+from steerlens.training.objectives.simpo import SimPO
 from steerlens.training.objectives.split import Split
 from steerlens.training.trained_intervention import TrainedIntervention
 from steerlens.training.trainer import Trainer
@@ -51,6 +53,8 @@ from steerlens.training.training_errors import DivergedError
 FORMS: Mapping[str, Callable[[WayData], Form]] = MappingProxyType(
     {
         "vector": lambda data: VectorForm(data.site, data.positions),
+        # The features of the model's own SAE, of those that ship with steerlens.
+        "FSRL": lambda data: FeatureAdapter(_shipped_sae(data), positions=data.positions),
         "LoReFT": lambda data: LoReFT(data.site, 4, data.positions),
         "D-ReFT": lambda data: DReFT(data.site, 4, data.positions),
         "ReFT-r1": lambda data: ReFTr1(data.site, positions=data.positions),
@@ -74,6 +78,7 @@ OBJECTIVES: Mapping[str, Callable[[WayData], Objective]] = MappingProxyType(
         "SPLIT": lambda data: Split(),
         "BiPO": lambda data: BiPO(),
         "DPO": lambda data: DPO(),
+        "SimPO": lambda data: SimPO(),
         # β of the paper grows with the answers' length until the loss is the positive answer's alone.
         "RePS": lambda data: RePS(cap=3.0),
         "ideal": lambda data: MatchDistribution(_target(data)),
@@ -261,6 +266,19 @@ def _loss(made: TrainedIntervention) -> float:
     if history.validation.numel():
         return float(history.validation.mean(1).min())
     return float(history.losses[-10:].mean())
+
+
+def _shipped_sae(data: WayData) -> str:
+    """Where the SAE of the model at the comparison's site is."""
+    source = f"{data.model.name}/{data.site.layer}"
+    try:
+        SAE.load(source).require_fits(data.model)
+    except SAEError as error:
+        raise WayError(
+            f"FSRL needs an SAE of {data.model.name!r} at {data.site}, and none ships with steerlens "
+            f"({error}). Make a way of your own with FeatureAdapter(<folder>)."
+        ) from error
+    return source
 
 
 def _target(data: WayData):
