@@ -19,9 +19,13 @@ experiment = ComparisonExperiment(
     contrast="reviews/sentiment",
     ways=("DiffMean", *OPERATORS, "D-ReFT", "FSRL, SimPO", "vector, SimPO", "vector, DPO"),
     # One operator's multiplier 1 is another one's 10, so the ideal is looked for on a wide range.
-    multipliers=(0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0),
-    factors=(0.0, 0.5, 1.0, 2.0),
-    written=48,
+    multipliers=(0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
+    factors=(0.0, 0.5, 1.0),
+    others=(),
+    n_report=48,
+    n_ideal=48,
+    written=32,
+    new_tokens=12,
 )
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ from steerlens.training.trainer import Trainer
 
 RESPONSE = 4
 """Tokens of the responses that Concept DAS compares."""
+ATTRIBUTED = 32
+"""Pairs that GrAInS attributes: each text takes twenty forward and backward passes."""
 APART = 2
 """Blocks between the nudge and its probe, and between the layers of the stack."""
 
@@ -99,7 +101,8 @@ def _clamp(data: WayData) -> Intervention:
 
 
 def _grains(data: WayData) -> Intervention:
-    (direction,) = grains(data.model, data.fit, data.site)
+    few = data.fit.subset(min(ATTRIBUTED, len(data.fit)), data.seed)
+    (direction,) = grains(data.model, few, data.site)
     return AddKeepingNorm(direction, data.positions, unit="direction")
 
 
@@ -181,7 +184,7 @@ _KINDS: dict[str, tuple[str, Make]] = {
     "range": ("ClampRange(DiffMean, low=the mean of the positive texts)", _range),
     "clamp": ("Clamp(DiffMean, the mean of the positive texts)", _clamp),
     "ablate": ("Ablate(DiffMean)", lambda data: Ablate(mean_difference(data), data.positions)),
-    "GrAInS": ("AddKeepingNorm(grains)", _grains),
+    "GrAInS": ("AddKeepingNorm(grains of 32 pairs)", _grains),
     "SADI heads": ("sadi(heads, k=4)", lambda data: sadi(data.model, data.texts, "heads", k=4)),
     "SADI neurons": (
         "sadi(neurons, k=50)",
