@@ -22,7 +22,7 @@ demo-pretrained: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# With those that load SmolLM2, which take a minute each.
+# All of them; those that load SmolLM2 take a minute each.
 notebooks: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --all-notebooks tests/test_notebooks.py tests/test_documents.py
 

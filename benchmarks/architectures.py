@@ -13,6 +13,9 @@ log-odds   difference of the log-odds of two answers that `sweep` finds at multi
 cached     whether `generate`, with its key-value cache and as it is by default, writes the 8 tokens
            that Hugging Face's uncached forward pass finds likeliest
 padded     whether two texts of different length in one batch are continued as each on its own
+sweep      by which path a sweep of two vectors runs, and the largest difference of its log-odds from
+           one whole forward pass for each cell, in nats: answers of one and of several words, and
+           prompts of different length where padding is read
 
 "uncached" under cached says that the cache was found to give other numbers, and is not used.
 """
@@ -53,6 +56,9 @@ START, END = "<!-- architectures: start -->", "<!-- architectures: end -->"
 WIDTH, LAYERS, HEADS, CONTEXT = 32, 2, 4, 64
 TEXTS = ["the cat sat on the bed and ran", "you like"]
 PAIR = ContrastPair("I think that the soup was", " good", " bad")
+LONGER = ContrastPair(
+    "the cat sat on the bed and I think that the soup was", " good bed", " bad cat"
+)
 NEW = 8
 
 USUAL = {
@@ -173,6 +179,7 @@ class Row:
     log_odds: str
     cached: str
     padded: str
+    sweep: str
 
 
 def main(only: tuple[str, ...] = (), write: bool = False) -> None:
@@ -186,8 +193,8 @@ def main(only: tuple[str, ...] = (), write: bool = False) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     lines = [
-        "| architecture | as | logits | log-odds | cached | padded |",
-        "|---|---|---|---|---|---|",
+        "| architecture | as | logits | log-odds | cached | padded | sweep |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in only or ARCHITECTURES:
         for kind, row in compared(name).items():
@@ -199,6 +206,7 @@ def main(only: tuple[str, ...] = (), write: bool = False) -> None:
                 row.log_odds,
                 row.cached,
                 row.padded,
+                row.sweep,
             ]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
@@ -268,6 +276,7 @@ def row_of(hf_model: Any, tokenizer: Any, build: Any) -> Row:
             log_odds=size(log_odds_gap(hf_model, model)),
             cached=cached(hf_model, model),
             padded=padded(hf_model, model),
+            sweep=swept(model),
         )
     except (CheckpointError, ValueError) as error:
         return refused(str(error))
@@ -276,7 +285,7 @@ def row_of(hf_model: Any, tokenizer: Any, build: Any) -> Row:
 def refused(reason: str) -> Row:
     """A row of what is not served."""
     short = reason.replace("|", "/").replace("\n", " ").split(". ")[0]
-    return Row(f"refused: {short}", "–", "–", "–")
+    return Row(f"refused: {short}", "–", "–", "–", "–")
 
 
 def size(gap: float) -> str:
@@ -325,6 +334,37 @@ def padded(hf_model: Any, model: Model) -> str:
         return "refused"
     new = generated_tokens(model, TEXTS, max_new_tokens=NEW, stop_at_eos=False).tolist()
     return "yes" if new == [greedy(hf_model, model, text) for text in TEXTS] else "**no**"
+
+
+def swept(model: Model) -> str:
+    """The path of a sweep, and how far its steered cells are from whole forward passes."""
+    generator = torch.Generator().manual_seed(0)
+    edits = [
+        Add(
+            Direction(
+                torch.randn(WIDTH, generator=generator), Site(layer, "resid_pre"),
+                resid_norm=1.0, processing=model.processing,
+            )
+        )
+        for layer in (0, 1)
+    ]  # fmt: skip
+    pairs = [PAIR, LONGER] if measured(model.wrapped).pads else [LONGER]
+    found = sweep(model, pairs, edits, [-1.0, 1.0], progress=False)
+    gap = 0.0
+    for i, edit in enumerate(edits):
+        for j, multiplier in enumerate((-1.0, 1.0)):
+            for n, pair in enumerate(pairs):
+                own = 0.0
+                for sign, answer in ((1, pair.positive), (-1, pair.negative)):
+                    prompt, ids = model.split(pair.prompt, answer)
+                    with edit.attach(model, multiplier):
+                        batch = model.answered([pair.prompt], [answer])
+                        log_p = model.unembed(model.states(batch))[0].log_softmax(-1)
+                    own += sign * sum(
+                        float(log_p[len(prompt) - 1 + k, token]) for k, token in enumerate(ids)
+                    )
+                gap = max(gap, abs(own - float(found.log_odds[i, j, n])))
+    return f"{found.plan.path}, {size(gap)}"
 
 
 if __name__ == "__main__":

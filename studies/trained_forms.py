@@ -32,6 +32,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Cell
+from steerlens.results.grid import find_multiplier
 from steerlens.sites import Positions, Site
 from steerlens.stats import group_numbers, mean_interval
 from steerlens.testbed import review_grammar
@@ -133,11 +134,11 @@ def ideal(only: list[str]) -> dict[str, Any]:
             values, low, high = result.share_interval
             for i, name in enumerate(result.rows):
                 m, _ = chosen.best(name)
-                k, one = MULTIPLIERS.index(m), MULTIPLIERS.index(1.0)
+                k, one = (find_multiplier(result.multipliers, x) for x in (m, 1.0))
                 key = f"{concept}: {name}" + (f", {kind}" if kind else "")
                 found[key] = {
                     "texts": len(part),
-                    "best m": m,
+                    "best m": MULTIPLIERS[k],
                     "share": [round(float(x[i, k]), 3) for x in (values, low, high)],
                     "share at 1": round(float(values[i, one]), 3),
                     "seconds": round(seconds[name], 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,11 @@ from tests.handmade_saes import saved
 from tests.strangers import Silent, low_rank
 
 EVERYWHERE = Positions.all(special=True)
+
+
+def in_turn(families: Sequence[str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each name with one family: all names and all families, without every pair of them."""
+    return [(families[i % len(families)], name) for i, name in enumerate(names)]
 
 
 def moved(form: Form, model: Model, std: float = 0.05) -> dict[str, torch.Tensor]:

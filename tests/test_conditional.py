@@ -11,14 +11,16 @@ from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.forms import LoRA
 from steerlens.interventions import Ablate, Add, Condition, Knob, Prompt, Together, When
-from steerlens.interventions.changes import Dense, WeightChange
+from steerlens.interventions.changes import CacheEdit, Dense, WeightChange
 from steerlens.interventions.composition import composed
 from steerlens.measures.generation import generate, generated_tokens
 from steerlens.measures.sweep import plan, sweep
+from steerlens.models.attached import AttachedEdits
 from steerlens.models.model import Model
 from steerlens.operators import find_condition, triggers
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
+from tests.kinds import in_turn
 from tests.strangers import LouderHeads
 from tests.test_forms import moved
 
@@ -97,17 +99,12 @@ NAMES = (
 TURNED = ("schedule", "callback", "edits", "prompt", "conditional", "both ways")
 
 
-def in_turn(names):
-    """Each name with one family."""
-    return [(FAMILIES[i % len(FAMILIES)], name) for i, name in enumerate(names)]
-
-
-@pytest.mark.parametrize(("small", "name"), in_turn(NAMES), indirect=["small"])
+@pytest.mark.parametrize(("small", "name"), in_turn(FAMILIES, NAMES), indirect=["small"])
 def test_a_conditional_intervention_keeps_the_contract(small, name):
     check_intervention(conditional(small)[name], small)
 
 
-@pytest.mark.parametrize(("small", "name"), in_turn(TURNED), indirect=["small"])
+@pytest.mark.parametrize(("small", "name"), in_turn(FAMILIES, TURNED), indirect=["small"])
 def test_a_knob_keeps_the_contract(small, name):
     check_intervention(knobs(small)[name], small)
 
@@ -321,3 +318,22 @@ def test_the_side_of_a_threshold_is_found_too(one):
 def test_prompts_that_fit_do_not_choose(one):
     with pytest.raises(ValueError, match="share 12 groups"):
         find_condition(one, prompts(1), prompts(1))
+
+
+@pytest.mark.parametrize("kind", ["edit", "weights", "cache"])
+def test_a_condition_is_read_once_for_all_runs_of_a_batch(one, kind, monkeypatch):
+    inner = {
+        "edit": Add(direction(3, Site(0))),
+        "weights": LoRA(2, ("q",)).intervention(one, moved(LoRA(2, ("q",)), one)),
+        "cache": composed([CacheEdit({}, {1: torch.ones(2, 4)}, Positions.all(special=True))], "c"),
+    }[kind]
+    read, original = [], AttachedEdits._unedited
+
+    def counted(self, batch, sites):
+        read.append(len(batch))
+        return original(self, batch, sites)
+
+    monkeypatch.setattr(AttachedEdits, "_unedited", counted)
+    with When(parting(one), inner).attach(one, 1.0):
+        one.logits(PROMPTS)
+    assert read == [len(PROMPTS)]

@@ -19,6 +19,7 @@ from steerlens.operators import sadi
 from steerlens.protocols import Directed, ResidualEdit
 from steerlens.sites import Positions, Site
 from steerlens.testing import check_intervention, tiny_bridge, tiny_model
+from tests.kinds import in_turn
 
 PAIRS = ContrastSet(
     "small",
@@ -58,12 +59,7 @@ def edits():
     }
 
 
-def in_turn(names):
-    """Each name with one family."""
-    return [(FAMILIES[i % len(FAMILIES)], name) for i, name in enumerate(names)]
-
-
-@pytest.mark.parametrize(("small", "name"), in_turn(edits()), indirect=["small"])
+@pytest.mark.parametrize(("small", "name"), in_turn(FAMILIES, edits()), indirect=["small"])
 def test_an_edit_keeps_the_contract(small, name):
     edit = edits()[name]
     assert isinstance(edit, ResidualEdit)
@@ -72,7 +68,7 @@ def test_an_edit_keeps_the_contract(small, name):
 
 
 @pytest.mark.parametrize(
-    ("small", "stream"), in_turn(("v", "mlp_post", "z", "k")), indirect=["small"]
+    ("small", "stream"), in_turn(FAMILIES, ("v", "mlp_post", "z", "k")), indirect=["small"]
 )
 def test_heads_and_neurons_keep_the_contract(small, stream):
     site = Site(1, stream)

@@ -321,3 +321,12 @@ def test_what_is_no_form_or_no_vector_is_refused(gpt2, unchecked):
         LocalWeight("three")
     with pytest.raises(TypeError, match="only a vector that is added can be baked"):
         baked(gpt2, None)
+
+
+@pytest.mark.parametrize("form", [LoReFT(Site(1, "z"), 2), DReFT(Site(1, "mlp_post"), 2)])
+def test_a_subspace_is_as_wide_as_its_site(small_gpt2, form):
+    params = begun(form, small_gpt2)
+    assert params["basis"].shape == (2, small_gpt2.width(form.site))
+    with form.intervention(small_gpt2, moved(form, small_gpt2)).attach(small_gpt2, 1.0):
+        steered = small_gpt2.logits(PROMPTS)
+    assert not torch.equal(steered, small_gpt2.logits(PROMPTS))

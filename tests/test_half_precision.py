@@ -36,8 +36,8 @@ PAIRS = ContrastSet(
 
 def test_a_whole_experiment_runs_in_bfloat16(tmp_path):
     run = SteerabilityExperiment(
-        dtype="bfloat16", layers=(5,), n_fit=12, n_choose=6, n_report=6, n_neutral=4, nulls=0,
-        written=2, new_tokens=3, strengths=11, samples=1, multipliers=(-0.5, 0.0, 0.5),
+        dtype="bfloat16", layers=(7,), n_fit=8, n_choose=4, n_report=4, n_neutral=4, nulls=0,
+        written=2, new_tokens=2, strengths=11, samples=1, multipliers=(0.0, 0.5), confirmed=8,
         shifts=("here is a phone . {prompt}",),
     ).run(tmp_path, progress=False)  # fmt: skip
     assert set(run.results) == {of.kind for of in SteerabilityExperiment.results}

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "steerlens"
@@ -26,18 +27,23 @@ AT_THE_ROOT = 10
 """Modules beside the packages."""
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
     """Every file as a dotted name without "steerlens", the face of a package included."""
+    found = []
     for path in sorted(ROOT.rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if name != "__init__":
-            yield name, ast.parse(path.read_text(encoding="utf-8"))
+            found.append((name, ast.parse(path.read_text(encoding="utf-8"))))
+    return found
 
 
+@cache
 def is_file(name: str) -> bool:
     return (ROOT / Path(*name.split("."))).with_suffix(".py").exists()
 
 
+@cache
 def is_package(name: str) -> bool:
     return (ROOT / Path(*name.split(".")) / "__init__.py").exists()
 

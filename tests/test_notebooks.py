@@ -1,6 +1,7 @@
 """Every notebook runs from the top.
 
-Those that load the packaged pretrained model take a minute each: `make notebooks` runs them too.
+`make notebooks` runs them all. The test command runs two, and leaves out those that load the packaged
+pretrained model or take half a minute of processor time.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from steerlens.models.checkpoints import MissingCheckpoint, packaged_gguf
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 PRETRAINED = "smollm2-135m-instruct"
+LONG = ("02_", "03_")
 
 
 def marked(path):
@@ -25,6 +27,8 @@ def marked(path):
 # The client's own asyncio plumbing warns on some platforms; the notebook's errors still raise.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_notebook_runs_from_the_top(path, request):
+    if path.stem.startswith(LONG) and not request.config.getoption("--all-notebooks"):
+        pytest.skip("It takes half a minute of processor time: make notebooks.")
     if request.node.get_closest_marker("pretrained"):
         if not request.config.getoption("--all-notebooks"):
             pytest.skip("It loads the pretrained model, which takes a minute: make notebooks.")

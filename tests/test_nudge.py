@@ -229,3 +229,11 @@ def test_what_cannot_be_nudged_is_refused(one):
         Together((inside, nudge)).attach(one, 1.0),
     ):
         one.logits("the cat sat")
+
+
+def test_as_many_multipliers_as_rows_are_asked_for(one):
+    nudge = Nudge(SITE, LOSSES["answer"], steps=1, size=0.2)
+    with nudge.attach(one, torch.ones(len(PROMPTS) + 1)):
+        with pytest.raises(SteeringError, match=f"{len(PROMPTS) + 1} multipliers for a batch"):
+            one.logits(PROMPTS)
+        one.logits([*PROMPTS, PROMPTS[0]])

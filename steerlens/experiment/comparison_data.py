@@ -17,7 +17,9 @@ from steerlens.experiment.experiment_data import (
     ExperimentError,
     first_prompts,
     load_others,
+    text_lines,
 )
+from steerlens.measures.ordinary_texts import text_halves
 from steerlens.models.model import Model
 from steerlens.store.files import expanded
 from steerlens.testbed import reviews
@@ -101,8 +103,9 @@ def world_task(stated: Stating, model: Model, concept: str) -> WayTask:
     ordinary = (
         reviews.neutral_texts(stated.n_neutral, seed=1000 * seed + 3)
         if stated.neutral is None
-        else _lines(stated.neutral, stated.n_neutral)
+        else text_lines(stated.neutral, stated.n_neutral)
     )
+    calibrating, neutral = text_halves(ordinary)
     data = Data(texts[0], asked, asked, None)
     others = load_others(WORLD + concept, stated.others, data, stated.n_report, 1000 * seed + 4)
     prompts = tuple(dict.fromkeys(pair.prompt for pair in reached))[: stated.written]
@@ -113,8 +116,8 @@ def world_task(stated: Stating, model: Model, concept: str) -> WayTask:
         validation=tuple(validation),
         report=asked,
         others=others,
-        calibrating=tuple(ordinary[::2]),
-        neutral=tuple(ordinary[1::2]),
+        calibrating=tuple(calibrating),
+        neutral=tuple(neutral),
         target=PoleTarget(model, concept),
         choosing=choosing,
         reached=reached,
@@ -159,7 +162,11 @@ def file_task(stated: Stating, model: Model) -> WayTask:
     data = Data(texts, report, report, None)
     others = load_others(stated.contrast, stated.others, data, stated.n_report, stated.seed)
     others = {name: stated.in_chat(model, part) for name, part in others.items()}
-    ordinary = [] if stated.neutral is None else _lines(stated.neutral, stated.n_neutral)
+    calibrating, neutral = (
+        ([], [])  # those that the model writes are not there yet
+        if stated.neutral is None
+        else text_halves(text_lines(stated.neutral, stated.n_neutral))
+    )
     reader = None if stated.words is None else _word_reader(stated.words)
     prompts = first_prompts(model, report, stated.written, stated.new_tokens) if reader else []
     return WayTask(
@@ -169,8 +176,8 @@ def file_task(stated: Stating, model: Model) -> WayTask:
         validation=(validation,) * stated.repeats,
         report=report,
         others=others,
-        calibrating=tuple(ordinary[::2]),
-        neutral=tuple(ordinary[1::2]),
+        calibrating=tuple(calibrating),
+        neutral=tuple(neutral),
         prompts=tuple(prompts),
         readers={"words": reader} if reader and prompts else {},
         contexts=_contexts(model, fit, texts, prompts, stated.new_tokens),
@@ -191,18 +198,6 @@ def _contexts(
         return Contexts.from_pairs(model, texts, prompts, room=room).positive[:CONTEXTS]
     except ContextError:
         return ()
-
-
-def _lines(path: str, most: int) -> list[str]:
-    """The lines of a file of ordinary texts."""
-    try:
-        lines = expanded(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(
-            f"neutral={path!r} cannot be read ({error}). Give a UTF-8 file of ordinary texts, one a "
-            "line."
-        ) from error
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))[:most]
 
 
 def _word_reader(path: str) -> WordReader:

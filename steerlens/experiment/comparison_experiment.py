@@ -17,7 +17,7 @@ from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import WORLD, ExperimentError
 from steerlens.experiment.fields import require_at_least, require_examples, require_neutral
 from steerlens.experiment.workplace import Inputs, Workplace
-from steerlens.measures.ordinary_texts import ordinary_texts
+from steerlens.measures.ordinary_texts import ordinary_texts, text_halves
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.results import Result
@@ -195,4 +195,5 @@ class ComparisonExperiment(Experiment):
             run.model, self.n_neutral, seed=self.seed, progress=run.progress,
             cells=run.cells.part("ordinary"),
         )  # fmt: skip
-        return dataclasses.replace(task, calibrating=tuple(texts[::2]), neutral=tuple(texts[1::2]))
+        calibrating, neutral = text_halves(texts)
+        return dataclasses.replace(task, calibrating=tuple(calibrating), neutral=tuple(neutral))

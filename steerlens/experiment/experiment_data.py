@@ -111,7 +111,12 @@ def load_data(
 
 
 def _with_texts(data: Data, path: str, n: int) -> Data:
-    """The data with the ordinary texts of a file.
+    """The data with the ordinary texts of a file."""
+    return data._replace(neutral=text_lines(path, n), ordinary=f"texts of {Path(path).name}")
+
+
+def text_lines(path: str, n: int) -> list[str]:
+    """The first lines of a file of ordinary texts that differ.
 
     Raises:
         ExperimentError: If it cannot be read.
@@ -123,8 +128,7 @@ def _with_texts(data: Data, path: str, n: int) -> Data:
             f"neutral={path!r} cannot be read ({error}). Give a UTF-8 file of ordinary texts, one a "
             "line."
         ) from error
-    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    return data._replace(neutral=texts[:n], ordinary=f"texts of {Path(path).name}")
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))[:n]
 
 
 def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, ContrastSet]:

@@ -20,10 +20,9 @@ import torch
 from steerlens.experiment.experiment_data import ExperimentError
 from steerlens.results import ResultError
 from steerlens.store.documents import read_document, write_document
+from steerlens.store.headline import MANIFEST as FILE
 from steerlens.store.run_folder import is_empty
 from steerlens.store.tensors import DamagedFile
-
-FILE = "manifest.json"
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from steerlens.arguments import as_int, as_positive
 from steerlens.forms.form import Parameters, read_place, require_parameters, zeros
-from steerlens.forms.ranks import orthonormal_, require_rank
+from steerlens.forms.loreft import LoReFT
+from steerlens.forms.ranks import require_rank
 from steerlens.forms.stream_edits import Subspace
 from steerlens.interventions.changes import Composed
 from steerlens.interventions.composition import EditAtSite
@@ -59,26 +60,22 @@ class DReFT:
         object.__setattr__(self, "unit", as_positive("unit", unit))
         object.__setattr__(self, "seed", as_int("seed", seed, least=0))
 
+    @property
+    def mean(self) -> LoReFT:
+        """The form of the mean."""
+        return LoReFT(self.site, self.rank, self.positions)
+
     def _shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
-        wide, own = (self.rank, model.d_model), (self.rank,)
-        named = {"basis": wide, "read": wide, "offset": own, "wide": wide, "wide_offset": own}
-        return {**named, "step": ()}
+        spread = {"wide": (self.rank, model.width(self.site)), "wide_offset": (self.rank,)}
+        return {**self.mean.shapes(model), **spread, "step": ()}
 
     def begin(self, model: Model, generator: torch.Generator) -> Parameters:
         """A random subspace, read as it is, with a narrow spread about it."""
-        model.require_site(self.site)
-        require_rank(self.rank, model.d_model)
-        basis = torch.randn(self.rank, model.d_model, generator=generator)
-        orthonormal_(basis)
-        basis = basis.to(model.device)
-        return {
-            "basis": basis,
-            "read": basis.clone(),
-            "offset": zeros((self.rank,), model),
-            "wide": zeros((self.rank, model.d_model), model),
-            "wide_offset": zeros((self.rank,), model) + START,
-            "step": zeros((), model),
-        }
+        found = self.mean.begin(model, generator)
+        added = {name: shape for name, shape in self._shapes(model).items() if name not in found}
+        found |= {name: zeros(shape, model) for name, shape in added.items()}
+        found["wide_offset"] += START
+        return found
 
     def intervention(self, model: Model, params: Parameters) -> Composed:
         """The edit of the subspace: drawn while it is trained, else by the mean."""
@@ -94,7 +91,7 @@ class DReFT:
 
     def after_step(self, params: Parameters) -> None:
         """Makes the rows of the basis orthonormal again, and counts the step."""
-        orthonormal_(params["basis"])
+        self.mean.after_step(params)
         with torch.no_grad():
             params["step"].add_(1.0)
 

@@ -33,7 +33,8 @@ class LoReFT:
         read_place(self)
         require_rank(self.rank)
 
-    def _shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
+    def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter."""
         wide = (self.rank, model.width(self.site))
         return {"basis": wide, "read": wide, "offset": (self.rank,)}
 
@@ -48,7 +49,7 @@ class LoReFT:
 
     def intervention(self, model: Model, params: Parameters) -> Composed:
         """The edit of the subspace."""
-        require_parameters(self, params, self._shapes(model))
+        require_parameters(self, params, self.shapes(model))
         edit = Subspace(params["basis"], params["read"], params["offset"])
         return EditAtSite(self.site, edit, self.positions, repr(self))
 

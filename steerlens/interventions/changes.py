@@ -212,11 +212,14 @@ class NudgeChange:
         return replace(self, weight=self.weight * factor)
 
 
+BareChange = StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange
+
+
 @dataclass(frozen=True, eq=False)
 class Varied:
     """A change whose multiplier is multiplied by factors that depend on the text."""
 
-    change: StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange
+    change: BareChange
     factors: tuple[Factor, ...]
 
     @property
@@ -229,7 +232,7 @@ class Varied:
         return replace(self, change=self.change.scaled(factor))
 
 
-Change = StreamEdit | WeightChange | PromptChange | CacheEdit | NudgeChange | Varied
+Change = BareChange | Varied
 
 
 @runtime_checkable
@@ -261,15 +264,19 @@ def first_block_of(changes: tuple[Change, ...]) -> int:
 
 def rows_of(changes: tuple[Change, ...]) -> bool:
     """Whether the changes take one multiplier per row of a batch."""
-    bare = [change.change if isinstance(change, Varied) else change for change in changes]
-    return not any(isinstance(change, WeightChange) for change in bare)
+    return not any(isinstance(bare(change), WeightChange) for change in changes)
+
+
+def bare(change: Change) -> BareChange:
+    """A change without the factors of its multiplier."""
+    return change.change if isinstance(change, Varied) else change
+
+
+def factors_of(change: Change) -> tuple[Factor, ...]:
+    """What the multiplier of a change is multiplied by."""
+    return change.factors if isinstance(change, Varied) else ()
 
 
 def varied(changes: tuple[Change, ...], factor: Factor) -> tuple[Change, ...]:
     """The same changes, whose multiplier is multiplied by one more factor."""
-    return tuple(
-        Varied(change.change, (*change.factors, factor))
-        if isinstance(change, Varied)
-        else Varied(change, (factor,))
-        for change in changes
-    )
+    return tuple(Varied(bare(change), (*factors_of(change), factor)) for change in changes)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,15 +18,16 @@ from steerlens.interventions.changes import (
     NudgeChange,
     PromptChange,
     StreamEdit,
-    Varied,
     WeightChange,
+    bare,
+    factors_of,
     first_block_of,
     rows_of,
 )
 from steerlens.models.attached import require_strength
 from steerlens.models.cache_edits import AttachedCache
 from steerlens.models.exchanged import parameter_shapes
-from steerlens.models.factors import Factor, GatedWeights
+from steerlens.models.factors import GatedWeights
 from steerlens.models.model import Model
 from steerlens.protocols import Edit, Hookable, Strength
 from steerlens.sites import Positions, Site
@@ -87,8 +88,42 @@ class Composition:
         return self.label
 
 
+class OneEdit:
+    """What interventions share that are one edit at one site: by default they are that edit."""
+
+    site: Site
+    positions: Positions
+
+    @property
+    def stated(self) -> StreamEdit:
+        """The one edit."""
+        return StreamEdit(self.site, cast(Edit, self), self.positions)
+
+    def changes(self, model: Model) -> tuple[Change, ...]:
+        """The one edit, as all that it changes."""
+        return (self.stated,)
+
+    @property
+    def first_block(self) -> int:
+        """The first block that it changes."""
+        return self.stated.block
+
+    @property
+    def per_row(self) -> bool:
+        """True: a batch may have one multiplier per row."""
+        return True
+
+    def require_fits(self, model: Model) -> None:
+        """Raises ValueError if the model has no such site, or another width."""
+        require_changes_fit(model, self.changes(model), repr(self))
+
+    def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
+        """Changes the model until the `with` ends."""
+        return attached(model, (self.stated,), multiplier, repr(self))
+
+
 @dataclass(frozen=True, eq=False)
-class EditAtSite:
+class EditAtSite(OneEdit):
     """An intervention that is one edit at one site: a `ResidualEdit` and `Composed`."""
 
     site: Site
@@ -101,28 +136,10 @@ class EditAtSite:
     ) -> Float[Tensor, "batch pos d_model"]:
         return self.edit(resid, strength)
 
-    def changes(self, model: Model) -> tuple[Change, ...]:
-        """The one edit."""
-        return (StreamEdit(self.site, self.edit, self.positions),)
-
     @property
-    def first_block(self) -> int:
-        """The first block that it changes."""
-        return StreamEdit(self.site, self.edit, self.positions).block
-
-    @property
-    def per_row(self) -> bool:
-        """True: a batch may have one multiplier per row."""
-        return True
-
-    def require_fits(self, model: Model) -> None:
-        """Raises ValueError if the model has no such site, or another width."""
-        require_changes_fit(model, self.changes(model), self.label)
-
-    def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
-        """Changes the model until the `with` ends."""
-        edit = StreamEdit(self.site, self.edit, self.positions)
-        return attached(model, (edit,), multiplier, self.label)
+    def stated(self) -> StreamEdit:
+        """The one edit, without this around it."""
+        return StreamEdit(self.site, self.edit, self.positions)
 
     def __repr__(self) -> str:
         return self.label
@@ -138,8 +155,7 @@ def composed(changes: Sequence[Change], label: str) -> Composition | EditAtSite:
 def require_changes_fit(model: Model, changes: Sequence[Change], label: str) -> None:
     """Raises ValueError, with what does not fit, if a model cannot be changed so."""
     shapes: dict[str, tuple[int, ...]] | None = None
-    bare = [change.change if isinstance(change, Varied) else change for change in changes]
-    for change in bare:
+    for change in map(bare, changes):
         if isinstance(change, StreamEdit):
             model.require_site(change.site)
             _require_width(model, change, label)
@@ -235,7 +251,7 @@ def _attached(
             one = one_multiplier(multiplier, label)
             if one != 0:
                 stack.enter_context(model.reweighted(new_weights(weights, one)))
-        for change, factors in map(_with_factors, changes):
+        for change, factors in ((bare(change), factors_of(change)) for change in changes):
             if isinstance(change, StreamEdit):
                 stack.enter_context(
                     model.hooked(change.site, change.edit, change.positions, multiplier, factors)
@@ -269,11 +285,6 @@ def _changed_by(
     change: WeightChange, multiplier: float, factor: float
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     return new_weights([change], multiplier * factor)
-
-
-def _with_factors(change: Change) -> tuple[Change, tuple[Factor, ...]]:
-    """A change itself, and what its multiplier is multiplied by."""
-    return (change.change, change.factors) if isinstance(change, Varied) else (change, ())
 
 
 def one_multiplier(multiplier: Strength, label: str) -> float:

@@ -17,6 +17,7 @@ from steerlens.interventions.changes import (
     Change,
     StreamEdit,
     WeightChange,
+    bare,
     varied,
 )  # fmt: skip
 from steerlens.interventions.composition import attached
@@ -200,11 +201,10 @@ class When:
             )
         if self.each_token:
             return tuple(self._by_token(change) for change in inner)
-        for change in inner:
-            bare = getattr(change, "change", change)
-            if isinstance(bare, WeightChange) and bare.block is None:
+        for change in map(bare, inner):
+            if isinstance(change, WeightChange) and change.block is None:
                 raise ValueError(
-                    f"{self.intervention!r:.200} changes {bare.name}, behind the last block, which "
+                    f"{self.intervention!r:.200} changes {change.name}, behind the last block, which "
                     "reads the states of all texts together. Leave it out of what is conditional."
                 )
         return varied(inner, _OpenWhere(self.conditions))

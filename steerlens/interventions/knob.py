@@ -17,7 +17,7 @@ from steerlens.interventions.changes import (
     NudgeChange,
     PromptChange,
     StreamEdit,
-    Varied,
+    bare,
     varied,
 )  # fmt: skip
 from steerlens.interventions.composition import attached
@@ -102,11 +102,10 @@ class Knob:
                 "cannot be turned between tokens. Give it `changes(model)` "
                 "(steerlens.interventions.changes)."
             )
-        for change in inner:
-            bare = change.change if isinstance(change, Varied) else change
-            if not isinstance(bare, StreamEdit | PromptChange | NudgeChange):
+        for change in map(bare, inner):
+            if not isinstance(change, StreamEdit | PromptChange | NudgeChange):
                 raise ValueError(
-                    f"{self.intervention!r:.200} makes a {type(bare).__name__}, which all tokens of "
+                    f"{self.intervention!r:.200} makes a {type(change).__name__}, which all tokens of "
                     "a text share: it cannot change between tokens while their keys and values are "
                     "kept. Turn an edit of a stream, or a prompt."
                 )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.arguments import as_float
-from steerlens.interventions.changes import Change, StreamEdit
-from steerlens.interventions.composition import attached, require_changes_fit
+from steerlens.interventions.composition import OneEdit
 from steerlens.interventions.residual import like_stream, per_row
-from steerlens.models.model import Model
-from steerlens.protocols import Hookable, Strength
+from steerlens.protocols import Strength
 from steerlens.sites import Positions, Site
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleMask:
+class ScaleMask(OneEdit):
     """Scales the masked elements of a stream by their own values: h' = h + multiplier · s · (h ⊙ M).
 
     Of heads (`Site(layer, "z")`), neurons (`Site(layer, "mlp_post")`) or the stream itself. Whatever
@@ -51,29 +48,6 @@ class ScaleMask:
     ) -> Float[Tensor, "batch pos d_model"]:
         mask = like_stream(self.mask, resid) * self.strength
         return resid + per_row(strength, resid) * (resid * mask)
-
-    def changes(self, model: Model) -> tuple[Change, ...]:
-        """The one edit."""
-        return (StreamEdit(self.site, self, self.positions),)
-
-    @property
-    def first_block(self) -> int:
-        """The first block that it changes."""
-        return StreamEdit(self.site, self, self.positions).block
-
-    @property
-    def per_row(self) -> bool:
-        """True: a batch may have one multiplier per row."""
-        return True
-
-    def require_fits(self, model: Model) -> None:
-        """Raises ValueError if the model has no such site, or another width."""
-        require_changes_fit(model, self.changes(model), repr(self))
-
-    def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
-        """Steers the model until the `with` ends."""
-        edit = StreamEdit(self.site, self, self.positions)
-        return attached(model, (edit,), multiplier, repr(self))
 
     def __repr__(self) -> str:
         count = int(self.mask.count_nonzero())

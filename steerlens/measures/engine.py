@@ -23,6 +23,7 @@ from steerlens.interventions.arms import require_each_fits
 from steerlens.interventions.together import changes_of
 from steerlens.measures.other_paths import Prompted, Recached, Reweighted, path_of
 from steerlens.measures.paths import (
+    ByReplay,
     ByRows,
     Grid,
     OneByOne,
@@ -36,6 +37,7 @@ from steerlens.measures.tokenised import Examples
 from steerlens.models.kernel import Kernel
 from steerlens.models.memory import free_bytes, in_chunks
 from steerlens.models.model import Model
+from steerlens.models.replay import Replay
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.store.cells import Cells, Unit
 
@@ -53,8 +55,9 @@ class PathPlan:
     """What is computed by one path."""
 
     path: str
-    """"wavefront", "several" (edits at several blocks), "weights", "cache", "prompts", "rows" (on a
-    bridge: all cells as rows of one batch) or "general"."""
+    """"wavefront", "several" (edits at several blocks), "weights", "cache", "prompts", "replay" (on a
+    bridge: its blocks one by one), "rows" (on a bridge: all cells as rows of one batch) or
+    "general"."""
     arms: int
     cells: int
     """Cells that must be computed: multiplier 0 is shared and costs nothing."""
@@ -164,8 +167,13 @@ class Engine:
         if not self.model.attached and set(kinds.values()) - {None, Prompted}:
             kernel = self.model.kernel()
         by_kind: dict[type[Path], list[int]] = {}
+        blocks: Replay | None = None
+        if {Wavefront, SeveralEdits} & set(kinds.values()) and not self.model.attached:
+            blocks = self.model.replay()
         for i, kind in kinds.items():
-            if kind is None or (kernel is None and kind is not Prompted):
+            if blocks is not None and kind in (Wavefront, SeveralEdits):
+                kind = ByReplay
+            elif kind is None or (kernel is None and kind is not Prompted):
                 in_rows = isinstance(grid.interventions[i], ResidualEdit) and self.model.is_bridge
                 kind = ByRows if in_rows else OneByOne
             by_kind.setdefault(kind, []).append(i)
@@ -174,6 +182,9 @@ class Engine:
             if kind in by_kind:
                 assert kernel is not None
                 paths.append(kind(self.model, kernel, grid, by_kind[kind]))
+        if ByReplay in by_kind:
+            assert blocks is not None
+            paths.append(ByReplay(self.model, blocks, grid, by_kind[ByReplay]))
         for kind in (ByRows, Prompted, OneByOne):
             if kind in by_kind:
                 paths.append(kind(self.model, grid, by_kind[kind]))
@@ -195,7 +206,8 @@ class Engine:
         columns, rows = path.columns(examples), path.at_once * examples.variants
         most = MAX_TOKENS * (1 if self.model.device.type == "cpu" else TIMES_ON_GPU)
         unit = min(len(examples), max(1, most // (rows * columns)))
-        each = self._bytes(rows, columns, examples.batch.width) + extra
+        width = examples.batch.width
+        each = self._bytes(rows, columns, width, path.kept_per_row(width)) + extra
         batch = unit
         while batch > 1 and batch * each > self.memory:
             batch = (batch + 1) // 2
@@ -213,12 +225,13 @@ class Engine:
             cells_per_batch=cells,
         )
 
-    def _bytes(self, rows: int, columns: int, width: int) -> int:
+    def _bytes(self, rows: int, columns: int, width: int, kept: int) -> int:
         """Working memory for one example: its shared prefix, and a block's work for its rows."""
         cfg, size = self.model.cfg, next(self.model.wrapped.parameters()).element_size()
         streams = 4 * cfg.d_model + 2 * (cfg.d_mlp or 0) + 3 * cfg.n_heads * cfg.d_head
         attention = 3 * cfg.n_heads * width
-        return (width * streams + rows * columns * (streams + attention)) * size
+        each_row = columns * (streams + attention) + kept
+        return (width * streams + rows * each_row) * size
 
     def measure(
         self, examples: Examples, reading: Reading, cells: Cells, unit: str = "cell"

@@ -22,9 +22,9 @@ from steerlens.measures.paths import (
     shared_columns,
 )  # fmt: skip
 from steerlens.measures.tokenised import Examples
-from steerlens.models.cache_edits import aligned
+from steerlens.models.cache_edits import aligned, require_some
 from steerlens.models.kernel import Columns, Kernel, KeysValues
-from steerlens.models.model import Model, SteeringError
+from steerlens.models.model import Model
 from steerlens.models.prompts import mix
 from steerlens.sites import TokenBatch
 
@@ -190,13 +190,8 @@ class Recached(Path):
     ) -> list[KeysValues]:
         """The keys and values of each prompt's prefix after an edit."""
         chosen = edit.positions.mask(prompts)[:, :width]
-        if prefix is None or bool((empty := ~chosen.any(-1)).any()):
-            row = 0 if prefix is None else int(empty.nonzero()[0])
-            raise SteeringError(
-                f"{edit.positions} chooses no token before the last one of prompt {row}, and only "
-                "those have keys and values to edit when the last one is read. Use longer prompts, "
-                "or Positions.all(special=True)."
-            )
+        require_some(edit.positions, chosen)
+        assert prefix is not None  # it has a chosen token
         positions = prompts.positions[:, None, :width]
         found = []
         for layer, (keys, values) in enumerate(prefix):

@@ -7,7 +7,8 @@
   interventions with edits at several blocks.
 - `Reweighted`, `Recached` and `Prompted` (`steerlens.measures.other_paths`), for changes of weights,
   caches and prompts.
-- `ByRows`, for residual edits on a TransformerBridge: all cells are rows of one batch.
+- `ByReplay`, the same on a TransformerBridge, whose own blocks are run one by one.
+- `ByRows`, for residual edits on a bridge that cannot be run so: all cells are rows of one batch.
 - `OneByOne`, for whatever else can be attached: one forward pass for each cell, from the block
   before the first that it changes.
 """
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +32,7 @@ from steerlens.measures.tokenised import Examples
 from steerlens.models.forward import Entering
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, SteeringError
+from steerlens.models.replay import Replay
 from steerlens.protocols import Intervention, ResidualEdit, first_block
 from steerlens.sites import Positions, Site, TokenBatch
 
@@ -75,6 +78,10 @@ class Path(ABC):
         """How many cells are computed at once, where memory holds them."""
         return max(1, len(self.cells))
 
+    def kept_per_row(self, width: int) -> int:
+        """Numbers of a prompt's prefix that each row has for itself; none where rows share them."""
+        return 0
+
     @abstractmethod
     def columns(self, examples: Examples) -> int:
         """Columns of each row that a cell computes; the rest is each prompt's shared prefix."""
@@ -118,11 +125,7 @@ class Wavefront(Path):
         shared = self._shared(examples)
         rules = {edit.positions for edit in self._edits()}
         chosen = {rule: rule.mask(batch)[:, shared:] for rule in rules}
-        prompts = batch.rows(slice(None, None, variants))
-        prefix = self.kernel.prefix(prompts, shared)
-        columns = shared_columns(batch, shared, variants)
-        tokens = batch.tokens[:, shared:].unflatten(0, (-1, variants))
-        base = self.kernel.embed(tokens, columns.positions)
+        base, climb = self._begun(batch, shared, variants)
         parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)] or [[]]
         for k, part in enumerate(parts):
             order: list[GridCell] = []
@@ -154,13 +157,25 @@ class Wavefront(Path):
                     rows += len(js) * variants
                 return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
 
-            resid = self.kernel.climb(base, columns, enter=enter, shared=prefix, tail=examples.read)
-            states = self.kernel.states(resid[:, :, -examples.read :])
-            states = states.unflatten(1, (-1, variants))
+            resid = climb(base, enter=enter, tail=examples.read)
+            states = self._normed(resid[:, :, -examples.read :]).unflatten(1, (-1, variants))
             if k == 0 and unsteered:
                 yield [], states[:, :1]
             if order:
                 yield order, states[:, 1:]
+
+    def _begun(
+        self, batch: TokenBatch, shared: int, variants: int
+    ) -> tuple[Float[Tensor, "prompt variant pos d_model"], Callable[..., Tensor]]:
+        """The unedited columns that all cells start from, and how rows of them are run."""
+        prefix = self.kernel.prefix(batch.rows(slice(None, None, variants)), shared)
+        columns = shared_columns(batch, shared, variants)
+        tokens = batch.tokens[:, shared:].unflatten(0, (-1, variants))
+        base = self.kernel.embed(tokens, columns.positions)
+        return base, partial(self.kernel.climb, columns=columns, shared=prefix)
+
+    def _normed(self, resid: Tensor) -> Tensor:
+        return self.kernel.states(resid)
 
     def _starting(self, cells: list[GridCell], entry: int) -> dict[int, list[int]]:
         """Which multipliers of which interventions start at a block."""
@@ -202,6 +217,34 @@ class SeveralEdits(Wavefront):
     """
 
     name = "several"
+
+
+class ByReplay(Wavefront):
+    """The same on a bridge: `steerlens.models.replay` runs its blocks on the rows."""
+
+    name = "replay"
+
+    def __init__(self, model: Model, replay: Replay, grid: Grid, arms: Sequence[int]) -> None:
+        Path.__init__(self, model, grid, arms)
+        self.replay = replay
+        self.edits = {i: edits_by_entry(grid.edits(i)) for i in self.arms}
+
+    def _shared(self, examples: Examples) -> int:
+        return super()._shared(examples) if self.replay.shares else 0
+
+    def kept_per_row(self, width: int) -> int:
+        cfg = self.model.cfg  # keys and values, beside those that a block joins with its own
+        return 4 * width * cfg.n_heads * cfg.d_head
+
+    def _begun(
+        self, batch: TokenBatch, shared: int, variants: int
+    ) -> tuple[Float[Tensor, "prompt variant pos d_model"], Callable[..., Tensor]]:
+        self.model.forward.require_padding(batch)
+        begun = self.replay.begin(batch, shared, variants)
+        return begun.entering, begun.climb
+
+    def _normed(self, resid: Tensor) -> Tensor:
+        return self.replay.states(resid)
 
 
 def edits_by_entry(edits: Sequence[StreamEdit]) -> dict[int, list[StreamEdit]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerlens.arguments import ArgumentError, as_int
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
+from steerlens.measures.tokenised import before_answers
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import differentiable
 from steerlens.sites import Positions, Site, TokenBatch
@@ -173,11 +174,10 @@ def _log_probs(
 
     with model.hooked(Site(0, "resid_pre"), put, Positions.all(special=True), 1.0):
         states = model.states(batch)
-    columns = torch.arange(batch.width, device=states.device)
-    # The token in column c is predicted in column c - 1.
-    asked = (columns >= batch.prompt_end[:, None]) & batch.mask
-    logits = model.unembed(states[:, :-1][asked[:, 1:]]).float()
-    each = torch.log_softmax(logits, -1).gather(-1, batch.tokens[asked][:, None])[:, 0]
+    before, asked = before_answers(batch, states)
+    each = torch.log_softmax(model.unembed(before).float(), -1).gather(
+        -1, batch.tokens[asked][:, None]
+    )[:, 0]
     row = asked.nonzero()[:, 0]
     return torch.zeros(len(batch), device=each.device).index_add(0, row, each)
 

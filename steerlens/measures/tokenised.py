@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.data import ContrastPair
@@ -125,6 +125,18 @@ def questions(model: Model, pairs: PairsLike) -> Questions:
         given, real = targets[..., :-1].flatten(0, 1), counted[..., 1:].flatten(0, 1)
         batch = batch.repeated(2).extended(given, torch.zeros_like(real), real)
     return Questions(batch, variants, width, read, targets, counted)
+
+
+def before_answers(
+    batch: TokenBatch, states: Float[Tensor, "row pos d_model"]
+) -> tuple[Float[Tensor, "token d_model"], Bool[Tensor, "row pos"]]:
+    """The states from which every answer token is predicted, row by row, and which tokens these are.
+
+    The token in column c is predicted in column c - 1.
+    """
+    columns = torch.arange(batch.width, device=states.device)
+    asked = (columns >= batch.prompt_end[:, None]) & batch.mask
+    return states[:, :-1][asked[:, 1:]], asked
 
 
 def halved(model: Model, texts: Sequence[str], share: float = 0.5) -> TokenBatch:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens.models.attached_edit import Attached, Window
+from steerlens.models.attached_edit import Attached, Window, by_row
 from steerlens.models.attached_edit import Chosen as Chosen
 from steerlens.models.attached_edit import SteeringError as SteeringError
 from steerlens.models.attached_edit import edited_stream as edited_stream
 from steerlens.models.attached_edit import edits_by_block as edits_by_block
 from steerlens.models.attached_edit import require_strength as require_strength
-from steerlens.models.cache_edits import AttachedCache, CacheChange
+from steerlens.models.cache_edits import AttachedCache, CacheChange, require_some
 from steerlens.models.exchanged import exchanged
 from steerlens.models.factors import (
     Factor,
@@ -34,6 +34,13 @@ from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
 from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, TokenBatch
+
+
+@runtime_checkable
+class _Ran(Protocol):
+    """What is attached for whole runs."""
+
+    ever_ran: bool
 
 
 class AttachedEdits:
@@ -53,6 +60,8 @@ class AttachedEdits:
         self._window: Window | None = None
         self._by_text: dict[int, Float[Tensor, " batch"]] = {}
         """The factors by text of the current run, by the id of each."""
+        self._known: dict[int, Float[Tensor, " batch"]] | None = None
+        """The same of the batch that is being divided into runs."""
         self._silent = False
 
     def __iter__(self) -> Iterator[Attached]:
@@ -121,76 +130,52 @@ class AttachedEdits:
                 "layer inside the `with`. Run the model inside it."
             )
 
-    @contextmanager
-    def prompted(self, prompt: AttachedPrompt) -> Iterator[None]:
+    def prompted(self, prompt: AttachedPrompt) -> AbstractContextManager[None]:
         """Puts a prompt in front of all texts until the `with` ends.
 
         Raises:
             SteeringError: At the end of the `with`, if no forward pass ran.
         """
-        self.prompts.append(prompt)
-        try:
-            yield
-        finally:
-            self.prompts.remove(prompt)
-        if not prompt.ever_ran:
-            raise SteeringError(
-                f"A prompt was attached to {self._name!r} and no text was run inside the `with`. "
-                "Run the model inside it, through the Model."
-            )
+        return self._held(self.prompts, prompt, f"A prompt was attached to {self._name!r}")
 
-    @contextmanager
-    def gated(self, weights: GatedWeights) -> Iterator[None]:
+    def gated(self, weights: GatedWeights) -> AbstractContextManager[None]:
         """Changes weights as each text asks for, until the `with` ends.
 
         Raises:
             SteeringError: At the end of the `with`, if no text was run.
         """
-        self._gated.append(weights)
-        try:
-            yield
-        finally:
-            self._gated.remove(weights)
-        if not weights.ever_ran:
-            raise SteeringError(
-                f"Changes of weights were attached to {self._name!r} under a condition, and no "
-                "text was run inside the `with`. Run the model inside it, through the Model."
-            )
+        what = f"Changes of weights were attached to {self._name!r} under a condition,"
+        return self._held(self._gated, weights, what)
 
-    @contextmanager
-    def caching(self, edit: AttachedCache) -> Iterator[None]:
+    def caching(self, edit: AttachedCache) -> AbstractContextManager[None]:
         """Edits the kept keys and values of every text until the `with` ends.
 
         Raises:
             SteeringError: At the end of the `with`, if no text was run.
         """
-        self._caches.append(edit)
-        try:
-            yield
-        finally:
-            self._caches.remove(edit)
-        if not edit.ever_ran:
-            raise SteeringError(
-                f"An edit of keys and values was attached to {self._name!r} and no text was run "
-                "inside the `with`. Run the model inside it, through the Model."
-            )
+        what = f"An edit of keys and values was attached to {self._name!r}"
+        return self._held(self._caches, edit, what)
 
-    @contextmanager
-    def nudging(self, nudge: AttachedNudge) -> Iterator[None]:
+    def nudging(self, nudge: AttachedNudge) -> AbstractContextManager[None]:
         """Nudges the chosen tokens of every text until the `with` ends.
 
         Raises:
             SteeringError: At the end of the `with`, if no text was run.
         """
-        self._nudges.append(nudge)
+        return self._held(self._nudges, nudge, f"A nudge was attached to {self._name!r}")
+
+    @contextmanager
+    def _held(self, held: list[Any], one: _Ran, what: str) -> Iterator[None]:
+        """Keeps one of a kind in its list until the `with` ends, in which it must have run."""
+        held.append(one)
         try:
             yield
         finally:
-            self._nudges.remove(nudge)
-        if not nudge.ever_ran:
+            held.remove(one)
+        if not one.ever_ran:
             raise SteeringError(
-                f"A nudge was attached to {self._name!r} and no text was run inside the `with`. Run "
-                "the model inside it, through the Model."
+                f"{what} and no text was run inside the `with`. Run the model inside it, through the "
+                "Model."
             )
 
     @property
@@ -203,8 +188,7 @@ class AttachedEdits:
         on = [edit for edit in self._caches if not edit.is_off]
         if not on or not all(edit.factors for edit in on):
             return bool(on)
-        with evaluating(self._wrapped):
-            values = self._read_factors(batch)
+        values = self._read_factors(batch)
         factors = [product_by_text(edit.factors, values) for edit in on]
         return any(one is not None and bool(one.any()) for one in factors)
 
@@ -226,24 +210,12 @@ class AttachedEdits:
         edits = []
         for edit in self._caches:
             chosen = edit.positions.mask(base) & before
-            if bool((empty := ~chosen.any(-1)).any()):
-                raise SteeringError(
-                    f"{edit.positions} chooses no token before the last one of prompt "
-                    f"{int(empty.nonzero()[0])}, and only those have keys and values to edit when "
-                    "the last one is read. Use longer prompts, or Positions.all(special=True)."
-                )
+            require_some(edit.positions, chosen)
             for prompt in window.inserted:
                 chosen = prompt.spread(chosen, False)
-            m, weight = edit.multiplier, next(self._wrapped.parameters())
-            strength = m if isinstance(m, Tensor) else torch.full((len(base),), float(m))
-            if len(strength) != len(base):
-                raise SteeringError(
-                    f"{len(strength)} multipliers for a batch of {len(base)} rows. Give one number, "
-                    "or one per row."
-                )
+            strength = by_row(edit.multiplier, len(base)).to(next(self._wrapped.parameters()))
             factor = self.factor(edit.factors, base.width)
-            strength = strength.to(weight)
-            strength = strength if factor is None else strength * factor[:, 0].to(weight)
+            strength = strength if factor is None else strength * factor[:, 0].to(strength)
             edits.append((edit, chosen[:, :column], strength))
         if not any(bool(strength.any()) for _, _, strength in edits):
             for edit in self._caches:  # a condition holds for none of the texts
@@ -333,14 +305,28 @@ class AttachedEdits:
 
     def _read_factors(self, batch: TokenBatch) -> dict[int, Float[Tensor, " batch"]]:
         """The factors by text of whatever is attached, by the id of each."""
+        if self._known is not None:
+            return self._known
         owners = [*self._edits, *self.prompts, *self._gated, *self._caches, *self._nudges]
-        asked = {id(factor): factor for one in owners for factor in one.factors}
-        with torch.no_grad():
-            return {
-                key: factor.of_texts(batch, self._unedited)
-                for key, factor in asked.items()
-                if isinstance(factor, TextFactor)
-            }
+        factors = (factor for one in owners for factor in one.factors)
+        asked = {id(factor): factor for factor in factors if isinstance(factor, TextFactor)}
+        if not asked:
+            return {}
+        with torch.no_grad(), evaluating(self._wrapped):
+            return {key: one.of_texts(batch, self._unedited) for key, one in asked.items()}
+
+    @contextmanager
+    def reading(self, batch: TokenBatch) -> Iterator[None]:
+        """Reads the factors by text once for all runs over rows of a batch, until the `with` ends.
+
+        The runs are of the whole batch, or of the rows of `of_rows`.
+        """
+        before, self._known = self._known, None
+        try:
+            self._known = self._read_factors(batch)
+            yield
+        finally:
+            self._known = before
 
     def _unedited(self, batch: TokenBatch, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """Streams of texts as they are without the attached edits and prompts."""
@@ -360,8 +346,7 @@ class AttachedEdits:
         resting = self.idle(batch) if idle else None
         if not self._gated and resting is None:
             return []
-        with evaluating(self._wrapped):
-            values = self._read_factors(batch)
+        values = self._read_factors(batch)
         found = [product_by_text(weights.factors, values) for weights in self._gated]
         columns = [one for one in found if one is not None]
         if resting is not None:
@@ -378,10 +363,7 @@ class AttachedEdits:
         fits = [not isinstance(m := one.multiplier, Tensor) or len(m) == len(batch) for one in on]
         if not on or not all(fits):
             return None
-        values: dict[int, Tensor] = {}
-        if any(one.factors for one in on):
-            with evaluating(self._wrapped):
-                values = self._read_factors(batch)
+        values = self._read_factors(batch)
         moved = torch.zeros(len(batch), dtype=torch.bool, device=batch.tokens.device)
         for one in on:
             m, factor = one.multiplier, product_by_text(one.factors, values)
@@ -403,14 +385,18 @@ class AttachedEdits:
 
     @contextmanager
     def of_rows(self, index: Int[Tensor, " row"]) -> Iterator[None]:
-        """Strengths that are one per row are those of some rows, until the `with` ends."""
+        """What is one per row, strengths and factors, is that of some rows until the `with` ends."""
         owners = [*self._edits, *self.prompts, *self._caches, *self._nudges]
         kept = [(one, m) for one in owners if isinstance(m := one.multiplier, Tensor) and m.ndim]
+        known = self._known
         try:
             for one, m in kept:
                 one.multiplier = m[index.to(m.device)]
+            if known is not None:
+                self._known = {key: x[index.to(x.device)] for key, x in known.items()}
             yield
         finally:
+            self._known = known
             for one, m in kept:
                 one.multiplier = m
 

@@ -73,11 +73,7 @@ class Attached:
         self.edited = self.edited + chosen.count  # read at the end: a GPU need not wait here
         if not isinstance(self.multiplier, Tensor) and self.multiplier == 0:
             return resid
-        if isinstance(self.multiplier, Tensor) and len(self.multiplier) != resid.shape[0]:
-            raise SteeringError(
-                f"{len(self.multiplier)} multipliers for a batch of {resid.shape[0]} rows. "
-                "Give one number, or one per row."
-            )
+        require_rows(self.multiplier, resid.shape[0])
         mask = chosen.mask
         if factor is None:
             edited = edited_stream(self.edit, resid, self.multiplier, mask)
@@ -166,6 +162,27 @@ def edits_by_block(edits: Iterable[Attached]) -> dict[int, list[Attached]]:
             if attached.site.entry is not None and attached.site.stream == stream:
                 found.setdefault(attached.site.entry, []).append(attached)
     return found
+
+
+def require_rows(multiplier: Strength, rows: int) -> None:
+    """Raises SteeringError if there is one multiplier per row, and another number of rows."""
+    if isinstance(multiplier, Tensor) and len(multiplier) != rows:
+        raise SteeringError(
+            f"{len(multiplier)} multipliers for a batch of {rows} rows. Give one number, or one per "
+            "row."
+        )
+
+
+def by_row(multiplier: Strength, rows: int) -> Float[Tensor, " row"]:
+    """The multiplier of every row.
+
+    Raises:
+        SteeringError: If there is one per row, and another number of rows.
+    """
+    require_rows(multiplier, rows)
+    if isinstance(multiplier, Tensor):
+        return multiplier
+    return torch.full((rows,), float(multiplier))
 
 
 def require_strength(multiplier: Strength) -> None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.models.attached_edit import SteeringError
 from steerlens.models.factors import Factor
 from steerlens.protocols import Strength
 from steerlens.sites import Positions, TokenBatch
@@ -81,6 +82,16 @@ class CacheChange:
         for edit, _, _ in self.edits:
             edit.edited = edit.ever_ran = True
         self.go_on()
+
+
+def require_some(positions: Positions, chosen: Bool[Tensor, "batch _"]) -> None:
+    """Raises SteeringError if no token of some prompt's prefix is chosen."""
+    if bool((empty := ~chosen.any(-1)).any()):
+        raise SteeringError(
+            f"{positions} chooses no token before the last one of prompt "
+            f"{int(empty.nonzero()[0])}, and only those have keys and values to edit when the last "
+            "one is read. Use longer prompts, or Positions.all(special=True)."
+        )
 
 
 def aligned(batch: TokenBatch) -> tuple[TokenBatch, Int[Tensor, " batch"]]:

@@ -44,7 +44,7 @@ def measured(wrapped: Any) -> Measured:
     """What was measured of a wrapped model, once; again after a bridge's weights were processed."""
     processed = bool(getattr(wrapped, "compatibility_mode", False))
     if wrapped not in _measured or _measured[wrapped][0] != processed:
-        with torch.no_grad(), _without_hooks(wrapped), evaluating(wrapped):
+        with torch.no_grad(), without_hooks(wrapped), evaluating(wrapped):
             _measured[wrapped] = (processed, _measure(wrapped))
     return _measured[wrapped][1]
 
@@ -77,7 +77,7 @@ def _readout(wrapped: Any, run: checkpoints.ShortRun) -> tuple[float, str]:
     if raw.shape != run.logits.shape:
         return 1.0, f"it has {run.logits.shape[-1]} logits for an unembedding of {raw.shape[-1]}"
     cap = wrapped.cfg.output_logits_soft_cap
-    if _close(soft_cap(raw, cap), run.logits):
+    if close(soft_cap(raw, cap), run.logits):
         return 1.0, ""
     uncapped = run.logits.double()
     if cap and cap > 0:
@@ -86,7 +86,7 @@ def _readout(wrapped: Any, run: checkpoints.ShortRun) -> tuple[float, str]:
     for number in _numbers(wrapped):
         for candidate in (number, 1 / number):
             near = abs(candidate - factor) < 0.05 * abs(factor)
-            if near and _close(soft_cap(raw * candidate, cap), run.logits):
+            if near and close(soft_cap(raw * candidate, cap), run.logits):
                 return candidate, ""
     gap = float((soft_cap(raw, cap).float() - run.logits.float()).abs().max())
     return 1.0, f"its own logits differ by up to {gap:.3g} from final norm and unembedding"
@@ -106,7 +106,7 @@ def _pads(wrapped: Any, run: checkpoints.ShortRun) -> bool:
         padded = wrapped(tokens, attention_mask=mask)[:, -1]
     except Exception:  # whatever an unusual architecture leads to
         return False
-    return _close(padded[0], run.logits[0, -1]) and _close(padded[1], alone)
+    return close(padded[0], run.logits[0, -1]) and close(padded[1], alone)
 
 
 def _caches(wrapped: Any, run: checkpoints.ShortRun, pads: bool) -> bool:
@@ -130,7 +130,7 @@ def _caches(wrapped: Any, run: checkpoints.ShortRun, pads: bool) -> bool:
             )  # fmt: skip
     except Exception:  # whatever an unusual architecture leads to
         return False
-    return _close(logits[:, -1], whole)
+    return close(logits[:, -1], whole)
 
 
 def _padded(run: checkpoints.ShortRun) -> tuple[Tensor, Tensor]:
@@ -141,7 +141,7 @@ def _padded(run: checkpoints.ShortRun) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def close(one: Tensor, other: Tensor) -> bool:
     """Whether logits agree but for rounding; numbers that overflowed are another complaint."""
     allowed = {torch.float32: 2e-5, torch.float64: 2e-5, torch.float16: 1e-2}.get(one.dtype, 5e-2)
     one, other = one.float(), other.float()
@@ -153,7 +153,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def _without_hooks(wrapped: Any) -> Iterator[None]:
+def without_hooks(wrapped: Any) -> Iterator[None]:
     """Takes all hooks off the hook points until the `with` ends."""
     kinds = ("_forward_hooks", "_backward_hooks")
     points = {id(point): point for point in wrapped.hook_dict.values()}.values()

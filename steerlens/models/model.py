@@ -33,6 +33,7 @@ from steerlens.models.measured import measured
 from steerlens.models.nudges import AttachedNudge, Nudging
 from steerlens.models.prompts import AttachedPrompt, Dial, Inserted
 from steerlens.models.readout import Readout
+from steerlens.models.replay import Replay, replay
 from steerlens.models.stepping import Stepping
 from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
@@ -469,13 +470,14 @@ class Model(LensNames):
         self, batch: TokenBatch, run: Callable[[TokenBatch, Tensor | slice], list[Tensor]]
     ) -> list[Tensor]:
         """What a run gives for a batch, rows that need other weights apart."""
-        parts = self.attached.parts(batch)
-        if not parts:
-            return self._with_idle(batch, slice(None), run)
-        found = []
-        for index in parts:
-            with self.attached.of_rows(index):
-                found.append(self._with_idle(batch.rows(index), index, run))
+        with self.attached.reading(batch):
+            parts = self.attached.parts(batch)
+            if not parts:
+                return self._with_idle(batch, slice(None), run)
+            found = []
+            for index in parts:
+                with self.attached.of_rows(index):
+                    found.append(self._with_idle(batch.rows(index), index, run))
         order = torch.cat(parts).argsort()
         return [torch.cat(each)[order] for each in zip(*found, strict=True)]
 
@@ -573,6 +575,10 @@ class Model(LensNames):
         if self.is_bridge or differs or why_not(self.wrapped, known) is not None:
             return None
         return Kernel(self.wrapped, known, first)
+
+    def replay(self) -> Replay | None:
+        """The blocks of a bridge one by one, or None where that is not possible; as `kernel`."""
+        return replay(self.wrapped, self.attached.hooks) if self.is_bridge else None
 
     def __repr__(self) -> str:
         kind = "TransformerBridge" if self.is_bridge else "HookedTransformer"

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.models.attached_edit import by_row
 from steerlens.models.factors import Factor
 from steerlens.protocols import Strength
 from steerlens.sites import Positions, Site
@@ -84,9 +84,7 @@ class AttachedNudge:
         """The vectors of one token of every text, moved where it is chosen."""
         self.ever_ran = True
         self.edited += int(chosen.sum())
-        m = self.multiplier
-        strength = m if isinstance(m, Tensor) else torch.full((len(vectors),), float(m))
-        strength = strength.to(vectors)
+        strength = by_row(self.multiplier, len(vectors)).to(vectors)
         if factor is not None:
             strength = strength * factor[:, -1].to(strength)
         moved = chosen & (strength != 0)

@@ -209,9 +209,17 @@ def _written(grid: Array, top: float) -> dict[tuple[int, ...], str]:
 
 
 def write_cells(
-    figure: go.Figure, cells: Mapping[tuple[int, ...], str], grid: Array, top: float
+    figure: go.Figure,
+    cells: Mapping[tuple[int, ...], str],
+    grid: Array,
+    top: float,
+    **panel: int,
 ) -> None:
-    """Writes a text into each cell that was measured, white on the dark ends of the colours."""
+    """Writes a text into each cell that was measured, white on the dark ends of the colours.
+
+    Args:
+        panel: `row` and `col` of the panel, where there are several.
+    """
     where = [cell for cell in cells if not np.isnan(grid[cell])]
     dark = [abs(grid[cell]) > 0.66 * top for cell in where]
     figure.add_scatter(
@@ -221,6 +229,7 @@ def write_cells(
         text=[cells[cell] for cell in where],
         textfont={"size": 11, "color": ["white" if d else INK for d in dark]},
         name="written values",
+        **panel,
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 
-from steerlens.plots.arrays import array
+from steerlens.plots.arrays import Band, array
 from steerlens.plots.look import INK, PALETTE, QUIET, SEQUENTIAL, house, span
-from steerlens.plots.words import measured, number, safe
+from steerlens.plots.marks import whiskers
+from steerlens.plots.words import number, safe
 
 
 def preference_curve(
@@ -33,23 +33,25 @@ def preference_curve(
     """
     where = array("shares", shares)
     axes = f"{len(where)} shares"
-    x, y = ([array("gain", part, where.shape, axes) for part in both] for both in (first, second))
+    x, y = (
+        Band(*(array("gain", part, where.shape, axes) for part in both)) for both in (first, second)
+    )
     texts = [
         f"{number(1 - s)} of {safe(names[0])}, {number(s)} of {safe(names[1])}<br>"
         + "<br>".join(
-            measured(float(v[0][k]), unit, float(v[1][k]), float(v[2][k]), quantity=safe(name))
-            for name, v in zip(names, (x, y), strict=True)
+            band.text(k, unit, safe(name)) for name, band in zip(names, (x, y), strict=True)
         )
         for k, s in enumerate(where.tolist())
     ]
     figure = go.Figure()
     figure.add_scatter(
-        x=x[0].tolist(), y=y[0].tolist(), mode="lines+markers+text",
+        x=x.mean.tolist(), y=y.mean.tolist(), mode="lines+markers+text",
         line={"color": QUIET, "width": 1.5},
         marker={"size": 9, "color": where.tolist(), "cmin": 0, "cmax": 1,
                 "colorscale": SEQUENTIAL, "line": {"width": 0.7, "color": "white"}},
         text=[number(s) for s in where], textposition="top right", textfont={"size": 11},
-        error_x=_whiskers(x), error_y=_whiskers(y), hovertext=texts, name="mixtures",
+        error_x=whiskers(x, PALETTE[5]), error_y=whiskers(y, PALETTE[5]), hovertext=texts,
+        name="mixtures",
     )  # fmt: skip
     note = f"Beside each point: the weight of {names[1]}; {names[0]} has the rest."
     house(figure, title=title, note=note)
@@ -63,13 +65,3 @@ def preference_curve(
         zeroline=True, zerolinecolor=INK,
     )  # fmt: skip
     return figure
-
-
-def _whiskers(parts: Sequence[Any]) -> dict[str, Any]:
-    value, low, high = parts
-    known = ~np.isnan(low + high)
-    return {
-        "type": "data", "symmetric": False, "color": PALETTE[5], "thickness": 1, "width": 0,
-        "array": np.where(known, high - value, 0.0).tolist(),
-        "arrayminus": np.where(known, value - low, 0.0).tolist(),
-    }  # fmt: skip

@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerlens.plots.arrays import Array, array, holes
+from steerlens.plots.heatmap import write_cells
 from steerlens.plots.look import (
     BAR,
     CELLS,
     DIVERGING,
-    INK,
     MISSING,
     MONO,
     WIDTH,
@@ -154,13 +154,9 @@ def _panel(
             showscale=False, hovertext=texts, xgap=1, ygap=1, name="not measured", **place,
         )  # fmt: skip
     if value.shape[0] <= 14 and room / value.shape[1] >= 34:
-        cells = [cell for cell in np.ndindex(value.shape) if not missing[cell]]
-        figure.add_scatter(
-            x=[c for _, c in cells], y=[r for r, _ in cells], mode="text",
-            text=[f"{value[cell] + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
-                  for cell in cells],
-            textfont={"size": 11, "color": ["white" if abs(value[c]) > 0.66 * top else INK
-                                            for c in cells]},
-            name="written values", **place,
-        )  # fmt: skip
+        words = {
+            cell: f"{x:.2f}".replace("-0.00", "0.00").replace("-", "−")
+            for cell, x in np.ndenumerate(value)
+        }
+        write_cells(figure, words, value, top, **place)
     return bool(missing.any())

@@ -28,7 +28,8 @@ def log_evidence(differences: Float[Tensor, "*grid unit"]) -> Float[Tensor, "*gr
             group where examples belong together.
 
     Source: de la Peña 1999, doi:10.1214/aop/1022677393 (sums of symmetric variables); Ville's
-    inequality; arXiv:2009.03167 for e-processes. The scale and the set of bets are ours.
+    inequality; arXiv:2009.03167 for e-processes. Departure: the scale and the set of bets are
+    choices of this project.
 
     >>> found = log_evidence(torch.ones(12))
     >>> bool(found[3] < math.log(20) < found[11])

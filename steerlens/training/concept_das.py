@@ -17,6 +17,7 @@ from steerlens.forms.ranks import orthonormal_, require_rank
 from steerlens.forms.stream_edits import Subspace
 from steerlens.interventions.composition import EditAtSite
 from steerlens.interventions.residual import Clamp
+from steerlens.measures.tokenised import before_answers
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import differentiable
@@ -247,9 +248,8 @@ class _Interchange:
         else:
             with self.model.hooked(self.site, edit, self.positions, 1.0):
                 states = self.model.states(batch)
-        columns = torch.arange(batch.width, device=states.device)
-        asked = (columns >= batch.prompt_end[:, None]) & batch.mask
-        return torch.log_softmax(self.model.unembed(states[:, :-1][asked[:, 1:]]).float(), -1)
+        before, _ = before_answers(batch, states)
+        return torch.log_softmax(self.model.unembed(before).float(), -1)
 
 
 def jensen_shannon(

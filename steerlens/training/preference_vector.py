@@ -47,8 +47,8 @@ def preference_vector(
         ArgumentError: For a baseline that there is not.
         TrainingError: As `Trainer.fit`.
 
-    Source: arXiv:2504.20106, with DPO on the pairs and on the exchanged pairs. The paper's settings
-    were not at hand.
+    Source: arXiv:2504.20106, with DPO on the pairs and on the exchanged pairs. The paper's own settings
+    are not used.
     """
     if baseline not in ("swapped", "unsteered"):
         raise ArgumentError(f"baseline={baseline!r:.80} must be 'swapped' or 'unsteered'.")

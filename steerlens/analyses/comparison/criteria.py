@@ -13,9 +13,9 @@ from torch import Tensor
 
 from steerlens import stats
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
-from steerlens.analyses.comparison.crossed import Bounds, as_ratio, crossed_interval
+from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.report.numbers import NOTHING, format_number, format_percent, format_signed
-from steerlens.stats import Groups
+from steerlens.stats import Bounds, Groups
 
 Examples = tuple[list[Float[Tensor, "way repeat _example"]], list[Groups]]
 """Numbers of every example, and the groups of the examples, for each concept."""
@@ -69,11 +69,6 @@ class Criterion:
         return crossed_interval(*self.examples(result))
 
 
-def groups_of(names: tuple[str, ...]) -> Groups:
-    """The groups of examples as numbers."""
-    return stats.group_numbers(names)
-
-
 def format_count(value: float) -> str:
     """A whole number with its thousands apart.
 
@@ -92,23 +87,16 @@ def _nearness(result: Compared, at: str) -> Examples:
         assert one.nearness is not None
         kl = getattr(one.nearness, at)
         parts.append(1 - as_ratio(kl, one.nearness.unsteered.expand_as(kl)))
-        groups.append(groups_of(one.nearness.groups))
+        groups.append(stats.group_numbers(one.nearness.groups))
     return parts, groups
 
 
-def _gain(result: Compared) -> Examples:
+def _of_questions(result: Compared, field: str) -> Examples:
+    """A number of every question, at the budget."""
     k = result.at_budget
     return (
-        [one.gain[:, :, k] for one in result.each],
-        [groups_of(one.question_groups) for one in result.each],
-    )
-
-
-def _utility(result: Compared) -> Examples:
-    k = result.at_budget
-    return (
-        [one.utility[:, :, k] for one in result.each],
-        [groups_of(one.question_groups) for one in result.each],
+        [getattr(one, field)[:, :, k] for one in result.each],
+        [stats.group_numbers(one.question_groups) for one in result.each],
     )
 
 
@@ -189,7 +177,7 @@ def _spill(result: Compared) -> Bounds:
     for one in result.each:
         for name, gains in one.others.items():
             parts.append(gains * gains.mean((-1, -2), keepdim=True).sign())
-            groups.append(groups_of(one.other_groups[name]))
+            groups.append(stats.group_numbers(one.other_groups[name]))
     value, low, high = crossed_interval(parts, groups)
     return value, low.clamp(min=0.0), high
 
@@ -241,7 +229,7 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "gain", "gain", "nats", "rise of the log-odds of the positive answer at the budget", "more",
-        _gain, written=format_signed,
+        partial(_of_questions, field="gain"), written=format_signed,
     ),
     Criterion(
         "written", "written", "change", "change of what a reader makes of the texts, at the budget",
@@ -259,8 +247,8 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "utility", "utility", "nats",
-        "change of the log-odds of giving either answer at all, at the budget", "more", _utility,
-        written=format_signed,
+        "change of the log-odds of giving either answer at all, at the budget", "more",
+        partial(_of_questions, field="utility"), written=format_signed,
     ),
     Criterion(
         "wrong way", "wrong way", "of questions",

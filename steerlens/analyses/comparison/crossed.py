@@ -10,10 +10,7 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from steerlens import stats
-from steerlens.stats import Groups, Units
-
-Bounds = tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"], Float[Tensor, "*grid"]]
-"""Value, low and high."""
+from steerlens.stats import Bounds, Groups, Units
 
 
 def crossed_interval(

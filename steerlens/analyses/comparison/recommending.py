@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from steerlens.analyses.comparison.crossed import Bounds
 from steerlens.report.numbers import format_interval, format_number, format_percent
-from steerlens.stats import Interval
+from steerlens.stats import Bounds, Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +99,8 @@ class Decidable(Protocol):
 
     @property
     def ranked_by(self) -> str: ...
+    @property
+    def ranking(self) -> list[int]: ...
     def criterion(self, name: str) -> Bounds: ...
     def difference(self, name: str, way: str, than: str) -> Interval: ...
 
@@ -155,9 +156,8 @@ def recommend(result: Decidable, asked: Constraints) -> Recommendation:
         _require_exact(result, asked, excluded)
     by = result.ranked_by
     bounds = result.criterion(by)
-    order = bounds[0].nan_to_num(-torch.inf).argsort(descending=True).tolist()
     ranked = []
-    for i in order:
+    for i in result.ranking:
         way = result.ways[i]
         if bool(bounds[0][i].isnan()):
             excluded[way].append(f"no {by} was measured")

@@ -14,13 +14,13 @@ from torch import Tensor
 from steerlens import plots, stats
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
 from steerlens.analyses.comparison.criteria import CRITERIA, Criterion, ranks_by
-from steerlens.analyses.comparison.crossed import Bounds, as_ratio, crossed_interval
+from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.recommending import Constraints, Recommendation, recommend
 from steerlens.analyses.comparison.way_section import way_section
 from steerlens.report.numbers import format_interval
 from steerlens.report.section import Section
 from steerlens.results import Column, Result, ResultError, labelled
-from steerlens.stats import Interval
+from steerlens.stats import Bounds, Interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -195,10 +195,10 @@ class WayComparison(Result):
     @property
     def headline(self) -> Mapping[str, str]:
         """The best way, with its gain and the cost at which all are compared."""
-        best = int(self.criterion(self.ranked_by)[0].nan_to_num(-torch.inf).argmax())
+        best = self.ways[self.ranking[0]]
         return {
-            "cell": self.ways[best],
-            "gain": f"{self.interval('gain', self.ways[best])} nats",
+            "cell": best,
+            "gain": f"{self.interval('gain', best)} nats",
             "cost": f"{self.budget:g} nats of KL",
         }
 
@@ -208,6 +208,12 @@ class WayComparison(Result):
     def ranked_by(self) -> str:
         """The criterion that ranks ways: nearness to the ideal where it is known, else the gain."""
         return ranks_by(self)
+
+    @property
+    def ranking(self) -> list[int]:
+        """Indices of the ways by `ranked_by`, best first; those without it last."""
+        values = self.criterion(self.ranked_by)[0].nan_to_num(-torch.inf)
+        return values.argsort(descending=True, stable=True).tolist()
 
     def recommend(self, constraints: Constraints | None = None, /, **given: Any) -> Recommendation:
         """The ways that meet some constraints, best first, and why each other one does not.
@@ -242,8 +248,7 @@ class WayComparison(Result):
             f"{'repetitions' if self.repeats > 1 else 'repetition'}, {self.pairs} pairs, "
             f"{self.budget:g} nats of KL per token)"
         ]
-        values = self.criterion(best)[0].nan_to_num(-torch.inf)
-        for i in values.argsort(descending=True).tolist():
+        for i in self.ranking:
             words = []
             for name in dict.fromkeys((best, "gain", "seconds")):
                 criterion = self._named(name)
@@ -296,7 +301,7 @@ class WayComparison(Result):
 
     def plot_criteria(self) -> go.Figure:
         """A panel for each criterion: every way with its interval, the best by `ranked_by` on top."""
-        order = self.criterion(self.ranked_by)[0].nan_to_num(-1e9).argsort(descending=True)
+        order = self.ranking
         return plots.criteria_dots(
             {
                 criterion.short: (
@@ -307,7 +312,7 @@ class WayComparison(Result):
                 )
                 for criterion in self.criteria
             },
-            rows=[self.ways[i] for i in order.tolist()],
+            rows=[self.ways[i] for i in order],
             title="Every way by every criterion",
         )
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
 from steerlens.analyses.comparison.criteria import Criterion
-from steerlens.analyses.comparison.crossed import Bounds
 from steerlens.analyses.comparison.published import published_judgements
 from steerlens.report.numbers import format_interval, format_number
 from steerlens.report.section import (
@@ -25,7 +24,7 @@ from steerlens.report.section import (
     Table,
     Texts,
 )
-from steerlens.stats import Interval
+from steerlens.stats import Bounds, Interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -73,6 +72,8 @@ class Shown(Protocol):
     @property
     def ranked_by(self) -> str: ...
     @property
+    def ranking(self) -> list[int]: ...
+    @property
     def criteria(self) -> tuple[Criterion, ...]: ...
     def criterion(self, name: str) -> Bounds: ...
     def interval(self, name: str, way: str) -> Interval: ...
@@ -85,7 +86,7 @@ class Shown(Protocol):
 
 def way_section(shown: Shown) -> Section:
     """The section of a comparison of ways."""
-    order = ranked(shown)
+    order = [shown.ways[i] for i in shown.ranking]
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
         _table(shown, order, takes=False),
@@ -126,12 +127,6 @@ def way_section(shown: Shown) -> Section:
         facts=_facts(shown, order),
         limits=_limits(shown),
     )
-
-
-def ranked(shown: Shown) -> list[str]:
-    """The ways by `ranked_by`, best first; those without it last."""
-    values = shown.criterion(shown.ranked_by)[0].nan_to_num(-1e9)
-    return [shown.ways[i] for i in values.argsort(descending=True).tolist()]
 
 
 def _written(shown: Shown, criterion: Criterion, way: str) -> str:

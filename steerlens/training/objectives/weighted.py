@@ -39,8 +39,9 @@ class WeightedPairs:
     An objective that does not score both answers has no wʳ.
 
     Source: the transferable part of HaNoRec (arXiv:2511.18740), which weights pairs by hardness and
-    responsiveness and perturbs logits with Gaussian noise. Its formulas were not at hand: these are
-    ours. Noise on the strength instead of the logits is nearer to what is trained (arXiv:2506.06686).
+    responsiveness and perturbs logits with Gaussian noise. Departures: the formulas above were written
+    for this project, without access to those of the paper; the noise is on the strength instead of
+    the logits, which is nearer to what is trained (arXiv:2506.06686).
     """
 
     objective: Objective
