@@ -26,10 +26,8 @@ experiment = ComparisonExperiment(
     neutral=f"{DATA}/neutral.txt",
     ways=(
         "DiffMean",
-        "norm kept",
         "turn",
         "clamp",
-        "range",
         "SADI heads",
         "cache values",
         "condition",
@@ -42,10 +40,10 @@ experiment = ComparisonExperiment(
     steps=16,
     batch=4,
     factors=(0.0, 1.0),
-    n_report=12,
-    n_neutral=16,
-    written=12,
-    new_tokens=12,
+    n_report=10,
+    n_neutral=12,
+    written=10,
+    new_tokens=10,
 )
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from steerlens.measures.generation import generated_tokens
 from steerlens.measures.grains import grains
 from steerlens.measures.reading import activations
 from steerlens.operators import cache_steering, find_condition, sadi
+from steerlens.operators.sadi import STREAMS, Elements
 from steerlens.protocols import Intervention
 from steerlens.sites import Site
 from steerlens.training.concept_das import Quadruple, concept_das
@@ -76,8 +77,8 @@ def pole_means(data: WayData, direction: Direction) -> tuple[float, float]:
 
 
 def _above(data: WayData, blocks: int) -> Site:
-    """The site so many blocks above that of the comparison, or the last one below it."""
-    layer = min(data.site.layer + blocks, data.model.n_layers - 1)
+    """The site so many blocks above that of the comparison, as far as there are blocks."""
+    layer = max(0, min(data.site.layer + blocks, data.model.n_layers - 1))
     return Site(layer, data.site.stream)
 
 
@@ -104,6 +105,13 @@ def _grains(data: WayData) -> Intervention:
     few = data.fit.subset(min(ATTRIBUTED, len(data.fit)), data.seed)
     (direction,) = grains(data.model, few, data.site)
     return AddKeepingNorm(direction, data.positions, unit="direction")
+
+
+def _sadi(data: WayData, elements: Elements, k: int) -> Intervention:
+    """So many elements, or a quarter of all where the model has fewer than four times as many."""
+    size = data.model.cfg.d_head if elements == "heads" else 1
+    total = data.model.n_layers * data.model.width(Site(0, STREAMS[elements])) // size
+    return sadi(data.model, data.texts, elements, k=max(1, min(k, total // 4)))
 
 
 def _condition(data: WayData) -> Intervention:
@@ -185,14 +193,14 @@ _KINDS: dict[str, tuple[str, Make]] = {
     "clamp": ("Clamp(DiffMean, the mean of the positive texts)", _clamp),
     "ablate": ("Ablate(DiffMean)", lambda data: Ablate(mean_difference(data), data.positions)),
     "GrAInS": ("AddKeepingNorm(grains of 32 pairs)", _grains),
-    "SADI heads": ("sadi(heads, k=4)", lambda data: sadi(data.model, data.texts, "heads", k=4)),
+    "SADI heads": ("sadi(heads, k=4)", lambda data: _sadi(data, "heads", 4)),
     "SADI neurons": (
         "sadi(neurons, k=50)",
-        lambda data: sadi(data.model, data.texts, "neurons", k=50),
+        lambda data: _sadi(data, "neurons", 50),
     ),
     "SADI hidden": (
         "sadi(hidden, k=50)",
-        lambda data: sadi(data.model, data.texts, "hidden", k=50),
+        lambda data: _sadi(data, "hidden", 50),
     ),
     "cache values": ("cache_steering()", lambda data: cache_steering(data.model, data.texts)),
     "cache keys and values": (
