@@ -109,7 +109,7 @@ class FeatureAdapter:
         require_parameters(self, params, self._shapes(model))
         noted = params["read"].requires_grad and torch.is_grad_enabled()
         kind = NotedFeatureChange if noted else FeatureChange
-        edit = kind(self._on(model), **params, kept=self._kept(model))
+        edit = kind(self._on(model), *self._tensors(params), self._kept(model))
         return EditAtSite(self.site, edit, self.positions, repr(self))
 
     def penalty(self, intervention: Composed) -> Float[Tensor, ""]:
@@ -128,13 +128,17 @@ class FeatureAdapter:
         self, model: Model, params: Parameters, texts: Sequence[str]
     ) -> Float[Tensor, "token d_sae"]:
         """What multiplier 1 adds to each feature's activation, at all chosen tokens of some texts."""
-        edit = FeatureChange(self._on(model), **params, kept=self._kept(model))
+        edit = FeatureChange(self._on(model), *self._tensors(params), self._kept(model))
         found = []
         for k in range(0, len(texts), TEXTS):
             batch = model.tokens(list(texts[k : k + TEXTS]))
             stream = model.cache(batch, [self.site])[self.site]
             found.append(edit.change(stream)[1][self.positions.mask(batch)])
         return torch.cat(found)
+
+    @staticmethod
+    def _tensors(params: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        return params["read"], params["offset"], params["threshold"]
 
     def _on(self, model: Model) -> SAE:
         return self.sae if self.sae.device == model.device else self.sae.to(model.device)
@@ -192,8 +196,8 @@ class FeatureChange:
 class NotedFeatureChange(FeatureChange):
     """The same while it is trained: a `TextEdit` that notes v at the tokens that are edited."""
 
-    _sums: list[Float[Tensor, ""]] = field(default_factory=list)
-    _counts: list[int] = field(default_factory=list)
+    _sums: list[Float[Tensor, ""]] = field(default_factory=list, init=False)
+    _counts: list[int] = field(default_factory=list, init=False)
 
     @property
     def mean_size(self) -> Float[Tensor, ""]:
