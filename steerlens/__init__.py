@@ -112,6 +112,9 @@ _HOME = {
     "spillover": "analyses.side_effects.measure_spillover",
     "target_share": "analyses.nearness.measure_nearness",
     "compare_ways": "analyses.comparison.compare_ways",
+    "score_tasks": "analyses.comparison.score_tasks",
+    "rewritten": "analyses.writing.rewriting",
+    "shift_equivalence": "analyses.equivalence.first_order",
     "patching": "analyses.patching.measure_patching",
     "trace_steering": "analyses.patching.measure_patching",
     "PromptPair": "analyses.patching.prompt_pair",
@@ -133,6 +136,8 @@ _HOME = {
     "SpilloverMap": "analyses.side_effects.spillover_map",
     "TargetShare": "analyses.nearness.target_share",
     "WayComparison": "analyses.comparison.way_comparison",
+    "TaskScores": "analyses.comparison.task_scores",
+    "ShiftEquivalence": "analyses.equivalence.shift_equivalence",
     "PatchingMap": "analyses.patching.patching_map",
     "ABTest": "analyses.ab.ab_result",
     "StackMap": "analyses.stacking.stack_map",
@@ -160,6 +165,9 @@ _HOME = {
     "SAEExperiment": "experiment",
     "ComparisonExperiment": "experiment",
     "Run": "experiment",
+    # Grids: many experiments at once
+    "run_grid": "grid",
+    "GridRuns": "grid",
 }
 """The module that defines each public name."""
 

@@ -113,6 +113,9 @@ from steerlens.analyses.generalisation.measure_shift import shifted as shifted
 from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
+from steerlens.analyses.comparison.score_tasks import score_tasks as score_tasks
+from steerlens.analyses.writing.rewriting import rewritten as rewritten
+from steerlens.analyses.equivalence.first_order import shift_equivalence as shift_equivalence
 from steerlens.analyses.patching.measure_patching import patching as patching
 from steerlens.analyses.patching.measure_patching import trace_steering as trace_steering
 from steerlens.analyses.patching.prompt_pair import PromptPair as PromptPair
@@ -135,6 +138,8 @@ from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedM
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
 from steerlens.analyses.comparison.way_comparison import WayComparison as WayComparison
+from steerlens.analyses.comparison.task_scores import TaskScores as TaskScores
+from steerlens.analyses.equivalence.shift_equivalence import ShiftEquivalence as ShiftEquivalence
 from steerlens.analyses.patching.patching_map import PatchingMap as PatchingMap
 from steerlens.analyses.ab.ab_result import ABTest as ABTest
 from steerlens.analyses.stacking.stack_map import StackMap as StackMap
@@ -164,3 +169,7 @@ from steerlens.experiment import SteerabilityExperiment as SteerabilityExperimen
 from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
+
+# Grids: many experiments at once
+from steerlens.grid import run_grid as run_grid
+from steerlens.grid import GridRuns as GridRuns

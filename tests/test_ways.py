@@ -11,8 +11,9 @@ import torch
 
 from steerlens import plots
 from steerlens.analyses.comparison import compare_ways as module
-from steerlens.analyses.comparison.compare_ways import Making, compare_ways
+from steerlens.analyses.comparison.compare_ways import compare_ways
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
+from steerlens.analyses.comparison.making import Making
 from steerlens.analyses.comparison.operator_ways import OPERATORS
 from steerlens.analyses.comparison.recommending import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison

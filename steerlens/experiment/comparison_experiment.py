@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from steerlens.analyses.comparison.compare_ways import FACTORS, OWN, Making, compare_ways
+from steerlens.analyses.comparison.compare_ways import FACTORS, OWN, compare_ways
+from steerlens.analyses.comparison.exact_task import ExactTask
+from steerlens.analyses.comparison.making import Making
+from steerlens.analyses.comparison.score_tasks import score_tasks
+from steerlens.analyses.comparison.task_scores import TaskScores
 from steerlens.analyses.comparison.way_comparison import WayComparison
 from steerlens.analyses.comparison.way_data import Way, WayError
 from steerlens.analyses.comparison.way_task import WayTask
 from steerlens.analyses.comparison.ways import way_named
 from steerlens.experiment.comparison_data import file_task, world_task
+from steerlens.experiment.exact_tasks import exact_task
 from steerlens.experiment.experiment import Experiment
 from steerlens.experiment.experiment_data import WORLD, ExperimentError
 from steerlens.experiment.fields import require_at_least, require_examples, require_neutral
@@ -42,6 +47,7 @@ class Tasks(Inputs):
     """What a comparison works on."""
 
     tasks: tuple[WayTask, ...]
+    exact: tuple[ExactTask, ...]
     ways: Mapping[str, Way]
 
 
@@ -94,9 +100,13 @@ class ComparisonExperiment(Experiment):
     the reference world has its own reader. Without one nothing is written."""
     new_tokens: int = 16
     """Tokens of each text."""
+    tasks: tuple[str, ...] = ()
+    """Tasks with exact scores, for which each way is made anew: names of
+    steerlens.experiment.exact_tasks ("new labels"), folders with fit.jsonl and a file of questions
+    for each score, or module:name for one of your own."""
 
     kind: ClassVar[str] = "ways"
-    results: ClassVar[tuple[type[Result], ...]] = (WayComparison,)
+    results: ClassVar[tuple[type[Result], ...]] = (WayComparison, TaskScores)
     parts: ClassVar[Mapping[str, str]] = {
         "fit": "trains; the directions and the prompt are of pairs of texts like these",
         "validation": "stops each training and chooses its learning rate",
@@ -123,6 +133,8 @@ class ComparisonExperiment(Experiment):
             raise ExperimentError(f"ways={self.ways} names none, or one twice. Give each once.")
         if len(set(self.contrasts)) < len(self.contrasts):
             raise ExperimentError(f"also={self.also} names a contrast twice. Give each once.")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ExperimentError(f"tasks={self.tasks} names one twice. Give each once.")
         if not self.in_world and self.also:
             raise ExperimentError(
                 f"also={self.also}: several contrasts are compared in the reference world alone. Run "
@@ -168,8 +180,12 @@ class ComparisonExperiment(Experiment):
             if task.validation[0] is not None:
                 data[f"{start}validation"] = task.validation[0]
             data[f"{start}report"] = task.report
+        exact = tuple(exact_task(name, self, model) for name in self.tasks)
+        for one in exact:
+            scorable(model, one.fit[0])
+            data[f"{one.concept}: fit"] = one.fit[0]
         stated: dict[str, Any] = {"ways": {name: repr(way) for name, way in ways.items()}}
-        return Tasks(data=data, stated=stated, tasks=tasks, ways=ways)
+        return Tasks(data=data, stated=stated, tasks=tasks, exact=exact, ways=ways)
 
     def measure(self, run: Workplace[Tasks]) -> None:
         """Makes and measures every way; a finished one is not made again."""
@@ -188,6 +204,14 @@ class ComparisonExperiment(Experiment):
                 cells=run.cells.part("ways"),
             ),
         )  # fmt: skip
+        if run.inputs.exact:
+            run.compute(
+                TaskScores,
+                lambda: score_tasks(
+                    run.model, run.inputs.ways, run.inputs.exact, making, budget=self.budget,
+                    progress=run.progress, cells=run.cells.part("tasks"),
+                ),
+            )  # fmt: skip
 
     def _with_ordinary_texts(self, run: Workplace[Tasks], task: WayTask) -> WayTask:
         """The task with texts that the unsteered model writes."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import SupportsFloat
 
 import torch
 from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers, Nearness, Writings
+from steerlens.analyses.comparison.making import Making, make_way
 from steerlens.analyses.comparison.measure_way import (
     Numbers,
     at_factors,
@@ -27,17 +25,15 @@ from steerlens.analyses.comparison.measure_way import (
     written_in_context,
 )
 from steerlens.analyses.comparison.way_comparison import WayComparison
-from steerlens.analyses.comparison.way_data import Way, WayData, WayError
+from steerlens.analyses.comparison.way_data import Way
 from steerlens.analyses.comparison.way_section import IN_CONTEXT, UNSTEERED
 from steerlens.analyses.comparison.way_task import WayTask
 from steerlens.analyses.comparison.ways import way_named
 from steerlens.arguments import as_positive
-from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import WeightChange
 from steerlens.interventions.together import changes_of
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
-from steerlens.sites import Site
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.training.trained_intervention import TrainedIntervention
 from steerlens.units import BUDGET, require_multipliers
@@ -49,20 +45,6 @@ OWN = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SAMPLES = 3
 _WRITES = "written/"
 _OTHER = "other/"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Making:
-    """How ways are made, the same for all."""
-
-    site: Site
-    steps: int = 60
-    batch: int = 16
-    rates: tuple[float, ...] = (1.0,)
-    seed: int = 0
-    """Of the first repetition; the others count on."""
-    folder: Path | None = None
-    """Where trained ways are saved, to be loaded again; None for nowhere."""
 
 
 def compare_ways(
@@ -172,28 +154,7 @@ def _measured(
     own: tuple[float, ...],
 ) -> Numbers:
     """Makes one way and takes all its numbers."""
-    data = WayData(
-        model=model, texts=task.texts[repeat], fit=task.fit[repeat],
-        validation=task.validation[repeat], site=making.site, target=task.target,
-        steps=making.steps, batch=making.batch, rates=making.rates, seed=making.seed + repeat,
-        progress=False,
-    )  # fmt: skip
-    started = time.process_time()
-    try:
-        arm = way(data)
-    except WayError as error:
-        raise WayError(f"{name}: {error}") from error
-    seconds = time.process_time() - started
-    if not isinstance(arm, Intervention):
-        raise WayError(
-            f"{name} made {arm!r:.80}, which is not an intervention: it has no attach(model, "
-            "multiplier). Return one."
-        )
-    require_fit(model, arm)
-    if making.folder is not None and isinstance(arm, TrainedIntervention):
-        folder = Cells(making.folder).part(task.concept).part(name).part(str(repeat)).folder
-        assert folder is not None  # it is below making.folder
-        arm.save(folder)
+    arm, seconds = make_way(model, way, name, task, repeat, making)
     multiplier = multiplier_at(model, arm, task.calibrating, budget)
     found: Numbers = {
         "facts": _facts(model, arm),

@@ -165,7 +165,8 @@ class FewShot:
     """Texts of the positive side in front of every text.
 
     In a chat template they are exchanges; else whole sentences of the texts that directions are
-    fitted on. They take at most a third of the model's context, so there may be fewer than asked.
+    fitted on. They take at most a third of the model's context, so there may be fewer than asked, and
+    the first one is the first that fits.
     """
 
     shots: int = SHOTS
@@ -184,15 +185,18 @@ class FewShot:
         else:
             made = Contexts.from_pairs(data.model, data.texts, [data.fit[0].prompt])
             texts = [text.strip() + " " for text in made.positive]
-        shown, room = "", data.model.n_ctx // 3
-        for text in texts[: self.shots]:
-            if len(data.model.ids(shown + text)) > room:
+        shown, count, room = "", 0, data.model.n_ctx // 3
+        for text in texts:
+            if len(data.model.ids(shown + text)) <= room:
+                shown, count = shown + text, count + 1
+            elif shown:
                 break
-            shown += text
+            if count == self.shots:
+                break
         if not shown:
             raise WayError(
-                f"The first text for the prompt, {texts[0]!r:.80}, does not fit into {room} tokens, "
-                f"a third of the context of {data.model.name!r}. Leave the prompt out."
+                f"No text for the prompt, like {texts[0]!r:.80}, fits into {room} tokens, a third of "
+                f"the context of {data.model.name!r}. Leave the prompt out."
             )
         return Prompt(shown)
 
