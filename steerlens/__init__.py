@@ -128,6 +128,9 @@ _HOME = {
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
+    "predict_layers": "analyses.prediction.predict_layers",
+    "find_cell": "analyses.prediction.find_cell",
+    "LayerPredictions": "analyses.prediction.layer_predictions",
     "SteerabilityMap": "analyses.steerability.steerability_map",
     "WritingMap": "analyses.writing.writing_map",
     "WrittenEffect": "analyses.confirmation.written_effect",

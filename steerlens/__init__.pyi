@@ -130,6 +130,9 @@ from steerlens.analyses.scoring.measure_scores import scored as scored
 # Results
 from steerlens.results import Result as Result
 from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
+from steerlens.analyses.prediction.predict_layers import predict_layers as predict_layers
+from steerlens.analyses.prediction.find_cell import find_cell as find_cell
+from steerlens.analyses.prediction.layer_predictions import LayerPredictions as LayerPredictions
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
 from steerlens.analyses.confirmation.written_effect import WrittenEffect as WrittenEffect
