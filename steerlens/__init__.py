@@ -112,6 +112,7 @@ _HOME = {
     "target_share": "analyses.nearness.measure_nearness",
     "compare_ways": "analyses.comparison.compare_ways",
     "score_tasks": "analyses.comparison.score_tasks",
+    "data_efficiency": "analyses.comparison.data_efficiency",
     "rewritten": "analyses.writing.rewriting",
     "shift_equivalence": "analyses.equivalence.first_order",
     "patching": "analyses.patching.measure_patching",

@@ -113,6 +113,7 @@ from steerlens.analyses.side_effects.measure_spillover import spillover as spill
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
 from steerlens.analyses.comparison.score_tasks import score_tasks as score_tasks
+from steerlens.analyses.comparison.data_efficiency import data_efficiency as data_efficiency
 from steerlens.analyses.writing.rewriting import rewritten as rewritten
 from steerlens.analyses.equivalence.first_order import shift_equivalence as shift_equivalence
 from steerlens.analyses.patching.measure_patching import patching as patching
