@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 # The tests start many processes, and each would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-pretrained docs test notebooks check format bench peers constraints pretrained clean
+.PHONY: demo demo-pretrained docs test test-ray notebooks check format bench peers constraints pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -21,6 +21,11 @@ demo-pretrained: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Those of workers on Ray, on a cluster of two nodes that is started here. Some minutes.
+test-ray: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/test_ray_engine.py
 
 # All of them; those that load SmolLM2 take a minute each.
 notebooks: $(VENV)/.installed-dev

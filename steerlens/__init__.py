@@ -164,6 +164,9 @@ _HOME = {
     "SAEExperiment": "experiment",
     "ComparisonExperiment": "experiment",
     "Run": "experiment",
+    # Grids: many experiments at once
+    "run_grid": "grid",
+    "GridRuns": "grid",
 }
 """The module that defines each public name."""
 

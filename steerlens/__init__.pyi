@@ -168,3 +168,7 @@ from steerlens.experiment import SteerabilityExperiment as SteerabilityExperimen
 from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
+
+# Grids: many experiments at once
+from steerlens.grid import run_grid as run_grid
+from steerlens.grid import GridRuns as GridRuns

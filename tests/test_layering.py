@@ -15,7 +15,7 @@ ORDER = [
     "arguments", "units", "sites", "stats", "store", "plots", "report.section", "report.numbers",
     "results", "data", "directions", "protocols", "models", "interventions", "forms", "measures",
     "training", "saes", "operators",
-    "analyses", "report", "testbed", "experiment", "testing", "cli", "__main__",
+    "analyses", "report", "testbed", "experiment", "grid", "sharing", "testing", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "transformer_lens": {"models", "testing", "testbed"},

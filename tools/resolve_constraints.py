@@ -34,7 +34,7 @@ def resolved(version: str) -> str | None:
             sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-python-downloads",
             "--python-version", version, "--python-platform", PLATFORM, "--only-binary", ":all:",
             *(option for name in SOURCE_ONLY for option in ("--no-binary", name)),
-            "--extra", "dev", "--constraint", str(ROOT / "constraints.txt"),
+            "--extra", "dev", "--extra", "ray", "--constraint", str(ROOT / "constraints.txt"),
             "--output-file", str(Path(folder) / "out.txt"), str(ROOT / "pyproject.toml"),
         ]  # fmt: skip
         run = subprocess.run(command, capture_output=True, text=True, cwd=folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from steerlens.cli.finished_command import finished_before, note
+from steerlens.cli.grid_command import Asked, asked_of, named_in, require_name, run_asked_grid
 from steerlens.store.headline import MANIFEST, Listed, runs_in, table
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
                      [--FIELD VALUE …]
+       steerlens run FILE --grid FIELD=VALUE,VALUE … [--workers N] [--on local|ray]
+                     [--threads N] [--limit SECONDS] [--FIELD VALUE …]
        steerlens show FOLDER
        steerlens list [FOLDER]
        steerlens compare FOLDER FOLDER …
@@ -31,14 +34,16 @@ usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
 run      Runs the `experiment` that FILE defines, with any of its fields overridden.
          `steerlens run FILE --help` lists the fields with their types and defaults.
          A run that was stopped goes on where it was. Progress bars are for terminals.
+         With --grid every combination of the values is a run of its own, several at a time.
 show     Prints what a finished run found.
 list     Lists the runs in a folder (default: results): model, contrast, cell, gain, cost.
 compare  Puts finished runs side by side, question by question where they ask the same ones.
 doctor   Prints versions, threads, memory and devices, and whether a stored result is
          reproduced here: what a bug report needs.
 """
-ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 128 + 2, 128 + 13, 128 + 15
-"""Exit statuses: a user's error, and what a shell reports for the signals INT, PIPE and TERM."""
+FAILED, ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 128 + 2, 128 + 13, 128 + 15
+"""Exit statuses: a run of a grid that failed, a user's error, and what a shell reports for the
+signals INT, PIPE and TERM."""
 
 
 class Terminated(BaseException):
@@ -121,11 +126,7 @@ def run_experiment(
         prog=f"steerlens run {name}",
         description=type(experiment).__doc__,
     )
-    chosen = getattr(options, "name", name)
-    if not chosen or Path(chosen).name != chosen or chosen[0] == ".":
-        raise ValueError(
-            f"--name {chosen!r} cannot begin the name of a folder. Use letters, digits, - and _."
-        )
+    chosen = require_name(getattr(options, "name", name))
     asked = None if "figures" in own else options.figures
     if asked is not None:
         require_drawing(asked)  # before any work
@@ -152,7 +153,29 @@ def _run(words: list[str]) -> int:
         return 0
     from steerlens.experiment import load_experiment
 
+    if (asked := asked_of(rest)) is not None:
+        return _run_grid(load_experiment(path), path, asked, rest)
     return run_experiment(load_experiment(path), path.stem, rest, path)
+
+
+def _run_grid(experiment: Experiment, path: Path, asked: Asked, words: list[str]) -> int:
+    """Runs a grid and prints it; 1 where a run failed."""
+    made, options = run_asked_grid(
+        experiment, asked, path.stem, called=f"steerlens run {path.stem}"
+    )
+    printed = made.summary()
+    print(printed)
+    for run in made.failed:
+        if run.fault:
+            print(f"\n{run}\n{run.fault}", file=sys.stderr)
+    if made.failed:
+        return FAILED
+    # What a grid is made of: the files that its fields name, and those of every run.
+    folders = [run.folder for run in made.runs]
+    shared = named_in(options.experiment)
+    varied = [value for values in made.fields.values() for value in values]
+    note(path, words, made.folder, printed, [*shared, *varied, *folders])
+    return 0
 
 
 def _results_in(words: list[str]) -> Path:

@@ -11,14 +11,12 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 
 from steerlens.data import ContrastError, ContrastSet
@@ -31,6 +29,7 @@ from steerlens.experiment.experiment_data import (
     remarks_on,
     warn_of_data,
 )
+from steerlens.experiment.field_values import as_json, is_object, normalised, place_of
 from steerlens.experiment.fields import (
     MethodField,
     require_at_least,
@@ -94,7 +93,7 @@ class Experiment(ABC):
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _normalised(getattr(self, f.name)))
+            object.__setattr__(self, f.name, normalised(getattr(self, f.name)))
         object.__setattr__(self, "method", as_method(self.method))
         require_at_least(0, seed=self.seed)
         require_examples(n_fit=self.n_fit)
@@ -145,7 +144,12 @@ class Experiment(ABC):
     # The life of a run
 
     def run(
-        self, results: Path | str = "results", *, name: str | None = None, progress: bool = True
+        self,
+        results: Path | str = "results",
+        *,
+        name: str | None = None,
+        progress: bool = True,
+        model: Model | None = None,
     ) -> Run:
         """Measures into a folder of its own, or goes on where a killed run stopped.
 
@@ -153,6 +157,8 @@ class Experiment(ABC):
             results: The folder that holds the runs.
             name: What the run's folder is called, before its digest; by default the kind of
                 experiment.
+            model: What `load_model` of an experiment with the same model, device, dtype and BOS
+                gave, where it is still in memory; by default it is loaded.
 
         Raises:
             ValueError: For data or a model that cannot be used, and for a folder that holds
@@ -160,7 +166,7 @@ class Experiment(ABC):
             OSError: If files cannot be written, or another process works in the folder.
         """
         kinds = self._kinds()
-        model = self.load_model()
+        model = self.load_model() if model is None else self._with_sites(model)
         inputs = self.load(model)
         stated = self._stated(model, inputs)
         path = Path(results) / f"{name or self.kind}-{self.digest}"
@@ -188,7 +194,7 @@ class Experiment(ABC):
             manifest.warn_of_other_code(path, sources)
         else:
             more = {
-                "results": {kind: _place(of) for kind, of in kinds.items()},
+                "results": {kind: place_of(of) for kind, of in kinds.items()},
                 "parts": dict(self.parts),
                 "defined": self.defined(),
                 "device": self.device,
@@ -242,16 +248,16 @@ class Experiment(ABC):
         """
         out: dict[str, Any] = {"experiment": type(self).__name__}
         for f in dataclasses.fields(self):
-            out[f.name] = _plain(f.name, getattr(self, f.name))
+            out[f.name] = as_json(f.name, getattr(self, f.name))
         return out
 
     def defined(self) -> dict[str, str]:
         """Where the class of the experiment, and of each field that is an object, is defined."""
-        out = {"experiment": _place(type(self))}
+        out = {"experiment": place_of(type(self))}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if _is_object(value):
-                out[f.name] = _place(type(value))
+            if is_object(value):
+                out[f.name] = place_of(type(value))
         return out
 
     def _stated(self, model: Model, inputs: Inputs) -> dict[str, Any]:
@@ -286,10 +292,15 @@ class Experiment(ABC):
 
     def load_model(self) -> Model:
         """The model, checked to have the asked layers."""
-        model = Model.load(
-            self.model, device=self.device, dtype=getattr(torch, self.dtype),
-            prepend_bos=self.prepend_bos,
+        return self._with_sites(
+            Model.load(
+                self.model, device=self.device, dtype=getattr(torch, self.dtype),
+                prepend_bos=self.prepend_bos,
+            )
         )  # fmt: skip
+
+    def _with_sites(self, model: Model) -> Model:
+        """The model, checked to have the asked layers."""
         for site in self.sites(model):
             model.require_site(site)
         return model
@@ -299,43 +310,3 @@ class Experiment(ABC):
         if self.layers is None:
             return model.sites(self.stream)
         return tuple(Site(layer, self.stream) for layer in self.layers)
-
-
-def _normalised(value: Any) -> Any:
-    """Plain numbers for those of NumPy, tuples for lists and arrays: equal values, equal runs."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    return tuple(map(_normalised, value)) if type(value) in (list, tuple, range) else value
-
-
-def _is_object(value: Any) -> bool:
-    return not isinstance(value, str | int | float | tuple | list | dict | Path | type(None))
-
-
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(name, one) for one in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(name, one) for key, one in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if not _is_object(value):
-        return value
-    text = repr(value)
-    if " at 0x" in text:
-        raise ExperimentError(
-            f"{name}={text}: its repr differs in every process, so it cannot name a run. Make the "
-            "class a dataclass, or give it a __repr__ that states its settings."
-        )
-    return text
-
-
-def _place(cls: type) -> str:
-    """A class as "module:Name": the outermost package that has it, below steerlens itself."""
-    module = cls.__module__
-    while module.count(".") > 1:
-        outer = module.rpartition(".")[0]
-        if getattr(sys.modules.get(outer), cls.__name__, None) is not cls:
-            break
-        module = outer
-    return f"{module}:{cls.__qualname__}"

@@ -25,6 +25,7 @@ def make_narrow(
     note: str = "",
     left: int = 44,
     above: int = 0,
+    below: int = 0,
     layout: Mapping[str, Any] | None = None,
     hidden: Sequence[str] = (),
     restyled: Mapping[str, Any] | None = None,
@@ -34,6 +35,7 @@ def make_narrow(
     Args:
         left: The left margin there.
         above: Pixels between the title and the panel, e.g. for a colour bar.
+        below: Pixels between the panel and the title of its axis, e.g. for long labels.
         layout: Further changes of the layout, e.g. ``{"xaxis.domain": [0, 1]}``.
         hidden: Names of traces that are left out.
         restyled: Changes of the first trace, e.g. ``{"colorbar.len": 1}``.
@@ -48,7 +50,7 @@ def make_narrow(
     lines += [f"<span style='font-size:11px;color:{QUIET}'>{line}</span>" for line in notes]
     wide: Any = figure["layout"]
     top = 24 + 17 * len(titles) + 15 * len(notes) + above
-    bottom = 50 + (8 + 20 * rows if rows else 0)
+    bottom = 50 + below + (8 + 20 * rows if rows else 0)
     panel = wide.height - wide.margin.t - wide.margin.b
     stated = {
         "title.text": "<br>".join(lines),

@@ -22,6 +22,8 @@ from steerlens.results import Result
 
 OWN_PARTS = {"data": "Data", "rerun": "Run it again", "limits": "Limits"}
 """The sections that every page has after those of its results."""
+LOOK = {"font": Markup(plots.FONT), "mono": Markup(plots.MONO)}
+"""The fonts that every template needs."""
 RESERVED = frozenset({"answer", *OWN_PARTS})
 """Names in the page that no result can have."""
 OF_ANY_DATA = (
@@ -53,10 +55,10 @@ def page(manifest: Mapping[str, Any], results: Iterable[Result], summary: str) -
         beside = {name: other for name, other in by_kind.items() if name != kind}
         if (section := result.section(beside)) is not None:
             sections[kind] = section
-    drawing = _Drawing()
+    drawing = Drawing()
     every = list(sections.values())
-    parts = list(_parts(sections))
-    return _environment().get_template("page.html.jinja").render(
+    parts = list(parts_of(sections))
+    return environment().get_template("page.html.jinja").render(
         manifest=manifest,
         question=next((s.question for s in every if s.question), _question(manifest)),
         contents=[("answer", "Answer"), *((p.anchor, p.name) for p in parts), *OWN_PARTS.items()],
@@ -73,15 +75,14 @@ def page(manifest: Mapping[str, Any], results: Iterable[Result], summary: str) -
         ],
         limits=[*(limit for s in every for limit in s.limits), OF_ANY_DATA],
         rerun=rerun_source(manifest["fields"], manifest.get("defined", {})),
-        model=_properties(_model(manifest)),
-        fields=_properties(manifest["fields"]),
-        provenance=_properties(_provenance(manifest)),
-        results=[(k, _properties(r.made_by)) for k, r in by_kind.items() if r.made_by],
+        model=properties(_model(manifest)),
+        fields=properties(manifest["fields"]),
+        provenance=properties(_provenance(manifest)),
+        results=[(k, properties(r.made_by)) for k, r in by_kind.items() if r.made_by],
         roles=manifest.get("parts", {}),
         remarks=_remarks(manifest.get("remarks", {})),
         summary=summary,
-        font=Markup(plots.FONT),
-        mono=Markup(plots.MONO),
+        **LOOK,
     )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ class _Part(NamedTuple):
     blocks: tuple[Block, ...]
 
 
-def _parts(sections: Mapping[str, Section]) -> Iterator[_Part]:
+def parts_of(sections: Mapping[str, Section]) -> Iterator[_Part]:
     """The sections in their order, each followed by its parts; every anchor once."""
     seen = set(RESERVED)
     for kind, section in sections.items():
@@ -131,7 +132,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-class _Drawing:
+class Drawing:
     """Blocks as HTML. It counts figures: the first brings plotly.js, and each has its own id."""
 
     def __init__(self) -> None:
@@ -158,7 +159,8 @@ class _Drawing:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates are, with what they can call."""
     found = Environment(
         loader=PackageLoader("steerlens", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -170,7 +172,7 @@ def _environment() -> Environment:
 
 @cache
 def _blocks() -> Any:
-    return _environment().get_template("blocks.html.jinja").module
+    return environment().get_template("blocks.html.jinja").module
 
 
 # What the page itself states ----------------------------------------------------------------------
@@ -181,7 +183,8 @@ def _question(manifest: Mapping[str, Any]) -> str:
     return f"{fields['experiment']} of {fields.get('contrast', 'a model')}"
 
 
-def _properties(stated: Mapping[str, Any]) -> Markup:
+def properties(stated: Mapping[str, Any]) -> Markup:
+    """Names and values as a table."""
     return _blocks().properties([(name, _shown(value)) for name, value in stated.items()])
 
 

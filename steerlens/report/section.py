@@ -85,6 +85,8 @@ class Table:
     caption: str = ""
     marked: int | None = None
     """The row to highlight."""
+    links: tuple[str | None, ...] = ()
+    """Where the first cell of each row leads, as a path relative to the page; None for nowhere."""
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,15 @@ class Result:
         """What a list of runs says of this result: any of "cell", "gain" and "cost", in words."""
         return {} if self.chosen is None else {"cell": str(self.chosen)}
 
+    @property
+    def headline_numbers(self) -> Mapping[str, float]:
+        """What a table over many runs says of this result, by the name of a column.
+
+        An interval of `gain` is `gain_low` and `gain_high`. `above_null` is 0 where `gain` is no
+        more than chance allows.
+        """
+        return {}
+
     def plot(self) -> go.Figure:
         """The main figure."""
         raise NotImplementedError(f"{type(self).__name__} has no figure.")
@@ -249,6 +258,14 @@ def headline_of(results: Iterable[Result]) -> dict[str, str]:
     found: dict[str, str] = {}
     for result in results:
         found = {**result.headline, **found}
+    return found
+
+
+def headline_numbers_of(results: Iterable[Result]) -> dict[str, float]:
+    """What a table over many runs says of a run: of each column the first result that has it."""
+    found: dict[str, float] = {}
+    for result in results:
+        found = {**found, **{k: v for k, v in result.headline_numbers.items() if k not in found}}
     return found
 
 

@@ -20,6 +20,15 @@ def write_headline(folder: Path, headline: Mapping[str, str]) -> Path:
     return write_document(folder / FILE, {"headline": dict(headline)})
 
 
+def read_headline(folder: Path) -> dict[str, str]:
+    """The headline of a finished run; {} where there is none, as in runs of an earlier version."""
+    try:
+        found: Any = read_document(folder / FILE)["headline"]
+    except FileNotFoundError:
+        return {}
+    return {str(name): str(words) for name, words in found.items()}
+
+
 @dataclass(frozen=True)
 class Listed:
     """One run as a list shows it."""
@@ -45,10 +54,7 @@ class Listed:
             started = str(manifest.get("started", ""))[:16].replace("T", " ")
             found: Any = {}
             if finished := is_finished(folder):
-                try:
-                    found = read_document(folder / FILE)["headline"]
-                except FileNotFoundError:  # a run of an earlier version
-                    found = {}
+                found = read_headline(folder)
             words = {name: str(found.get(name, "")) for name in ("cell", "gain", "cost")}
         except (DamagedFile, OSError, KeyError, TypeError, AttributeError):
             return cls(folder, "broken")

@@ -193,14 +193,24 @@ class WayComparison(Result):
         return found
 
     @property
+    def best(self) -> str:
+        """The way that ranks first."""
+        return self.ways[self.ranking[0]]
+
+    @property
     def headline(self) -> Mapping[str, str]:
         """The best way, with its gain and the cost at which all are compared."""
-        best = self.ways[self.ranking[0]]
         return {
-            "cell": best,
-            "gain": f"{self.interval('gain', best)} nats",
+            "cell": self.best,
+            "gain": f"{self.interval('gain', self.best)} nats",
             "cost": f"{self.budget:g} nats of KL",
         }
+
+    @property
+    def headline_numbers(self) -> Mapping[str, float]:
+        """The gain of the best way, and the cost at which all are compared."""
+        value, low, high = self.interval("gain", self.best)
+        return {"gain": value, "gain_low": low, "gain_high": high, "cost": self.budget}
 
     # Deciding
 

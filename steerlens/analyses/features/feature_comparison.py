@@ -222,6 +222,15 @@ class FeatureComparison(Result):
             return f"{self.budget:g} nats of KL per token"
         return f"{self.utility_drop:g} nats of utility"
 
+    @property
+    def headline_numbers(self) -> Mapping[str, float]:
+        """The gain of every arm at its best layer, at equal KL."""
+        out: dict[str, float] = {}
+        for row in self.compared("kl"):
+            ends = {"": row.gain.value, "_low": row.gain.low, "_high": row.gain.high}
+            out |= {f"gain of {row.arm}{end}": value for end, value in ends.items()}
+        return out
+
     def summary(self, cost: Cost = "kl") -> str:
         """A few lines: every arm at its best layer, with its differences and its p-value."""
         numbers = self.at_equal(cost)

@@ -42,6 +42,13 @@ class ProbeMap(ProbeScores):
             found += f"; shuffled labels {float(control.min()):.2f} to {float(control.max()):.2f}"
         return labelled("probe", found)
 
+    @property
+    def headline_numbers(self) -> Mapping[str, float]:
+        """AUROC of the best site, chosen and reported on different folds."""
+        value, low, high = self.best_auroc
+        found = {"auroc": value, "auroc_low": low, "auroc_high": high}
+        return {**found, "probe_layer": float(self.best.layer)}
+
     def plot(self) -> go.Figure:
         """AUROC and accuracy per layer with intervals, and the shuffled-label control."""
         return probe_figure(self)

@@ -13,6 +13,7 @@ from steerlens.analyses.probe.probe_map import ProbeMap
 from steerlens.analyses.steerability import map_figures
 from steerlens.analyses.steerability.confirmation import Confirmation
 from steerlens.analyses.steerability.gain_words import mostly_direct
+from steerlens.analyses.steerability.map_headline import headline_numbers
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.analyses.steerability.recommendation import (
     UNTESTED,
@@ -70,6 +71,11 @@ class SteerabilityMap(MapNumbers):
         gain = found.gain if held is None else held.gain
         cost = f"{found.cost:.3g}" if held is None else str(held.cost)
         return {"cell": str(found.cell), "gain": f"{gain} nats", "cost": f"{cost} nats of KL"}
+
+    @property
+    def headline_numbers(self) -> Mapping[str, float]:
+        """Gain and cost of the chosen cell, or of the strongest one where none was chosen."""
+        return headline_numbers(self, self.recommend())
 
     def with_confirmation(self, confirmation: Confirmation) -> SteerabilityMap:
         """The same map with the held-out numbers of its chosen cell."""
