@@ -128,6 +128,9 @@ _HOME = {
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
+    "predict_layers": "analyses.prediction.predict_layers",
+    "find_cell": "analyses.prediction.find_cell",
+    "LayerPredictions": "analyses.prediction.layer_predictions",
     "SteerabilityMap": "analyses.steerability.steerability_map",
     "WritingMap": "analyses.writing.writing_map",
     "WrittenEffect": "analyses.confirmation.written_effect",
@@ -164,6 +167,12 @@ _HOME = {
     "SAEExperiment": "experiment",
     "ComparisonExperiment": "experiment",
     "Run": "experiment",
+    # Sharing: a vector with its card, as a folder and on the hub
+    "save_shared": "sharing",
+    "load_shared": "sharing",
+    "push_to_hub": "sharing",
+    "from_hub": "sharing",
+    "vector_card": "sharing",
     # Grids: many experiments at once
     "run_grid": "grid",
     "GridRuns": "grid",

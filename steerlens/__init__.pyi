@@ -130,6 +130,9 @@ from steerlens.analyses.scoring.measure_scores import scored as scored
 # Results
 from steerlens.results import Result as Result
 from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
+from steerlens.analyses.prediction.predict_layers import predict_layers as predict_layers
+from steerlens.analyses.prediction.find_cell import find_cell as find_cell
+from steerlens.analyses.prediction.layer_predictions import LayerPredictions as LayerPredictions
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
 from steerlens.analyses.confirmation.written_effect import WrittenEffect as WrittenEffect
@@ -168,6 +171,13 @@ from steerlens.experiment import SteerabilityExperiment as SteerabilityExperimen
 from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
+
+# Sharing: a vector with its card, as a folder and on the hub
+from steerlens.sharing import save_shared as save_shared
+from steerlens.sharing import load_shared as load_shared
+from steerlens.sharing import push_to_hub as push_to_hub
+from steerlens.sharing import from_hub as from_hub
+from steerlens.sharing import vector_card as vector_card
 
 # Grids: many experiments at once
 from steerlens.grid import run_grid as run_grid

@@ -86,7 +86,7 @@ class NullTests:
     """How often every fitting pair is there."""
     repeats: int = 300
     """Maps of each kind, without copies."""
-    copied_repeats: int = 100
+    copied_repeats: int = 300
     """Maps of each kind for every other number of copies."""
     real_repeats: int = 60
     """At most so many maps of real contrasts, which need all null maps."""

@@ -15,7 +15,7 @@ from steerlens.measures.activation_store import ActivationStore, StoreError
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
-from steerlens.store.tensors import write_tensors
+from steerlens.store.tensors import read_tensors, write_tensors
 from steerlens.testing import tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -216,6 +216,14 @@ def test_activations_under_a_users_own_hook_are_not_stored(store, model):
             pytest.raises(StoreError, match=f"There are hooks on {name}.*are not stored"):  # fmt: skip
         read(store, model)
     assert files(store) == []
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path):
+    whole = torch.arange(6.0).view(2, 3)
+    given = {"whole": whole, "again": whole[None], "row": whole[0], "column": whole[:, 1]}
+    write_tensors(tmp_path / "t.safetensors", given)
+    found = read_tensors(tmp_path / "t.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
 
 
 def test_equal_tensors_give_equal_bytes_in_every_process(tmp_path):

@@ -31,6 +31,7 @@ from steerlens.plots.paper import require_drawing as require_drawing
 from steerlens.plots.paper import write_figure as write_figure
 from steerlens.plots.preferences import preference_curve as preference_curve
 from steerlens.plots.probe import probe_against_steering as probe_against_steering
+from steerlens.plots.regret import regret_curve as regret_curve
 from steerlens.plots.roc import roc_curve as roc_curve
 from steerlens.plots.running import running_difference as running_difference
 from steerlens.plots.shift import shift_dots as shift_dots

@@ -17,17 +17,21 @@ from steerlens.plots.words import axis_title, number
 
 
 def multiplier_lines(
-    series: Mapping[str, Any], multipliers: Iterable[SupportsFloat], unit: str
+    series: Mapping[str, Any],
+    multipliers: Iterable[SupportsFloat],
+    unit: str,
+    over: str = "multiplier",
 ) -> tuple[go.Figure, np.ndarray, str]:
     """A line and a band over the multiplier for each name; its figure, the multipliers and a note.
 
     Args:
         series: Name -> (mean, low, high) with 95% intervals, each of shape (multiplier,).
+        over: What the multipliers are, where they are something else.
     """
-    strengths, order = ordered("multipliers", multipliers)
+    strengths, order = ordered(f"{over}s", multipliers)
     x = np.asarray(strengths, dtype=float)
-    drawn = bands("series", series, order, f"{len(strengths)} multipliers")
-    hover = [f"multiplier {number(m)}" for m in strengths]
+    drawn = bands("series", series, order, f"{len(strengths)} {over}s")
+    hover = [f"{over} {number(m)}" for m in strengths]
     figure = go.Figure()
     for name, look in series_looks(list(drawn)).items():
         line(figure, name, x, drawn[name], hover=hover, unit=unit, **look)

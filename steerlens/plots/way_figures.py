@@ -174,7 +174,11 @@ def nearness_curves(
 
 
 def criteria_dots(
-    panels: Mapping[str, tuple[Any, str, bool, str]], *, rows: Iterable[str], title: str
+    panels: Mapping[str, tuple[Any, str, bool, str]],
+    *,
+    rows: Iterable[str],
+    title: str,
+    whiskers_are: str = "95% intervals; seconds and time per token: the range",
 ) -> go.Figure:
     """A panel for each criterion: a dot with its interval for every way; the best one is filled.
 
@@ -182,6 +186,7 @@ def criteria_dots(
         panels: Criterion -> ((value, low, high), unit, whether its axis is logarithmic, "more" or
             "less" for what is better); each array of shape (row,), NaN where not measured.
         rows: The name of each way, the first on top.
+        whiskers_are: What the whiskers show.
 
     Raises:
         ValueError: If there is no criterion.
@@ -233,8 +238,8 @@ def criteria_dots(
         arrow = "more is better" if better == "more" else "less is better"
         figure.update_xaxes(title_text=broken(f"{unit}; {arrow}", 30), **place)
     house(
-        figure, title=title, note="Whiskers: 95% intervals; seconds and time per token: the range. "
-        "Filled: the best estimate of the panel.",
+        figure, title=title, note=f"Whiskers: {whiskers_are}. Filled: the best estimate of the "
+        "panel.",
         height=total + 128, left=names.left, right=20,
     )  # fmt: skip
     figure.update_xaxes(title={"font": {"size": 11}, "standoff": 4}, tickfont={"size": 10})

@@ -45,7 +45,14 @@ def encode_tensors(
     tensors: Mapping[str, Tensor], *, states: Mapping[str, str] | None = None
 ) -> tuple[bytes, str]:
     """The bytes that `write_tensors` writes, and the checksum in them."""
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content: dict[str, Tensor] = {}
+    held: set[int] = set()
+    for name, tensor in tensors.items():
+        content[name] = tensor.detach().cpu().contiguous()
+        memory = content[name].untyped_storage().data_ptr()
+        if memory in held:  # a view of another one, which the format does not hold
+            content[name] = content[name].clone()
+        held.add(memory)
     stated = dict(states or {})
     checksum = _checksum(content, stated)
     metadata = json.dumps({"sha256": checksum, "states": stated}, sort_keys=True)

@@ -16,7 +16,7 @@ from steerlens.results import Cell
 from steerlens.stats import Interval
 
 MEASURED = (
-    "On the reference world p was at most 0.05 in 20 of 1500 maps of shuffled labels (at most 5% of "
+    "On the reference world p was at most 0.05 in 33 of 2700 maps of shuffled labels (at most 4% of "
     "them), unrelated contrasts and random directions, and in 180 of 180 of real contrasts "
     "(docs/trust.md)."
 )

@@ -1,0 +1,148 @@
+"""What is known of each layer before it is steered, and how well it orders what steering did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens import plots, stats
+from steerlens.arguments import ArgumentError
+from steerlens.report.numbers import format_interval
+from steerlens.report.section import Figure, Heading, Printed, Section, Table
+from steerlens.results import Column, Result
+from steerlens.results.grid import layers_of
+from steerlens.sites import Site
+from steerlens.stats import Interval
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+AT_BUDGET = ("slope at budget", "mediated at budget", "direct at budget")
+"""Predictors in nats, which a figure can show beside a gain."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerPredictions(Result):
+    """One number of every predictor for every site, measured without steering a question.
+
+    `predict_layers` makes it; `steerlens.analyses.prediction.predictors` says what each is.
+    """
+
+    kind: ClassVar[str] = "predictions"
+    names: tuple[str, ...]
+    """Names of the predictors."""
+    sites: tuple[Site, ...]
+    values: Float[Tensor, "predictor site"]
+    budget: float
+    """Nats of KL per token for which the lengths of the predictors "at budget" are."""
+    made_by: dict[str, Any]
+
+    def value(self, name: str) -> Float[Tensor, " site"]:
+        """One predictor at every site.
+
+        Raises:
+            ArgumentError: If there is no such predictor.
+        """
+        if name not in self.names:
+            raise ArgumentError(
+                f"predictor={name!r} is not one of {', '.join(self.names)}. Use one of them."
+            )
+        return self.values[self.names.index(name)]
+
+    def shortlist(self, share: float = 0.2, by: str = "mediated at budget") -> list[Site]:
+        """The sites that a predictor puts first, best first.
+
+        Args:
+            share: Which part of the sites to keep; at least one is kept.
+            by: The predictor that orders them. NaN comes last.
+        """
+        if not 0 < share <= 1:
+            raise ArgumentError(f"share={share} is not a part. Use a number above 0, at most 1.")
+        order = self.value(by).nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+        count = max(1, round(share * len(self.sites)))
+        return [self.sites[i] for i in order[:count].tolist()]
+
+    def correlation(self, name: str, outcome: Float[Tensor, " site"]) -> Interval:
+        """Spearman's correlation over sites of a predictor with what steering did there.
+
+        Args:
+            outcome: One number for each site, e.g. `gain_within_budget` of a map. Sites where it or
+                the predictor is NaN are left out.
+        """
+        predictor = self.value(name)
+        if outcome.shape != predictor.shape:
+            raise ArgumentError(
+                f"outcome has shape {tuple(outcome.shape)} for {len(self.sites)} sites. Give one "
+                "number for each site, in the same order."
+            )
+        known = predictor.isfinite() & outcome.isfinite()
+        return stats.rank_correlation(predictor[known], outcome[known])
+
+    def coordinates(self, axis: str, size: int) -> Mapping[str, Sequence[Any]]:
+        """Predictors by name, sites with their layers."""
+        if axis == "predictor":
+            return {"predictor": list(self.names)}
+        if axis == "site":
+            return {"site": list(map(str, self.sites)), "layer": [s.layer for s in self.sites]}
+        return super().coordinates(axis, size)
+
+    def columns(self) -> list[Column]:
+        """One column."""
+        return [Column("value", ("predictor", "site"), self.values)]
+
+    def summary(self) -> str:
+        """The sites that come first, by each of the predictors in nats."""
+        lines = [f"predictions for {len(self.sites)} sites, without steering a question"]
+        for name in AT_BUDGET[:2]:
+            if name in self.names and bool(self.value(name).isfinite().any()):
+                best = self.shortlist(1e-9, name)[0]
+                nats = float(self.value(name)[self.sites.index(best)])
+                lines.append(f"  {name}: first {best}, {nats:+.2f} nats to first order")
+        return "\n".join(lines)
+
+    def plot(self, names: Iterable[str] | None = None) -> go.Figure:
+        """Predictors in nats over the layers; or some others, each by its own largest size."""
+        chosen = [name for name in AT_BUDGET if name in self.names]
+        asked = list(names) if names is not None else chosen
+        rows = layers_of(tuple(map(str, self.sites)), self.sites) or tuple(map(str, self.sites))
+        in_nats = set(asked) <= set(AT_BUDGET)
+        series = {}
+        for name in asked:
+            value = self.value(name)
+            largest = value.nan_to_num(0).abs().max().clamp(min=1e-30)
+            series[name] = (value if in_nats else value / largest).numpy()
+        return plots.layer_curve(
+            series, rows=rows, unit="nats" if in_nats else "share of the largest",
+            quantity="gain to first order" if in_nats else "predictor",
+            title="What is expected of each layer before it is steered",
+        )  # fmt: skip
+
+    def section(self, beside: Mapping[str, Result]) -> Section:
+        """The figure, and all numbers."""
+        head = (Heading("site", number=False), *map(Heading, self.names))
+        rows = tuple(
+            (str(site), *(f"{value:.3g}" for value in self.values[:, i].tolist()))
+            for i, site in enumerate(self.sites)
+        )
+        blocks = (
+            Printed(self.summary()),
+            Figure(self.plot, "To first order: how far the log-odds would move at the budget."),
+            Table(head, rows, "What each layer shows without steering a question."),
+        )
+        return Section("Why this layer", blocks, short="Why this layer")
+
+    def held_against(self, outcomes: Mapping[str, Float[Tensor, " site"]]) -> str:
+        """Spearman's correlation of every predictor with some outcomes, as lines of text."""
+        lines = []
+        for name in self.names:
+            found = [
+                f"{outcome} {format_interval(self.correlation(name, values))}"
+                for outcome, values in outcomes.items()
+            ]
+            lines.append(f"{name}: {', '.join(found)}")
+        return "\n".join(lines)
