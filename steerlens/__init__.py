@@ -113,6 +113,7 @@ _HOME = {
     "target_share": "analyses.nearness.measure_nearness",
     "compare_ways": "analyses.comparison.compare_ways",
     "score_tasks": "analyses.comparison.score_tasks",
+    "data_efficiency": "analyses.comparison.data_efficiency",
     "rewritten": "analyses.writing.rewriting",
     "shift_equivalence": "analyses.equivalence.first_order",
     "patching": "analyses.patching.measure_patching",
@@ -168,6 +169,12 @@ _HOME = {
     "SAEExperiment": "experiment",
     "ComparisonExperiment": "experiment",
     "Run": "experiment",
+    # Sharing: a vector with its card, as a folder and on the hub
+    "save_shared": "sharing",
+    "load_shared": "sharing",
+    "push_to_hub": "sharing",
+    "from_hub": "sharing",
+    "vector_card": "sharing",
     # Grids: many experiments at once
     "run_grid": "grid",
     "GridRuns": "grid",

@@ -114,6 +114,7 @@ from steerlens.analyses.side_effects.measure_spillover import spillover as spill
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
 from steerlens.analyses.comparison.score_tasks import score_tasks as score_tasks
+from steerlens.analyses.comparison.data_efficiency import data_efficiency as data_efficiency
 from steerlens.analyses.writing.rewriting import rewritten as rewritten
 from steerlens.analyses.equivalence.first_order import shift_equivalence as shift_equivalence
 from steerlens.analyses.patching.measure_patching import patching as patching
@@ -172,6 +173,13 @@ from steerlens.experiment import SteerabilityExperiment as SteerabilityExperimen
 from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
+
+# Sharing: a vector with its card, as a folder and on the hub
+from steerlens.sharing import save_shared as save_shared
+from steerlens.sharing import load_shared as load_shared
+from steerlens.sharing import push_to_hub as push_to_hub
+from steerlens.sharing import from_hub as from_hub
+from steerlens.sharing import vector_card as vector_card
 
 # Grids: many experiments at once
 from steerlens.grid import run_grid as run_grid

@@ -32,10 +32,11 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Two nodes with a processor each, on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 (its name in Ray)
     ray = pytest.importorskip("ray", reason="Ray is not installed: steerlens[ray]")
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     made = Cluster(
         initialize_head=True, connect=False,
         head_node_args={"num_cpus": 1, "include_dashboard": False},

@@ -120,6 +120,7 @@ class OnRay:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a busy machine
         options: dict[str, Any] = {
             "log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False,
         }  # fmt: skip
