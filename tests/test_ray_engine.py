@@ -106,7 +106,7 @@ class TestCluster:
 
         found = run_grid(
             experiment(), AXES, results=tmp_path / "ray", name="stranger", workers=2,
-            on=Killing(cpus=1, patience=60), progress=lines.append,
+            on=Killing(cpus=1, patience=400), progress=lines.append,
         )  # fmt: skip
         for timer in victims:
             timer.join()
