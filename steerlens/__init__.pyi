@@ -80,6 +80,7 @@ from steerlens.training import Split as Split
 from steerlens.training import BiPO as BiPO
 from steerlens.training import RePS as RePS
 from steerlens.training import DPO as DPO
+from steerlens.training import SimPO as SimPO
 from steerlens.training import MatchDistribution as MatchDistribution
 from steerlens.training import WeightedPairs as WeightedPairs
 from steerlens.training import concept_das as concept_das
@@ -157,6 +158,7 @@ from steerlens.saes import AddFeature as AddFeature
 from steerlens.saes import ClampFeature as ClampFeature
 from steerlens.saes import AblateFeature as AblateFeature
 from steerlens.saes import EditFeatures as EditFeatures
+from steerlens.saes import FeatureAdapter as FeatureAdapter
 from steerlens.saes import train_saes as train_saes
 from steerlens.analyses.features.find_features import find_features as find_features
 from steerlens.analyses.features.feature_card import feature_card as feature_card
