@@ -80,6 +80,7 @@ from steerlens.training import Split as Split
 from steerlens.training import BiPO as BiPO
 from steerlens.training import RePS as RePS
 from steerlens.training import DPO as DPO
+from steerlens.training import SimPO as SimPO
 from steerlens.training import MatchDistribution as MatchDistribution
 from steerlens.training import WeightedPairs as WeightedPairs
 from steerlens.training import concept_das as concept_das
@@ -113,6 +114,7 @@ from steerlens.analyses.side_effects.measure_spillover import spillover as spill
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
 from steerlens.analyses.comparison.score_tasks import score_tasks as score_tasks
+from steerlens.analyses.comparison.data_efficiency import data_efficiency as data_efficiency
 from steerlens.analyses.writing.rewriting import rewritten as rewritten
 from steerlens.analyses.equivalence.first_order import shift_equivalence as shift_equivalence
 from steerlens.analyses.patching.measure_patching import patching as patching
@@ -156,6 +158,7 @@ from steerlens.saes import AddFeature as AddFeature
 from steerlens.saes import ClampFeature as ClampFeature
 from steerlens.saes import AblateFeature as AblateFeature
 from steerlens.saes import EditFeatures as EditFeatures
+from steerlens.saes import FeatureAdapter as FeatureAdapter
 from steerlens.saes import train_saes as train_saes
 from steerlens.analyses.features.find_features import find_features as find_features
 from steerlens.analyses.features.feature_card import feature_card as feature_card
@@ -170,6 +173,13 @@ from steerlens.experiment import SteerabilityExperiment as SteerabilityExperimen
 from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
+
+# Sharing: a vector with its card, as a folder and on the hub
+from steerlens.sharing import save_shared as save_shared
+from steerlens.sharing import load_shared as load_shared
+from steerlens.sharing import push_to_hub as push_to_hub
+from steerlens.sharing import from_hub as from_hub
+from steerlens.sharing import vector_card as vector_card
 
 # Grids: many experiments at once
 from steerlens.grid import run_grid as run_grid

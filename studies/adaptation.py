@@ -1,6 +1,8 @@
-"""What changes of weights do to the stream of the reference model.
+"""What changes of weights do to the stream, how much data ways need, and whether they add up.
 
     python studies/adaptation.py equivalence    # the first order of full fine-tuning and of LoRA
+    python studies/adaptation.py data           # gain over the number of pairs
+    python studies/adaptation.py together       # three concepts at once
 
 On the reference model, layer 5, one thread. docs/adaptation.md has the numbers.
 """
@@ -13,16 +15,21 @@ from pathlib import Path
 
 import torch
 
+from steerlens.analyses.comparison.data_efficiency import data_efficiency
 from steerlens.analyses.comparison.making import Making, make_way
+from steerlens.analyses.comparison.measure_way import multiplier_at
 from steerlens.analyses.comparison.way_task import WayTask
 from steerlens.analyses.comparison.ways import way_named
 from steerlens.analyses.equivalence.first_order import shift_equivalence
+from steerlens.analyses.stacking.measure_stacking import stacking
 from steerlens.experiment import ComparisonExperiment
 from steerlens.experiment.comparison_data import world_task
+from steerlens.interventions.scaled import scaled
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Result
 from steerlens.sites import Site
+from steerlens.units import BUDGET
 
 SITE = Site(5)
 CONCEPTS = ("register", "sentiment", "truth")
@@ -84,7 +91,34 @@ def keep(result: Result, folder: Path, name: str) -> None:
     print(f"{name}\n{result.summary()}\n{result.to_frame().round(3).to_string()}")  # noqa: T201
 
 
-STUDIES: dict[str, Callable[[Model, Path], None]] = {"equivalence": equivalence}
+def data(model: Model, folder: Path) -> None:
+    """Gain on register over the number of pairs, each way made twice."""
+    task, making = task_of(model, "register", repeats=2), Making(site=SITE)
+    ways = ("DiffMean", "vector", "LoReFT", "LoRA")
+    keep(data_efficiency(model, ways, task, making, progress=False), folder, "register")
+
+
+def together(model: Model, folder: Path) -> None:
+    """A way for each of three concepts, each at a third of the budget: joint less the sum."""
+    tasks = {concept: task_of(model, concept) for concept in CONCEPTS}
+    first = tasks[CONCEPTS[0]]
+    others = {concept: tasks[concept].report for concept in CONCEPTS[1:]}
+    for name in ("DiffMean", "LoReFT", "LoRA"):
+        arms = {}
+        for concept, task in tasks.items():
+            arm = made(model, name, task)
+            arms[concept] = scaled(arm, multiplier_at(model, arm, task.calibrating, BUDGET / 3))
+        found = stacking(
+            model, arms, first.report, first.neutral, others=others, progress=False
+        )  # fmt: skip
+        keep(found, folder, name)
+        for quantity in found.quantities:
+            print(f"{name}, {quantity}: joint less sum {found.interaction(quantity)}")  # noqa: T201
+
+
+STUDIES: dict[str, Callable[[Model, Path], None]] = {
+    "equivalence": equivalence, "data": data, "together": together,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import torch
 
 from steerlens.saes.sae import SAE
@@ -26,6 +30,16 @@ def handmade(
         sae.b_dec.zero_()
     sae.eval().requires_grad_(False)
     return SAE(wrapped=sae, site=site, name="handmade", resid_norm=resid_norm)
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="handmade-saes-")
+
+
+@cache
+def saved(d_model: int, site: Site) -> str:
+    """The folder of a handmade SAE of so wide a stream, for this process."""
+    rows = random_rows(2 * d_model, d_model)
+    return str(handmade(rows, site, threshold=0.3).save(Path(_FOLDER.name) / f"{d_model}-{site}"))
 
 
 def random_rows(n: int, d_model: int, seed: int = 0) -> torch.Tensor:

@@ -44,7 +44,9 @@ from steerlens.interventions.matrices import TARGETS
 from steerlens.interventions.scaled import scaled
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
+from steerlens.saes import FeatureAdapter
 from steerlens.sites import Positions, Site
+from tests.handmade_saes import saved
 from tests.strangers import Silent, low_rank
 
 EVERYWHERE = Positions.all(special=True)
@@ -133,6 +135,9 @@ KINDS: dict[str, Callable[[Model], Intervention]] = {
     "ReFT-r1": of_form(ReFTr1(Site(0), top_k=3)),
     "D-ReFT": of_form(DReFT(Site(0), rank=2)),
     "one-layer adapter": of_form(LowRankAdapter(Site(0), 2, "silu")),
+    "adapter of SAE features": lambda model: of_form(FeatureAdapter(saved(model.d_model, Site(0))))(
+        model
+    ),
     "post-block adapters": of_form(PostBlock(rank=2)),
     "LoRA of all matrices": lora,
     "LoRA of one block": of_form(LoRA(rank=1, targets=("v",), layers=(1,))),

@@ -2,6 +2,8 @@
 
 import ast
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,11 @@ def test_code_in_a_document_is_python_and_names_what_is_public(path):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "sl":
                 assert node.attr in steerlens.__all__, f"{path.name}: sl.{node.attr}"
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("steerlens"):
+                module = import_module(str(node.module))
+                for name in (alias.name for alias in node.names):
+                    there = hasattr(module, name) or find_spec(f"{node.module}.{name}")
+                    assert there, f"{path.name}: {name} of {node.module}"
 
 
 def test_the_menu_of_the_site_names_what_there_is():

@@ -29,6 +29,13 @@ from steerlens.testbed.style_transfer import StyleTransfer, bleu_values
 from steerlens.testbed.task_pairs import edited_fact, fact_questions, facts, star_labels, with_stars
 from steerlens.testing.tiny_models import tiny_model
 
+NEUTRAL = (
+    "we like tea",
+    "the cat sat",
+    "they came to town",
+    "he ate bread here today",
+    "my old book",
+)
 COLOURS = ("red", "blue", "green")
 
 
@@ -247,6 +254,8 @@ def test_tasks_by_name(tmp_path):
     for name in TASKS:
         made = exact_task(name, stated, model)
         assert made.concept == name and made.repeats == 2
+        for own, held in zip(made.fit, made.validation, strict=True):
+            assert held is not None and set(own.groups).isdisjoint(held.groups), name
         for part in made.measures:
             if isinstance(part, Accuracy):
                 asked = {pair.prompt for pair in part.questions}
@@ -260,5 +269,10 @@ def test_tasks_by_name(tmp_path):
     _asked("soup bread cake").save(folder / "in_other_words.jsonl")
     with pytest.raises(ExperimentError, match="needs ordinary texts"):
         exact_task(str(folder), stated, model)
+    (tmp_path / "neutral.txt").write_text("\n".join(NEUTRAL))
+    made = exact_task(
+        str(folder), dataclasses.replace(stated, neutral=str(tmp_path / "neutral.txt")), model
+    )
+    assert made.concept == "my labels" and made.scores[0].name == "in other words"
     with pytest.raises(ExperimentError, match="names one twice"):
         dataclasses.replace(stated, tasks=("facts", "facts"))

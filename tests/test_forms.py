@@ -26,9 +26,11 @@ from steerlens.forms import (
 from steerlens.interventions import baked
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model
+from steerlens.saes import FeatureAdapter
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, tiny_model
 from steerlens.training import LM, Trainer
+from tests.handmade_saes import saved
 from tests.kinds import moved
 
 FORMS = {
@@ -48,6 +50,7 @@ FORMS = {
     "full weights of one block": FullWeights(only=r"blocks\.1\."),
     "joint": Joint(LoRA(2, ("down", "q")), PostBlock(2)),
     "soft prefix": SoftPrefix(length=3),
+    "adapter of SAE features": FeatureAdapter(saved(16, Site(0))),
 }
 UNTRAINED = {"ReFT-r1": {"amount"}, "D-ReFT": {"step"}}
 """Parameters that no gradient reaches."""
@@ -87,7 +90,7 @@ def test_every_form_is_in_the_table():
     from steerlens import forms
 
     public = {one for one in vars(forms).values() if isinstance(one, type) and one is not Form}
-    assert {type(form) for form in FORMS.values()} == public
+    assert {type(form) for form in FORMS.values()} == public | {FeatureAdapter}
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steerlens.models.wrapped_state import differentiable
-from steerlens.training.objectives import DPO, LM, BiPO, MatchDistribution, RePS, Split
+from steerlens.training.objectives import DPO, LM, BiPO, MatchDistribution, RePS, SimPO, Split
 from steerlens.training.scored_set import ScoredSet
 from tests.plain_forms import Plain, PlainVector, StreamEdit
 from tests.test_training_gradients import PAIRS, by_hand, ends
@@ -76,6 +76,13 @@ def test_dpo(gpt2, numbers):
     margins = [(s[0] - s[1]) - (u[0] - u[1]) for s, u in zip(steered, plain, strict=True)]
     expected = -sum(math.log(sigmoid(0.3 * m)) for m in margins) / len(margins)
     assert loss_of(gpt2, DPO(beta=0.3)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_simpo(gpt2, numbers):
+    _, steered, _, lengths = numbers
+    gaps = [s[0] / n[0] - s[1] / n[1] for s, n in zip(steered, lengths, strict=True)]
+    expected = -sum(math.log(sigmoid(2.0 * (gap - 0.3))) for gap in gaps) / len(gaps)
+    assert loss_of(gpt2, SimPO(beta=2.0, margin=0.3)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_bipo_at_both_signs(gpt2, numbers):

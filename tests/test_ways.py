@@ -14,9 +14,10 @@ from steerlens.analyses.comparison import compare_ways as module
 from steerlens.analyses.comparison.compare_ways import compare_ways
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.making import Making
+from steerlens.analyses.comparison.operator_ways import OPERATORS
 from steerlens.analyses.comparison.recommending import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison
-from steerlens.analyses.comparison.way_data import WayError
+from steerlens.analyses.comparison.way_data import WayData, WayError
 from steerlens.analyses.comparison.ways import way_named
 from steerlens.analyses.nearness.measure_nearness import target_share
 from steerlens.analyses.ratios import ratio_of_means
@@ -124,6 +125,7 @@ def test_a_way_that_leaves_something_behind_is_found(found):
     left = dict(zip(found.ways, found.criterion("left")[0].tolist(), strict=True))
     assert left.pop("tests.test_ways:careless") > 0
     assert set(left.values()) == {0.0}
+    assert bool(found.criterion("token")[0].isfinite().all())
     merged = dict(zip(found.ways, found.criterion("merged")[0].tolist(), strict=True))
     assert merged["LoRA"] > 0 and merged["vector"] != merged["vector"]  # NaN: it has no weights
 
@@ -136,6 +138,31 @@ def test_what_ways_are_is_read_from_them(found):
     i, k = found.find("vector"), found.find("prompt(1)")
     assert int(found.stored[i]) == 4 * int(found.parameters[i]) > 0
     assert int(found.parameters[k]) == 0 and int(found.stored[k]) > 0
+
+
+@pytest.fixture(scope="module")
+def way_data(experiment):
+    model = experiment.load_model()
+    task = experiment.load(model).tasks[0]
+    return WayData(
+        model=model, texts=task.texts[0], fit=task.fit[0], validation=None, site=Site(1), steps=2,
+        batch=4, progress=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_is_made_of_what_every_way_is_made_of(way_data, name):
+    arm, model = way_named(name)(way_data), way_data.model
+    batch = model.tokens([way_data.fit[0].prompt, way_data.fit[3].prompt])
+    before = model.logits(batch)
+    with arm.attach(model, -4.0):
+        assert not torch.equal(model.logits(batch), before)
+    assert torch.equal(model.logits(batch), before)
+
+
+def test_features_need_an_sae_of_the_model(way_data):
+    with pytest.raises(WayError, match="FSRL needs an SAE of"):
+        way_named("FSRL, SimPO")(way_data)
 
 
 def test_it_says_what_it_found_on_its_page(run, found):

@@ -128,7 +128,7 @@ def world_task(stated: Stating, model: Model, concept: str) -> WayTask:
         }
         if prompts
         else {},
-        contexts=(),
+        contexts=_contexts(model, fit[0], texts[0], list(prompts), stated.new_tokens),
         new_tokens=stated.new_tokens,
         temperature=1.0,
     )

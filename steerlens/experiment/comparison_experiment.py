@@ -57,7 +57,7 @@ class ComparisonExperiment(Experiment):
 
     ways: tuple[str, ...] = SHORT
     """Ways by name: a method ("DiffMean"), "prompt", a form ("LoRA") with an objective after a comma
-    if it is not LM ("vector, SPLIT"), or module:name for one of your own."""
+    if it is not LM ("vector, SPLIT"), an operator ("SADI heads"), or module:name for your own."""
     also: tuple[str, ...] = ()
     """Further contrasts, like `contrast`; numbers are means over all of them."""
     training: str | None = None

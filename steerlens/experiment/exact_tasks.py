@@ -44,10 +44,9 @@ def _labels(stated: Stating, model: Model, *, new: bool) -> ExactTask:
         count = 2 * round(stated.n_fit * (1 + VALIDATION) / 2)
         drawn = task_pairs.star_labels(count + len(known), seed + 20 + repeat, new=new)
         first = {pair.prompt: pair for pair in drawn if pair.prompt not in known}
-        pairs = list(first.values())[:count]
-        cut = 2 * round(len(pairs) / (1 + VALIDATION) / 2)  # both reviews of a minimal pair
-        fit.append(ContrastSet(drawn.name, tuple(pairs[:cut]), source=drawn.source))
-        validation.append(ContrastSet(drawn.name, tuple(pairs[cut:]), source=drawn.source))
+        fresh = ContrastSet(drawn.name, tuple(first.values())[:count], source=drawn.source)
+        for part, kept in zip(_parts(fresh, stated.seed), (fit, validation), strict=True):
+            kept.append(part)
     return ExactTask(
         concept=asked.name,
         texts=tuple(task_pairs.with_stars(one) for one in fit),
@@ -74,9 +73,8 @@ def _truth(stated: Stating, model: Model) -> ExactTask:
     for repeat in range(stated.repeats):
         own = seed + 40 + repeat
         drawn = others(reviews.continuations("truth", 4 * count, own, length=LENGTH), count)
-        cut = round(len(drawn) / (1 + VALIDATION))
-        fit.append(dataclasses.replace(drawn, pairs=drawn.pairs[:cut]))
-        validation.append(dataclasses.replace(drawn, pairs=drawn.pairs[cut:]))
+        for part, kept in zip(_parts(drawn, stated.seed), (fit, validation), strict=True):
+            kept.append(part)
         texts.append(others(reviews.contexts("truth", 4 * stated.n_fit, own), stated.n_fit))
     asked = [fact for fact in task_pairs.facts() if fact.entity in held]
     alone = task_pairs.fact_questions(asked, 2, seed + 6)
@@ -112,9 +110,9 @@ def _edit(stated: Stating, model: Model) -> ExactTask:
         own = asked([fact], stated.n_fit, 30 + repeat, phrases=("plain",), by="prompt")
         # The value that is true in the grammar stands first among the wrong ones.
         pairs = tuple({pair.prompt: pair for pair in reversed(own.pairs)}.values())[::-1]
-        cut = round(len(pairs) / (1 + VALIDATION))
-        fit.append(dataclasses.replace(own, pairs=pairs[:cut]))
-        validation.append(dataclasses.replace(own, pairs=pairs[cut:]))
+        drawn = dataclasses.replace(own, pairs=pairs)
+        for part, kept in zip(_parts(drawn, stated.seed), (fit, validation), strict=True):
+            kept.append(part)
         texts.append(_whole(fit[-1]))
     trained = {pair.prompt for part in (*fit, *validation) for pair in part}
     fresh = asked([fact], 2 * CONTEXTS, 7, phrases=("plain",), by="prompt")
@@ -218,9 +216,7 @@ def _of_folder(folder: Path, stated: Stating, model: Model) -> ExactTask:
             f"The task of {folder} needs ordinary texts for its cost. Give neutral=<a file of texts, "
             "one a line>."
         )
-    fit, *held = trained.split(stated.seed, (0.8, 0.1, 0.1))
-    validation = held[0].merged(held[1], name=trained.name)
-    fit, validation = (stated.in_chat(model, part) for part in (fit, validation))
+    fit, validation = (stated.in_chat(model, part) for part in _parts(trained, stated.seed))
     return ExactTask(
         concept=folder.name.replace("_", " "),
         texts=(_whole(fit),) * stated.repeats,
@@ -229,6 +225,13 @@ def _of_folder(folder: Path, stated: Stating, model: Model) -> ExactTask:
         measures=tuple(measures),
         **_ordinary(stated),
     )
+
+
+def _parts(pairs: ContrastSet, seed: int) -> tuple[ContrastSet, ContrastSet]:
+    """Pairs to train on and to stop by, which share no group."""
+    held = VALIDATION / (1 + VALIDATION) / 2
+    fit, *rest = pairs.split(seed, (1 - 2 * held, held, held))
+    return fit, rest[0].merged(rest[1], name=pairs.name)
 
 
 def _whole(pairs: ContrastSet) -> ContrastSet:

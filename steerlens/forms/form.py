@@ -53,6 +53,18 @@ class Form(Protocol):
         ...
 
 
+@runtime_checkable
+class Penalised(Form, Protocol):
+    """A form whose training has a penalty beside the objective."""
+
+    def penalty(self, intervention: Composed) -> Tensor:
+        """A number in nats that is added to the loss of a step, of what the step's intervention did.
+
+        It is differentiable in the parameters. The validation loss is the objective alone.
+        """
+        ...
+
+
 def read_place(form: Any) -> None:
     """Reads the site and positions of a new form as users write them: a layer, a hook, "all"."""
     object.__setattr__(form, "site", as_site(form.site))

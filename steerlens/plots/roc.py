@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from steerlens.plots.arrays import array
 from steerlens.plots.look import INK, PALETTE, house
 from steerlens.plots.marks import rule
+from steerlens.plots.narrow import make_narrow
 from steerlens.plots.words import number
 
 
@@ -58,9 +59,12 @@ def roc_curve(
         name=f"chosen threshold, {number(float(at[chosen]))}",
     )
     area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-    house(figure, title=title, note=f"Area under the curve {area:.2f}")
+    note = f"Area under the curve {area:.2f}"
+    house(figure, title=title, note=note, height=500)
     figure.update_xaxes(title_text="holds for prompts without it", range=[-0.02, 1.02])
     figure.update_yaxes(title_text="holds for prompts with it", range=[-0.02, 1.02])
     for axis in ("xaxis", "yaxis"):
-        figure.update_layout({axis: {"tickformat": ".0%"}})
+        figure.update_layout({axis: {"tickformat": ".0%", "constrain": "domain"}})
+    figure.update_layout(yaxis_scaleanchor="x")  # both are shares of prompts: a square at any width
+    make_narrow(figure, title=title, note=note, left=52)
     return figure

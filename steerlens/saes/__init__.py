@@ -3,6 +3,7 @@
 The only package that imports sae_lens, and only when an SAE is loaded or trained.
 """
 
+from steerlens.saes.feature_adapter import FeatureAdapter as FeatureAdapter
 from steerlens.saes.feature_edits import AblateFeature as AblateFeature
 from steerlens.saes.feature_edits import AddFeature as AddFeature
 from steerlens.saes.feature_edits import ClampFeature as ClampFeature

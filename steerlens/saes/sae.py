@@ -124,6 +124,15 @@ class SAE:
         self._forget_scale()
         return features.reshape(*resid.shape[:-1], self.d_sae)
 
+    def encoder_input(
+        self, resid: Float[Tensor, "*tokens d_model"]
+    ) -> Float[Tensor, "*tokens d_model"]:
+        """What the encoder's matrix reads of the stream: centred or normalised as the SAE does it."""
+        self._require_stream(resid)
+        x = self.wrapped.process_sae_in(self._flat(resid))
+        self._forget_scale()
+        return x.reshape(resid.shape)
+
     def read(
         self, resid: Float[Tensor, "*tokens d_model"], features: Sequence[int]
     ) -> Float[Tensor, "*tokens feature"]:

@@ -10,6 +10,7 @@ from steerlens.training.objectives import BiPO as BiPO
 from steerlens.training.objectives import MatchDistribution as MatchDistribution
 from steerlens.training.objectives import Objective as Objective
 from steerlens.training.objectives import RePS as RePS
+from steerlens.training.objectives import SimPO as SimPO
 from steerlens.training.objectives import Split as Split
 from steerlens.training.objectives import TargetDistribution as TargetDistribution
 from steerlens.training.objectives import WeightedPairs as WeightedPairs

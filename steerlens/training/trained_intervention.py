@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = "steerlens.trained/1"
 KIND = "trained"
+_ELSEWHERE = {"FeatureAdapter": "steerlens.saes.feature_adapter"}
+"""Forms of packages that need an extra: they are imported where a file states them."""
 _NOT_DECISIVE = ("path", "revision")
 """Facts in which two equal trainings may differ."""
 
@@ -277,6 +280,8 @@ def _form_of(stated: Any, given: Form | None) -> Form:
             )
         return given
     made: Any = getattr(forms, name, None) if isinstance(name, str) else None
+    if made is None and name in _ELSEWHERE:
+        made = getattr(import_module(_ELSEWHERE[name]), name)
     if not (isinstance(made, type) and is_dataclass(made)):
         raise TrainingError(
             f"The file states a form {name!r:.60}, which steerlens does not have. If it is one of "

@@ -18,6 +18,7 @@ from steerlens.arguments import ArgumentError, as_float, as_floats, as_int, as_p
 from steerlens.data import ContrastError, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.forms import Form
+from steerlens.forms.form import Penalised
 from steerlens.forms.suppression import Suppressing
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model, as_model
@@ -337,6 +338,8 @@ class _Fit:
                 f"The loss does not depend on the parameters of {self.form!r}. An edit of the form "
                 "must be differentiable in its tensors, and act where the answers are predicted."
             )
+        if isinstance(self.form, Penalised):
+            loss = loss + self.form.penalty(steers)
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         params = [p for p in state.params.values() if p.grad is not None]

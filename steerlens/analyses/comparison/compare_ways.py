@@ -18,6 +18,7 @@ from steerlens.analyses.comparison.measure_way import (
     multiplier_at,
     on_others,
     per_token,
+    per_written_token,
     size_of,
     towards_target,
     written,
@@ -163,6 +164,7 @@ def _measured(
     }
     some = 1.0 if multiplier != multiplier else multiplier
     found |= left_behind(model, arm, task, some) | per_token(model, arm, task, some)
+    found |= per_written_token(model, arm, task, some)
     rest = {
         **at_factors(model, arm, task, some, factors),
         **on_others(model, arm, task, some),
@@ -245,6 +247,7 @@ def _numbers(
         other_groups={name: asked.groups for name, asked in task.others.items()},
         seconds=every("seconds")[..., 0],
         overhead=every("overhead")[..., 0],
+        token=every("token")[..., 0] if task.prompts else None,
         left=every("left")[..., 0],
         merged=every("merged")[..., 0],
         nearness=nearness,

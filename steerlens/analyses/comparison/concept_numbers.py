@@ -62,5 +62,7 @@ class ConceptNumbers:
     merged: Float[Tensor, "way repeat"]
     """Share of the changed weights that are not restored by adding the change in place and
     subtracting it again; NaN for ways that change no weights."""
+    token: Float[Tensor, "way repeat"] | None = None
+    """The same of a token that is written; None where nothing is written."""
     nearness: Nearness | None = None
     writings: Writings | None = None

@@ -208,6 +208,10 @@ def _changes_weights(result: Compared) -> bool:
     return any(bool(one.merged.isfinite().any()) for one in result.each)
 
 
+def _timed(result: Compared) -> bool:
+    return all(one.token is not None for one in result.each)
+
+
 def _ideal(result: Compared) -> bool:
     return result.has_ideal
 
@@ -268,6 +272,11 @@ CRITERIA: tuple[Criterion, ...] = (
         "overhead", "per token", "more time",
         "processor time of a forward pass above that of the model alone, as a share of it", "less",
         made=partial(_range, field="overhead"), written=format_percent, takes=True,
+    ),
+    Criterion(
+        "token", "per written token", "more time",
+        "the same of a token that is written, the keys and values before it kept", "less",
+        made=partial(_range, field="token"), there=_timed, written=format_percent, takes=True,
     ),
     Criterion(
         "parameters", "parameters", "numbers", "numbers that were trained or fitted", "less",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +17,12 @@ from steerlens.analyses.writing.judging import judge_texts
 from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
 from steerlens.data.contrast_set import ContrastSet
 from steerlens.interventions.changes import Dense, LowRank, WeightChange
-from steerlens.interventions.residual import Add
 from steerlens.interventions.scaled import scaled
 from steerlens.interventions.together import changes_of
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
 from steerlens.measures.equal_cost import NEAR, strengths_of_cost
+from steerlens.measures.generation import generated_tokens
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
@@ -31,6 +33,8 @@ Numbers = dict[str, Tensor]
 TIMINGS = 3
 """Forward passes with and without a way, in turn, for what it takes per token."""
 TIMED_TEXTS = 8
+TIMED_PROMPTS, TIMED_TOKENS = 4, 8
+"""Of each run that times written tokens."""
 
 
 def multiplier_at(model: Model, arm: Intervention, texts: Sequence[str], budget: float) -> float:
@@ -231,17 +235,56 @@ def _seconds(model: Model, batch) -> float:
     return time.process_time() - started
 
 
+@torch.no_grad()
+def per_written_token(model: Model, arm: Intervention, task: WayTask, multiplier: float) -> Numbers:
+    """The same of a token that is written, with the keys and values before it kept.
+
+    What is done once for a prompt does not count.
+
+    Returns:
+        "token" [1]: by the least of `TIMINGS` runs with and without the way, less 1; {} where
+        nothing is written.
+    """
+    prompts, new = list(task.prompts[:TIMED_PROMPTS]), min(TIMED_TOKENS, task.new_tokens - 1)
+    if not prompts:
+        return {}
+
+    def seconds(count: int) -> float:
+        started = time.process_time()
+        generated_tokens(model, prompts, max_new_tokens=count, stop_at_eos=False)
+        return time.process_time() - started
+
+    def least() -> float:
+        seconds(1)  # what is made once
+        return min(seconds(1 + new) for _ in range(TIMINGS)) - min(
+            seconds(1) for _ in range(TIMINGS)
+        )
+
+    plain = least()
+    with arm.attach(model, multiplier):
+        return {"token": torch.tensor([least() / plain - 1])}
+
+
 def size_of(arm: Intervention) -> tuple[int, int]:
     """Numbers that were trained or fitted, and the bytes that they take in float32.
 
-    A prompt has no numbers and takes the bytes of its text. Of an intervention that says neither,
-    both are 0.
+    A prompt has no numbers and takes the bytes of its text.
     """
-    if isinstance(arm, TrainedIntervention):
-        count = sum(tensor.numel() for tensor in arm.params.values())
-        return count, 4 * count
-    if isinstance(arm, Add):
-        count = arm.direction.vector.numel()
-        return count, 4 * count
     text = getattr(arm, "text", "")
-    return 0, len(text.encode()) if isinstance(text, str) else 0
+    if isinstance(text, str) and text:
+        return 0, len(text.encode())
+    count = _numbers_in(arm.params if isinstance(arm, TrainedIntervention) else arm)
+    return count, 4 * count
+
+
+def _numbers_in(held: Any) -> int:
+    """Entries of all tensors of real numbers that an intervention holds, in its parts too."""
+    if isinstance(held, Tensor):
+        return held.numel() if held.is_floating_point() else 0
+    if isinstance(held, Mapping):
+        return sum(map(_numbers_in, held.values()))
+    if isinstance(held, tuple | list):
+        return sum(map(_numbers_in, held))
+    if is_dataclass(held) and not isinstance(held, type):
+        return sum(_numbers_in(getattr(held, field.name)) for field in fields(held))
+    return 0

@@ -1,4 +1,4 @@
-"""Ways by name: a direction, a prompt, or any form trained for any objective."""
+"""Ways by name: a direction, a prompt, an operator, or any form trained for any objective."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 
+from steerlens.analyses.comparison.operator_ways import OPERATORS
 from steerlens.analyses.comparison.way_data import Way, WayData, WayError
 from steerlens.analyses.confirmation.contexts import Contexts, Side
 from steerlens.arguments import ArgumentError, as_int
@@ -18,6 +19,7 @@ from steerlens.data.formats.text import chat_markers
 from steerlens.directions.methods import METHODS, DiffMean, as_method
 from steerlens.directions.methods.method import Method
 from steerlens.forms import (
+    DReFT,
     Form,
     FullWeights,
     Joint,
@@ -35,12 +37,14 @@ from steerlens.interventions.prompt import Prompt
 from steerlens.measures.reading import activations
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
+from steerlens.saes import SAE, FeatureAdapter, SAEError
 from steerlens.training.objectives.bipo import BiPO
 from steerlens.training.objectives.dpo import DPO
 from steerlens.training.objectives.lm import LM
 from steerlens.training.objectives.match_distribution import MatchDistribution
 from steerlens.training.objectives.objective import Objective
 from steerlens.training.objectives.reps import RePS
+from steerlens.training.objectives.simpo import SimPO
 from steerlens.training.objectives.split import Split
 from steerlens.training.trained_intervention import TrainedIntervention
 from steerlens.training.trainer import Trainer
@@ -49,7 +53,10 @@ from steerlens.training.training_errors import DivergedError
 FORMS: Mapping[str, Callable[[WayData], Form]] = MappingProxyType(
     {
         "vector": lambda data: VectorForm(data.site, data.positions),
+        # The features of the model's own SAE, of those that ship with steerlens.
+        "FSRL": lambda data: FeatureAdapter(_shipped_sae(data), positions=data.positions),
         "LoReFT": lambda data: LoReFT(data.site, 4, data.positions),
+        "D-ReFT": lambda data: DReFT(data.site, 4, data.positions),
         "ReFT-r1": lambda data: ReFTr1(data.site, positions=data.positions),
         "adapter": lambda data: LowRankAdapter(data.site, 4, positions=data.positions),
         "post-block": lambda data: PostBlock(4, positions=data.positions),
@@ -71,6 +78,7 @@ OBJECTIVES: Mapping[str, Callable[[WayData], Objective]] = MappingProxyType(
         "SPLIT": lambda data: Split(),
         "BiPO": lambda data: BiPO(),
         "DPO": lambda data: DPO(),
+        "SimPO": lambda data: SimPO(),
         # β of the paper grows with the answers' length until the loss is the positive answer's alone.
         "RePS": lambda data: RePS(cap=3.0),
         "ideal": lambda data: MatchDistribution(_target(data)),
@@ -87,8 +95,9 @@ def way_named(name: str) -> Way:
     Args:
         name: A method of steerlens.directions.methods ("DiffMean", "PCA"); "prompt" or "prompt(5)",
             so many texts of the positive side in front; a form of `FORMS`, trained by LM, or
-            "<form>, <objective>" with an objective of `OBJECTIVES`; or "module:name" for one of your
-            own, or for any function that makes an intervention of a `WayData`.
+            "<form>, <objective>" with an objective of `OBJECTIVES`; an operator of `OPERATORS`
+            ("turn", "SADI heads"); or "module:name" for one of your own, or for any function that
+            makes an intervention of a `WayData`.
 
     Raises:
         WayError: If there is no such way.
@@ -101,6 +110,8 @@ def way_named(name: str) -> Way:
     text = name.strip()
     if re.fullmatch(r"\w+(\.\w+)*:\w+", text):
         return _of_module(text)
+    if text in OPERATORS:
+        return OPERATORS[text]
     form, _, objective = (part.strip() for part in text.partition(","))
     if form in FORMS:
         return Trained(form, objective or "LM")
@@ -114,7 +125,8 @@ def way_named(name: str) -> Way:
     raise WayError(
         f"There is no way {name!r}. Use a method ({', '.join(METHODS)}), {PROMPT!r}, a form "
         f"({', '.join(FORMS)}), with an objective after a comma if it is not LM "
-        f"({', '.join(OBJECTIVES)}), or module:name for one of your own."
+        f"({', '.join(OBJECTIVES)}), an operator ({', '.join(OPERATORS)}), or module:name for one of "
+        "your own."
     )
 
 
@@ -258,6 +270,19 @@ def _loss(made: TrainedIntervention) -> float:
     if history.validation.numel():
         return float(history.validation.mean(1).min())
     return float(history.losses[-10:].mean())
+
+
+def _shipped_sae(data: WayData) -> str:
+    """Where the SAE of the model at the comparison's site is."""
+    source = f"{data.model.name}/{data.site.layer}"
+    try:
+        SAE.load(source).require_fits(data.model)
+    except SAEError as error:
+        raise WayError(
+            f"FSRL needs an SAE of {data.model.name!r} at {data.site}, and none ships with steerlens "
+            f"({error}). Make a way of your own with FeatureAdapter(<folder>)."
+        ) from error
+    return source
 
 
 def _target(data: WayData):

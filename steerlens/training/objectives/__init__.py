@@ -9,5 +9,6 @@ from steerlens.training.objectives.match_distribution import (
 )
 from steerlens.training.objectives.objective import Objective as Objective
 from steerlens.training.objectives.reps import RePS as RePS
+from steerlens.training.objectives.simpo import SimPO as SimPO
 from steerlens.training.objectives.split import Split as Split
 from steerlens.training.objectives.weighted import WeightedPairs as WeightedPairs
