@@ -236,7 +236,7 @@ def criteria_dots(
             edges = span([*finite.tolist(), 0.0])
             figure.update_xaxes(range=edges, nticks=4, zeroline=True, **place)
         arrow = "more is better" if better == "more" else "less is better"
-        figure.update_xaxes(title_text=broken(f"{unit}; {arrow}", 30), **place)
+        figure.update_xaxes(title_text=broken(f"{unit}; {arrow}", 34), **place)
     house(
         figure, title=title, note=f"Whiskers: {whiskers_are}. Filled: the best estimate of the "
         "panel.",
