@@ -5,6 +5,7 @@ Takes some minutes: make test-ray.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from steerlens.experiment import load_experiment
 from steerlens.grid import EngineError, OnRay, run_grid
 from tests.test_run_grid import experiment, files
 
@@ -133,8 +135,7 @@ def test_a_cluster_is_started_here_and_ended_with_the_grid(tmp_path):
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert [line[:5] for line in said.stderr.splitlines() if line[:1] == "["] == ["[1/2]", "[2/2]"]
-    alone = experiment(power=2.0).run(tmp_path / "alone", name="x", progress=False)
-    (folder,) = [
-        p for p in tmp_path.glob("stranger_experiment-*") if p.name[20:] == alone.folder.name[2:]
-    ]
-    assert files(folder) == files(alone.folder)
+    asked = load_experiment(ROOT / "tests" / "stranger_experiment.py")  # as the command reads it
+    alone = dataclasses.replace(asked, n_fit=8, layers=(1,), power=2.0)
+    folder = alone.run(tmp_path / "alone", name="stranger_experiment", progress=False).folder
+    assert files(tmp_path / folder.name) == files(folder)
