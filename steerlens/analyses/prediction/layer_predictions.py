@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens import plots, stats
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.arguments import ArgumentError
-from steerlens.report.numbers import format_interval, format_signed
+from steerlens.report.numbers import format_interval, format_number, format_signed
 from steerlens.report.section import Figure, Heading, Printed, Section, Table
 from steerlens.results import Column, Result
 from steerlens.results.grid import layers_of
@@ -127,7 +127,7 @@ class LayerPredictions(Result):
         """The figure, and all numbers."""
         head = (Heading("site", number=False), *map(Heading, self.names))
         rows = tuple(
-            (str(site), *(f"{value:.3g}" for value in self.values[:, i].tolist()))
+            (str(site), *map(format_number, self.values[:, i].tolist()))
             for i, site in enumerate(self.sites)
         )
         blocks = (
@@ -152,9 +152,9 @@ class LayerPredictions(Result):
         if chosen is not None:
             site = self.sites[made.index(chosen)[0]]
             places = [
-                f"{self.shortlist(1.0, name).index(site) + 1} by {name}"
-                for name in self.names
-                if bool(self.value(name).isfinite().all())
+                f"number {self.shortlist(1.0, name).index(site) + 1} by {name}"
+                for name in AT_BUDGET
+                if name in self.names
             ]
             lines.append(
                 f"  {site} is chosen; of {len(self.sites)} sites it is {', '.join(places)}"
