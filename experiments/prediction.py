@@ -29,7 +29,6 @@ from steerlens.analyses.prediction.predictors import PREDICTORS
 from steerlens.cli import run_file
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.formats.chat import render_chat
-from steerlens.directions.methods import DiffMean
 from steerlens.experiment import Experiment, Inputs, Workplace
 from steerlens.experiment.experiment_data import load_data
 from steerlens.interventions.arms import layer_family
@@ -71,8 +70,6 @@ ABOUT = (
     "your childhood", "your gift", "your visit", "your walk", "your news", "your party", "your garden",
 )  # fmt: skip
 OPENINGS = ("I remember the", "It was all about the", "We talked about the")
-HALF = 2
-"""Questions are halved: one part for the predictors and the choice, one to report on."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +203,7 @@ class PredictionExperiment(Experiment):
             ContrastPair(chat(f"Tell me about {what}.", None, start), f" {yes}", f" {no}")
             for what, start in product(ABOUT, OPENINGS)
         ]
-        questions = ContrastSet(name, tuple(asked)).subset(HALF * self.n_questions, self.seed)
+        questions = ContrastSet(name, tuple(asked)).subset(2 * self.n_questions, self.seed)
         choose, report = questions.halved(self.seed)
         return model, ContrastSet(f"{name}, contexts", tuple(fit)), choose, report
 
@@ -227,7 +224,7 @@ class PredictionExperiment(Experiment):
         )  # fmt: skip
         predicting = time.process_time() - started
         started = time.process_time()
-        directions = list(read.directions(DiffMean() if self.method is None else self.method))
+        directions = list(read.directions(self.method))
         lengths = lengths_within_budget(
             model, directions, for_lengths, budget=self.budget, positions=positions, progress=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,8 +92,28 @@ class Subspace:
         return resid + per_row(strength, resid) * (wanted @ basis)
 
 
+class OfWholeTexts(ABC):
+    """A `TextEdit` that can be called as an edit of single tokens is."""
+
+    @abstractmethod
+    def of_texts(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        strength: Strength,
+        chosen: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The edit of texts, of which only what it gives at the chosen tokens is taken."""
+
+    def __call__(
+        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The edit of texts without padding whose every token is chosen."""
+        chosen = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
+        return self.of_texts(resid, strength, chosen)
+
+
 @dataclass(frozen=True, eq=False)
-class TopLatents:
+class TopLatents(OfWholeTexts):
     """h' = h + strength · gate · mean(top-k of ReLU(h · w)) · w, while it is trained: a `TextEdit`.
 
     The k largest latents are those of the text's chosen tokens, of all where there are fewer. It
@@ -110,13 +131,6 @@ class TopLatents:
     @property
     def d_model(self) -> int:
         return self.w.shape[0]
-
-    def __call__(
-        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The edit of texts without padding whose every token is chosen."""
-        chosen = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
-        return self.of_texts(resid, strength, chosen)
 
     def of_texts(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from steerlens.grid.grid_cells import GridCell
@@ -114,15 +114,3 @@ class Engine(Protocol):
     def stop(self) -> None:
         """Ends all workers. Called once, however the grid ends."""
         ...
-
-
-@dataclass
-class Numbered:
-    """Numbers for workers, each once."""
-
-    last: int = field(default=-1)
-
-    def next(self) -> int:
-        """The next number."""
-        self.last += 1
-        return self.last

@@ -117,6 +117,9 @@ def require_data(cells: Sequence[GridCell]) -> None:
 def packed(cell: GridCell) -> bytes:
     """The experiment as a worker reads it.
 
+    It goes from this process to one that this process started, as multiprocessing sends whatever it
+    is given; it is never written to a file or read from one.
+
     Raises:
         ExperimentError: If its class, or a class of one of its fields, has no file to be read from.
     """

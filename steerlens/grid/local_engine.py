@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from steerlens.arguments import as_int
-from steerlens.grid.engines import Died, Done, EngineError, Event, Numbered, Outcome, Ready, Setup
+from steerlens.grid.engines import Died, Done, EngineError, Event, Outcome, Ready, Setup
 from steerlens.grid.grid_cells import GridCell
 from steerlens.models.checkpoints import CheckpointError
 from steerlens.models.loading import require_device
@@ -46,7 +47,7 @@ class Local:
     the workers. Numbers can differ in their last bits between numbers of threads."""
     _each: int = field(default=1, init=False, repr=False)
     _devices: tuple[str, ...] = field(default=(), init=False, repr=False)
-    _numbers: Numbered = field(default_factory=Numbered, init=False, repr=False)
+    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
     _running: dict[int, _Process] = field(default_factory=dict, init=False, repr=False)
 
     def require(self, cells: Sequence[GridCell], workers: int) -> int:
@@ -68,7 +69,7 @@ class Local:
 
     def start(self, setup: Setup) -> int:
         """Starts a process. It ends with this one, however this one ends."""
-        number = self._numbers.next()
+        number = next(self._numbers)
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
         more = {name: str(self._each) for name in THREADS}

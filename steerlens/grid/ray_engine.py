@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from steerlens.arguments import as_int
 from steerlens.grid.cell_worker import CellWorker
-from steerlens.grid.engines import Died, Done, EngineError, Event, Numbered, Outcome, Ready, Setup
+from steerlens.grid.engines import Died, Done, EngineError, Event, Outcome, Ready, Setup
 from steerlens.grid.grid_cells import GridCell
 from steerlens.grid.local_engine import threads_of
 
@@ -78,7 +79,7 @@ class OnRay:
     _gpus: float = field(default=0.0, init=False, repr=False)
     _ours: bool = field(default=False, init=False, repr=False)
     _looked: float = field(default=0.0, init=False, repr=False)
-    _numbers: Numbered = field(default_factory=Numbered, init=False, repr=False)
+    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
     _actors: dict[int, _Actor] = field(default_factory=dict, init=False, repr=False)
 
     def require(self, cells: Sequence[GridCell], workers: int) -> int:
@@ -136,7 +137,7 @@ class OnRay:
 
     def start(self, setup: Setup) -> int:
         """Starts an actor, as soon as a node has room for it."""
-        number = self._numbers.next()
+        number = next(self._numbers)
         made = _ray().remote(RayWorker).options(
             num_cpus=self._each, num_gpus=self._gpus, max_restarts=0, max_task_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._each)}},

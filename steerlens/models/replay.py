@@ -34,14 +34,15 @@ class ReplayError(ValueError):
 class Replay:
     """The blocks of one bridge. `replay` makes it, once it was compared with the bridge itself."""
 
-    def __init__(self, wrapped: Any, *, shares: bool = True) -> None:
+    def __init__(self, wrapped: Any, given: list[int], *, shares: bool = True) -> None:
         """
         Args:
+            given: As `_what_blocks_give` finds it.
             shares: Whether the first columns of texts can be in the model's cache.
         """
         self.wrapped, self.shares = wrapped, shares
         self.blocks: list[Any] = list(wrapped.blocks)
-        self._given = self._what_blocks_give()
+        self._given = given
 
     def begin(self, batch: TokenBatch, shared: int, variants: int) -> Replayed:
         """Runs what all rows of a prompt share, and readies the blocks for the columns after it.
@@ -66,27 +67,6 @@ class Replay:
     ) -> Float[Tensor, "prompt row pos d_model"]:
         """The normed final stream, which the unembedding reads."""
         return final_norm(self.wrapped, resid.flatten(0, 1)).view_as(resid)
-
-    def _what_blocks_give(self) -> list[int]:
-        """How many things each block gives: 0 where it gives the stream alone, and no tuple."""
-        found: dict[int, int] = {}
-
-        def note(layer: int) -> Callable[..., None]:
-            def hook_fn(module: Any, args: Any, out: Any) -> None:
-                found[layer] = len(out) if isinstance(out, tuple) else 0
-
-            return hook_fn
-
-        handles = [block.register_forward_hook(note(k)) for k, block in enumerate(self.blocks)]
-        try:
-            tokens = torch.zeros(1, 2, dtype=torch.long, device=_device(self.wrapped))
-            self.wrapped(tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if len(found) != len(self.blocks):
-            raise ReplayError(f"{len(found)} of its {len(self.blocks)} blocks are run")
-        return [found[layer] for layer in range(len(self.blocks))]
 
     def _prefix(self, prompts: TokenBatch, width: int) -> Any:
         """The cache after the first columns of each prompt."""
@@ -195,30 +175,39 @@ def replay(wrapped: Any, known_hooks: Counter[str]) -> Replay | None:
     ):
         return None
     processed = bool(getattr(wrapped, "compatibility_mode", False))
-    if wrapped not in _compared or _compared[wrapped][0] != processed:
+    if wrapped not in _compared or _compared[wrapped].processed != processed:
         with torch.no_grad(), without_hooks(wrapped), evaluating(wrapped):
-            whole, parted = _differences(wrapped)
-        _compared[wrapped] = (processed, whole, parted)
-        if whole:
+            _compared[wrapped] = _comparison(wrapped, processed)
+        if whole := _compared[wrapped].whole:
             warnings.warn(
                 f"The blocks of this {type(wrapped.original_model).__name__} are not run one by "
                 f"one: {whole}. Sweeps of it take one full pass for each row, which is slower and "
                 "gives the same numbers.",
                 stacklevel=3,
             )
-    _, whole, parted = _compared[wrapped]
-    return None if whole else Replay(wrapped, shares=not parted)
+    seen = _compared[wrapped]
+    return None if seen.whole else Replay(wrapped, seen.given, shares=not seen.parted)
 
 
-_compared: WeakKeyDictionary[Any, tuple[bool, str, str]] = WeakKeyDictionary()
-"""Of each bridge whether its weights were processed, and what `_differences` found."""
+@dataclass(frozen=True)
+class _Comparison:
+    """What the first use of a bridge has shown."""
+
+    processed: bool
+    """Whether its weights were processed then."""
+    given: list[int]
+    """As `_what_blocks_give` finds it."""
+    whole: str
+    """How a replay of whole texts differs from the model's own pass; "" if it does not."""
+    parted: str
+    """The same of texts whose first columns are in the cache."""
 
 
-def _differences(wrapped: Any) -> tuple[str, str]:
-    """How a replay of random tokens differs from the model's own pass; "" where it does not.
+_compared: WeakKeyDictionary[Any, _Comparison] = WeakKeyDictionary()
 
-    First of whole texts, then of texts whose first columns are in the cache.
-    """
+
+def _comparison(wrapped: Any, processed: bool) -> _Comparison:
+    """Compares replays of random tokens with the model's own pass."""
     width = min(12, wrapped.cfg.n_ctx)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(wrapped.cfg.d_vocab, (2, width), generator=generator)
@@ -229,20 +218,32 @@ def _differences(wrapped: Any) -> tuple[str, str]:
         real[2:, : width // 2 + 1] = False  # more than what is shared
     ends = torch.full((len(tokens),), width - 1, device=tokens.device)
     batch = TokenBatch(tokens, real, torch.zeros_like(real), ends)
-    whole = _differs(wrapped, batch, 0)
-    if not measured(wrapped).caches:
-        return whole, "its cache gives other numbers than a full pass"
-    return whole, whole or _differs(wrapped, batch, width // 2)
+    try:
+        given = _what_blocks_give(wrapped)
+    except Exception as error:  # whatever an unusual architecture leads to
+        return _Comparison(processed, [], _reason(error), _reason(error))
+    blocks = Replay(wrapped, given)
+    whole = _differs(blocks, batch, 0)
+    if measured(wrapped).caches:
+        parted = whole or _differs(blocks, batch, width // 2)
+    else:
+        parted = "its cache gives other numbers than a full pass"
+    return _Comparison(processed, given, whole, parted)
 
 
-def _differs(wrapped: Any, batch: TokenBatch, shared: int) -> str:
+def _differs(blocks: Replay, batch: TokenBatch, shared: int) -> str:
     """Compares a replay with hooked passes, and says what is wrong with it."""
     try:
-        return _gap(Replay(wrapped), batch, shared)
-    except ReplayError as error:
-        return str(error)
+        return _gap(blocks, batch, shared)
     except Exception as error:  # whatever an unusual architecture leads to
-        return f"they cannot be run so ({type(error).__name__}: {error})"
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says of why blocks are not run one by one."""
+    if isinstance(error, ReplayError):
+        return str(error)
+    return f"they cannot be run so ({type(error).__name__}: {error})"
 
 
 def _gap(blocks: Replay, batch: TokenBatch, shared: int) -> str:
@@ -282,6 +283,32 @@ def _gap(blocks: Replay, batch: TokenBatch, shared: int) -> str:
             gap = float((own[real] - wanted[real]).abs().max())
             return f"a replay differs from its own forward pass by {gap:.3g}"
     return ""
+
+
+def _what_blocks_give(wrapped: Any) -> list[int]:
+    """How many things each block gives: 0 where it gives the stream alone, and no tuple.
+
+    Raises:
+        ReplayError: If the model does not run all of its blocks.
+    """
+    blocks, found = list(wrapped.blocks), {}
+
+    def note(layer: int) -> Callable[..., None]:
+        def hook_fn(module: Any, args: Any, out: Any) -> None:
+            found[layer] = len(out) if isinstance(out, tuple) else 0
+
+        return hook_fn
+
+    handles = [block.register_forward_hook(note(k)) for k, block in enumerate(blocks)]
+    try:
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=_device(wrapped))
+        wrapped(tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(found) != len(blocks):
+        raise ReplayError(f"{len(found)} of its {len(blocks)} blocks are run")
+    return [found[layer] for layer in range(len(blocks))]
 
 
 @dataclass(frozen=True, eq=False)

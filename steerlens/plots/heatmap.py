@@ -122,23 +122,7 @@ def layer_heatmap(
     tall = panel / shape[0] * shape[1] / room  # height of a cell over its width
 
     figure = go.Figure()
-    figure.add_heatmap(
-        z=holes(grid),
-        zmin=-top,
-        zmax=top,
-        colorscale=DIVERGING,
-        colorbar=colour_bar(axis_title(quantity, unit), top, clipped),
-        name="values",
-    )
-    if missing.any():
-        figure.add_heatmap(
-            z=holes(np.where(missing, 1.0, np.nan)),
-            colorscale=((0, MISSING), (1, MISSING)),
-            showscale=False,
-            name="not measured",
-        )
-        key(figure, "not measured", symbol="square", size=11, color=MISSING)
-    figure.update_traces(selector={"type": "heatmap"}, xgap=1, ygap=1, hovertext=texts)
+    add_cells(figure, grid, texts, colour_bar(axis_title(quantity, unit), top, clipped), top)
     # What costs too much is marked for that alone, and where nothing is above the null a sentence
     # says so: dots in every cell would hide what the map shows.
     none = bool(null.any()) and bool((null | missing | (np.asarray(names) == 0)).all())
@@ -206,6 +190,32 @@ def _written(grid: Array, top: float) -> dict[tuple[int, ...], str]:
         cell: f"{round(value, places) + 0.0:.{places}f}".replace("-", "−").replace("nan", "")
         for cell, value in np.ndenumerate(grid)
     }
+
+
+def add_cells(
+    figure: go.Figure, grid: Array, texts: NDArray[Any], bar: dict[str, Any], top: float
+) -> None:
+    """Cells coloured by their signed values, and grey where nothing was measured.
+
+    Args:
+        grid: Values, one for each cell; NaN where there is none.
+        texts: What is shown above each cell under the pointer.
+        bar: The colour bar.
+        top: The size at which the colours end.
+    """
+    figure.add_heatmap(
+        z=holes(grid), zmin=-top, zmax=top, colorscale=DIVERGING, colorbar=bar, name="values"
+    )
+    missing = np.isnan(grid)
+    if missing.any():
+        figure.add_heatmap(
+            z=holes(np.where(missing, 1.0, np.nan)),
+            colorscale=((0, MISSING), (1, MISSING)),
+            showscale=False,
+            name="not measured",
+        )
+        key(figure, "not measured", symbol="square", size=11, color=MISSING)
+    figure.update_traces(selector={"type": "heatmap"}, xgap=1, ygap=1, hovertext=texts)
 
 
 def write_cells(

@@ -9,12 +9,10 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from steerlens.plots.arrays import array, band, fit, holes, mask
-from steerlens.plots.heatmap import write_cells
+from steerlens.plots.heatmap import add_cells, write_cells
 from steerlens.plots.look import (
     CELLS,
-    DIVERGING,
     INK,
-    MISSING,
     PALETTE,
     QUIET,
     colour_bar,
@@ -77,23 +75,7 @@ def run_heatmap(
         texts[r, c] = "<br>".join(filter(None, parts))
     top, clipped = colour_range(grid)
     figure = go.Figure()
-    figure.add_heatmap(
-        z=holes(grid),
-        zmin=-top,
-        zmax=top,
-        colorscale=DIVERGING,
-        colorbar=colour_bar(axis_title(quantity, unit), top, clipped),
-        name="values",
-    )
-    if np.isnan(grid).any():
-        figure.add_heatmap(
-            z=holes(np.where(np.isnan(grid), 1.0, np.nan)),
-            colorscale=((0, MISSING), (1, MISSING)),
-            showscale=False,
-            name="not measured",
-        )
-        key(figure, "not measured", symbol="square", size=11, color=MISSING)
-    figure.update_traces(selector={"type": "heatmap"}, xgap=1, ygap=1, hovertext=texts)
+    add_cells(figure, grid, texts, colour_bar(axis_title(quantity, unit), top, clipped), top)
     words = {cell: number(float(v), 3) for cell, v in np.ndenumerate(grid) if not np.isnan(v)}
     longest = max(map(len, words.values()), default=1)
     written = shape[1] * (6.4 * longest + 8) <= ROOM

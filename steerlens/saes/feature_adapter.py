@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerlens.arguments import ArgumentError, as_float
 from steerlens.forms.form import Parameters, require_parameters, zeros
+from steerlens.forms.stream_edits import OfWholeTexts
 from steerlens.interventions.changes import Composed
 from steerlens.interventions.composition import EditAtSite
 from steerlens.interventions.residual import like_stream, per_row
@@ -193,7 +194,7 @@ class FeatureChange:
 
 
 @dataclass(frozen=True, eq=False)
-class NotedFeatureChange(FeatureChange):
+class NotedFeatureChange(OfWholeTexts, FeatureChange):
     """The same while it is trained: a `TextEdit` that notes v at the tokens that are edited."""
 
     _sums: list[Float[Tensor, ""]] = field(default_factory=list, init=False)
@@ -205,13 +206,6 @@ class NotedFeatureChange(FeatureChange):
         if not self._sums:
             return self.read.new_zeros(())
         return torch.stack(self._sums).sum() / max(1, sum(self._counts))
-
-    def __call__(
-        self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The edit of texts without padding whose every token is chosen."""
-        chosen = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
-        return self.of_texts(resid, strength, chosen)
 
     def of_texts(
         self,

@@ -39,10 +39,8 @@ class FoundCell:
 
     def __repr__(self) -> str:
         tried, known = len(self.map.rows), len(self.predictions.sites)
-        return (
-            f"{tried} of {known} sites were mapped, chosen by what is known without steering.\n"
-            + (self.map.summary())
-        )
+        said = f"{tried} of {known} sites were mapped, chosen by what is known without steering."
+        return f"{said}\n{self.map.summary()}"
 
 
 def find_cell(

@@ -72,7 +72,7 @@ class LayerPredictions(Result):
         """Spearman's correlation over sites of a predictor with what steering did there.
 
         Args:
-            outcome: One number for each site, e.g. `gain_within_budget` of a map. Sites where it or
+            outcome: One number for each site, e.g. `row_scores` of a map. Sites where it or
                 the predictor is NaN are left out.
         """
         predictor = self.value(name)
@@ -160,14 +160,3 @@ class LayerPredictions(Result):
                 f"  {site} is chosen; of {len(self.sites)} sites it is {', '.join(places)}"
             )
         return lines
-
-    def held_against(self, outcomes: Mapping[str, Float[Tensor, " site"]]) -> str:
-        """Spearman's correlation of every predictor with some outcomes, as lines of text."""
-        lines = []
-        for name in self.names:
-            found = [
-                f"{outcome} {format_interval(self.correlation(name, values))}"
-                for outcome, values in outcomes.items()
-            ]
-            lines.append(f"{name}: {', '.join(found)}")
-        return "\n".join(lines)
