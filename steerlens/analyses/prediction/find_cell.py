@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, SupportsFloat, SupportsIndex
 
-from steerlens.analyses.prediction.layer_predictions import LayerPredictions
+from steerlens.analyses.prediction.layer_predictions import LayerPredictions, require_share
 from steerlens.analyses.prediction.predict_layers import TEXTS, predict_layers
 from steerlens.analyses.prediction.predictors import PREDICTORS
 from steerlens.analyses.steerability.measure_steerability import steerability
@@ -81,6 +81,7 @@ def find_cell(
     model, where = as_model(model), sites_or_layers(sites, layers)
     if by not in PREDICTORS:
         raise ArgumentError(f"by={by!r} is not one of {', '.join(PREDICTORS)}. Use one of them.")
+    require_share(share)
     pairs = as_contrast_set(fit)
     read = activations(model, pairs, where, progress=progress)
     common: dict[str, Any] = {

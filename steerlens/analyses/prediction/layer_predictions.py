@@ -27,6 +27,12 @@ AT_BUDGET = ("slope at budget", "mediated at budget", "direct at budget")
 """Predictors in nats, which a figure can show beside a gain."""
 
 
+def require_share(share: float) -> None:
+    """Raises ArgumentError unless a number is a part of a whole."""
+    if not 0 < share <= 1:
+        raise ArgumentError(f"share={share} is not a part. Use a number above 0, at most 1.")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerPredictions(Result):
     """One number of every predictor for every site, measured without steering a question.
@@ -62,8 +68,7 @@ class LayerPredictions(Result):
             share: Which part of the sites to keep; at least one is kept.
             by: The predictor that orders them. NaN comes last.
         """
-        if not 0 < share <= 1:
-            raise ArgumentError(f"share={share} is not a part. Use a number above 0, at most 1.")
+        require_share(share)
         order = self.value(by).nan_to_num(-torch.inf).argsort(descending=True, stable=True)
         count = max(1, round(share * len(self.sites)))
         return [self.sites[i] for i in order[:count].tolist()]
