@@ -519,7 +519,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_template_that_does_not_end_is_stopped(real_tokenizer, kind, monkeypatch):
-    monkeypatch.setattr(chat_module, "_PATIENCE", 3.0)
+    monkeypatch.setattr(chat_module, "_PATIENCE", 1.0)
     monkeypatch.setattr(chat_module, "MAX_STEPS", 5_000)
     real_tokenizer.chat_template = ENDLESS[kind] + CHATML
     start = time.process_time()

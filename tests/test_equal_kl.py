@@ -36,7 +36,7 @@ def costs(model, found, lengths, texts, positions=None):
     return divergence(model, texts, edits, (0.0, 1.0), progress=False)[:, 1].mean(-1)
 
 
-@pytest.mark.parametrize("kl", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("kl", [0.01, 1.0])
 def test_every_layer_of_the_reference_model_costs_what_was_asked(world, kl):
     model, found, texts = world
     cost = costs(model, found, equal_kl(model, found, texts, kl=kl, progress=False), texts)

@@ -147,7 +147,7 @@ def test_a_results_folder_of_another_model_is_refused_and_kept(experiment, run, 
     assert sorted((p.name, p.stat().st_mtime_ns) for p in run.folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("lost", ["map.safetensors", "probe.json", "cells"])
+@pytest.mark.parametrize("lost", [("map.safetensors", "probe.json"), "cells"])
 def test_what_was_lost_or_damaged_is_repaired_as_the_message_says(experiment, run, tmp_path, lost):
     folder = tmp_path / run.folder.name
     shutil.copytree(run.folder, folder)
@@ -161,7 +161,8 @@ def test_what_was_lost_or_damaged_is_repaired_as_the_message_says(experiment, ru
             experiment.run(tmp_path, progress=False)
         damaged.unlink()
     else:
-        (folder / lost).unlink()
+        for name in lost:
+            (folder / name).unlink()
     again = experiment.run(tmp_path, progress=False)
     assert torch.equal(again.map.propensities, run.map.propensities)
 

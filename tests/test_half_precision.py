@@ -20,6 +20,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Site
 from steerlens.testing import tiny_bridge, tiny_model
+from tests.planted_files import write_planted
 
 HALF = ["bfloat16", "float16"]
 ROUNDING = {"bfloat16": 0.25, "float16": 0.03}
@@ -34,12 +35,16 @@ PAIRS = ContrastSet(
 )
 
 
-def test_a_whole_experiment_runs_in_bfloat16(tmp_path):
+def test_a_whole_experiment_runs_in_bfloat16(planted, tmp_path):
+    """Of a tiny model: many processors have no products of this precision."""
+    folder = write_planted(planted, tmp_path / "planted")
     run = SteerabilityExperiment(
-        dtype="bfloat16", layers=(7,), n_fit=8, n_choose=4, n_report=4, n_neutral=4, nulls=0,
+        model=str(folder / "model"), contrast=str(folder / "contexts.jsonl"),
+        questions=str(folder / "questions.jsonl"), dtype="bfloat16", layers=(2,),
+        n_fit=8, n_choose=4, n_report=4, n_neutral=4, nulls=0,
         written=2, new_tokens=2, strengths=11, samples=1, multipliers=(0.0, 0.5), confirmed=8,
-        shifts=("here is a phone . {prompt}",),
-    ).run(tmp_path, progress=False)  # fmt: skip
+        shifts=("the city was there ! {prompt}",), others=(str(folder / "questions.jsonl"),),
+    ).run(tmp_path / "results", progress=False)  # fmt: skip
     assert set(run.results) == {of.kind for of in SteerabilityExperiment.results}
     assert run.manifest["fields"]["dtype"] == "bfloat16"
     assert torch.isfinite(run.map.propensities).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def path():
         found = packaged_gguf(NAME)
     except MissingCheckpoint as error:
         pytest.skip(str(error))
-    with parsed_once():  # the file is read several times here
+    with parsed_once():  # the file is read twice here
         yield found
 
 
@@ -46,13 +47,27 @@ def model(path):
 
 
 @pytest.fixture(scope="module")
-def hf_model(path):
+def loaded_by_path(path):
+    """The model by the path of its file, and a copy of what transformers read from the file."""
     from transformers import AutoModelForCausalLM
 
-    found = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    return found.eval()
+    read, original = [], AutoModelForCausalLM.from_pretrained
+
+    def spied(*args, **given):
+        found = original(*args, **given)
+        read.append(deepcopy(found[0]))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", spied)
+        by_path = Model.load(path)
+    (hf_model,) = read
+    return by_path, hf_model.eval()
+
+
+@pytest.fixture(scope="module")
+def hf_model(loaded_by_path):
+    return loaded_by_path[1]
 
 
 @pytest.fixture
@@ -91,10 +106,11 @@ def test_it_loads_by_name_with_hugging_faces_logits(model, hf_model):
     assert worst < 1e-4
 
 
-def test_it_loads_by_path_and_by_folder_with_the_same_weights(model, hf_model, path, tmp_path):
+def test_it_loads_by_path_and_by_folder_with_the_same_weights(model, loaded_by_path, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    assert Model.load(path).fingerprint == model.fingerprint
+    by_path, hf_model = loaded_by_path
+    assert by_path.fingerprint == model.fingerprint
     config = hf_model.config.to_dict()
     config.pop("quantization_config", None)
     plain = LlamaForCausalLM(LlamaConfig.from_dict(config))

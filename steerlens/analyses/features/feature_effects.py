@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.model_selection import KFold, cross_val_predict
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -115,6 +113,10 @@ def _fitted(
             "Under some vector nothing was written after any prompt, so its effect is not known. "
             "Give prompts that are continued, or a smaller length."
         )
+    # Imported here: every start of the package would wait for it.
+    from sklearn.linear_model import Ridge, RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+
     x, y = units.double().numpy(), effects.double().numpy()
     with threadpool_limits(1):
         chosen: Any = RidgeCV(ALPHAS).fit(x, y)

@@ -7,7 +7,6 @@ from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
-from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -47,6 +46,9 @@ def probe(
     Raises:
         ValueError: If there are fewer questions than folds.
     """
+    # Imported here: every start of the package would wait for it.
+    from sklearn.model_selection import GroupKFold
+
     fitting = as_method(method or Logistic())
     folds, seed = as_int("folds", folds, least=2), as_int("seed", seed)
     controls = as_int("controls", controls, least=0)
