@@ -12,6 +12,7 @@ import torch
 from steerlens import plots
 from steerlens.analyses.comparison import compare_ways as module
 from steerlens.analyses.comparison.compare_ways import compare_ways
+from steerlens.analyses.comparison.concept_numbers import Writings
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.making import Making
 from steerlens.analyses.comparison.operator_ways import OPERATORS
@@ -34,6 +35,7 @@ from steerlens.sites import Positions, Site
 from steerlens.testbed.pole_readers import PoleReader, WellFormedReader
 from tests.planted_files import write_planted
 
+READ = ("steered", "unsteered", "in_context")
 WAYS = ("DiffMean", "prompt(1)", "vector", "LoRA", "tests.test_ways:careless")
 
 
@@ -175,6 +177,21 @@ def test_it_says_what_it_found_on_its_page(run, found):
     with pytest.raises(ResultError, match="not known on this model"):
         found.plot_nearness()
     assert {"gain_low", "parameters", "trained"} <= set(found.to_frame().columns)
+
+
+def test_concepts_with_readers_of_their_own_are_read_together(found):
+    (one,) = found.each
+    own = one.writings
+    renamed = Writings(*({f"{k} of b": v for k, v in getattr(own, f).items()} for f in READ))
+    moved = dataclasses.replace(renamed, steered={k: v + 2 for k, v in renamed.steered.items()})
+    both = dataclasses.replace(
+        found, concepts=("a", "b"),
+        numbers={"a": one, "b": dataclasses.replace(one, writings=moved)},
+    )  # fmt: skip
+    torch.testing.assert_close(
+        both.criterion("written")[0], found.criterion("written")[0] + 1, equal_nan=True
+    )
+    assert both.section({}).blocks
 
 
 def test_it_reads_back_to_the_same_numbers(run, found):

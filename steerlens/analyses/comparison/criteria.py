@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens import stats
-from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
+from steerlens.analyses.comparison.concept_numbers import ConceptNumbers, Writings
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.report.numbers import NOTHING, format_number, format_percent, format_signed
 from steerlens.stats import Bounds, Groups
@@ -105,23 +105,29 @@ def _cost(result: Compared) -> Examples:
     return [one.kl[:, :, k] for one in result.each], [None for _ in result.each]
 
 
+def _readings(one: ConceptNumbers, which: int) -> tuple[Writings, str]:
+    """What was written, and the name of a reader by its place: each concept has readers of its own."""
+    assert one.writings is not None
+    return one.writings, tuple(one.writings.steered)[which]
+
+
 def _written(result: Compared, which: int, change: bool) -> Examples:
-    name, parts = result.readers[which], []
+    parts = []
     for one in result.each:
-        assert one.writings is not None
-        steered = one.writings.steered[name]
-        parts.append(steered - one.writings.unsteered[name] if change else steered)
+        found, name = _readings(one, which)
+        steered = found.steered[name]
+        parts.append(steered - found.unsteered[name] if change else steered)
     return parts, [None for _ in result.each]
 
 
 def _of_context(result: Compared) -> Examples:
     """The change as a share of what contexts change."""
-    name, parts = result.readers[0], []
+    parts = []
     for one in result.each:
-        assert one.writings is not None
-        before = one.writings.unsteered[name]
-        steered = one.writings.steered[name] - before
-        scale = (one.writings.in_context[name] - before).expand_as(steered)
+        found, name = _readings(one, 0)
+        before = found.unsteered[name]
+        steered = found.steered[name] - before
+        scale = (found.in_context[name] - before).expand_as(steered)
         parts.append(as_ratio(steered, scale))
     return parts, [None for _ in result.each]
 
@@ -130,11 +136,10 @@ def _in_context(result: Compared) -> bool:
     """Whether contexts change what is written, so that there is a scale."""
     if not result.readers:
         return False
-    name = result.readers[0]
     for one in result.each:
-        assert one.writings is not None
-        there = one.writings.in_context.get(name)
-        if there is None or float((there - one.writings.unsteered[name]).mean()) <= 0:
+        found, name = _readings(one, 0)
+        there = found.in_context.get(name)
+        if there is None or float((there - found.unsteered[name]).mean()) <= 0:
             return False
     return True
 
