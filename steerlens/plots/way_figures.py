@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from steerlens.plots.arrays import array, band, bands, ordered
 from steerlens.plots.look import INK, PALETTE, SYMBOLS, house, span
 from steerlens.plots.marks import line, rule, whiskers
+from steerlens.plots.narrow import make_narrow
 from steerlens.plots.rows import read_rows
 from steerlens.plots.words import axis_title, broken, number, safe
 
@@ -120,9 +121,8 @@ def way_curves(
             name=f"budget ({number(budget)} nats)", row=row, col=1,
         )  # fmt: skip
         figure.update_yaxes(range=[low, high], row=row, col=1)
-    house(
-        figure, title=title, note="95% intervals on hover", height=590 + 9 * len(series),
-    )  # fmt: skip
+    note = "95% intervals on hover"
+    house(figure, title=title, note=note, height=590 + 9 * len(series))
     figure.update_xaxes(type="log", dtick=1, tickformat="~g")
     figure.update_xaxes(range=span(np.log10(np.asarray([*every, budget]))))
     figure.update_xaxes(
@@ -130,6 +130,7 @@ def way_curves(
     )
     figure.update_yaxes(title_text="gain (nats)", zeroline=True, row=1, col=1)
     figure.update_yaxes(title_text="utility (nats)", zeroline=True, nticks=5, row=2, col=1)
+    make_narrow(figure, title=title, note=note, left=48)
     return figure
 
 
@@ -170,6 +171,7 @@ def nearness_curves(
         title_text="share to ideal", range=span([max(least, lowest), 1.0]), zeroline=True,
         zerolinecolor=INK,
     )  # fmt: skip
+    make_narrow(figure, title=title, note=note, left=52)
     return figure
 
 

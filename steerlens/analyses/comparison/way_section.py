@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
@@ -82,6 +83,10 @@ class Shown(Protocol):
     @property
     def has_ideal(self) -> bool: ...
     @property
+    def changes_weights(self) -> Bool[Tensor, " way"]: ...
+    @property
+    def trained(self) -> Bool[Tensor, " way"]: ...
+    @property
     def ranked_by(self) -> str: ...
     @property
     def ranking(self) -> list[int]: ...
@@ -108,12 +113,6 @@ def way_section(shown: Shown) -> Section:
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
         _table(shown, order, "does"),
-        _table(shown, order, "takes"),
-        _table(shown, order, "leaves"),
-        Folded(
-            "What each number is",
-            (Listing(tuple(f"**{c.short}** ({c.unit}): {c.meaning}" for c in shown.criteria)),),
-        ),
         Figure(
             shown.plot_tradeoff,
             "Every way at several multiples of the multiplier that costs the budget. A way is better "
@@ -129,18 +128,19 @@ def way_section(shown: Shown) -> Section:
                 "breaks text.",
             )
         )
-    if all(one.afterwards is not None for one in shown.each):
-        blocks.append(Figure(shown.plot_afterwards, AFTERWARDS))
-    blocks.append(Figure(shown.plot_criteria))
-    if shown.has_radar:
-        blocks.append(Figure(shown.plot_radar, RADAR))
-    parts = [_decisions(shown, order)]
+    blocks.append(
+        Folded(
+            "What each number is",
+            (Listing(tuple(f"**{c.short}** ({c.unit}): {c.meaning}" for c in shown.criteria)),),
+        )
+    )
+    made = "\n".join(f"`{w}`: `{s}`" for w, s in zip(shown.ways, shown.settings, strict=True))
+    blocks.append(Folded("How each way was made", (Listing(tuple(made.splitlines()), quiet=True),)))
+    parts = [_costs(shown, order), _leaves(shown, order), _at_once(shown), _decisions(shown, order)]
     parts += [against_full(shown, order)] if FULL in shown.ways else []
     if shown.sample_prompts:
         parts.append(_texts(shown, order))
     parts.append(published_judgements(shown.ways))
-    made = "\n".join(f"`{w}`: `{s}`" for w, s in zip(shown.ways, shown.settings, strict=True))
-    blocks.append(Folded("How each way was made", (Listing(tuple(made.splitlines()), quiet=True),)))
     return Section(
         title="Ways of adapting the model, at equal cost",
         short="Ways",
@@ -150,6 +150,33 @@ def way_section(shown: Shown) -> Section:
         answer=_answer(shown, order),
         facts=_facts(shown, order),
         limits=_limits(shown),
+    )
+
+
+def _costs(shown: Shown, order: list[str]) -> Section:
+    """What ways break and take."""
+    return Section(
+        title="What it costs",
+        short="Costs",
+        blocks=(_table(shown, order, "breaks"), _table(shown, order, "takes")),
+    )
+
+
+def _leaves(shown: Shown, order: list[str]) -> Section:
+    """What ways leave behind."""
+    blocks: list[Block] = [_table(shown, order, "leaves")]
+    if all(one.afterwards is not None for one in shown.each):
+        blocks.append(Figure(shown.plot_afterwards, AFTERWARDS))
+    return Section(title="What it leaves behind", short="Reversibility", blocks=tuple(blocks))
+
+
+def _at_once(shown: Shown) -> Section:
+    """All criteria in one picture, and in another."""
+    blocks: list[Block] = [Figure(shown.plot_radar, RADAR)] if shown.has_radar else []
+    return Section(
+        title="All criteria at once",
+        short="Criteria",
+        blocks=(*blocks, Figure(shown.plot_criteria)),
     )
 
 
@@ -182,7 +209,43 @@ def _answer(shown: Shown, order: list[str]) -> tuple[str, ...]:
             if most != best
             else f" It also gains most at equal cost: {_written(shown, gain, most)} nats."
         )
-    return (sentence,)
+    more = [*_without(shown, order), *_left_in_cache(shown)]
+    return (sentence, " ".join(more)) if more else (sentence,)
+
+
+def _without(shown: Shown, order: list[str]) -> list[str]:
+    """The best ways without changed weights, and without training, where the best one has them."""
+    by = _named(shown, shown.ranked_by)
+    first: dict[str, list[str]] = {}
+    for words, has in (
+        ("change no weights", shown.changes_weights), ("need no training", shown.trained),
+    ):  # fmt: skip
+        rest = [way for way in order if not bool(has[shown.ways.index(way)])]
+        if rest and rest[0] != order[0]:
+            first.setdefault(rest[0], []).append(words)
+    return [
+        f"Of the ways that {' and '.join(words)}, **{way}** comes first: {_written(shown, by, way)} "
+        f"{by.unit}."
+        for way, words in first.items()
+    ]
+
+
+def _left_in_cache(shown: Shown) -> list[str]:
+    """The least and the most that is left in a kept cache."""
+    if not any(one.name == "in cache" for one in shown.criteria):
+        return []
+    left, criterion = shown.criterion("in cache")[0], _named(shown, "in cache")
+    if len(shown.ways) < 2 or bool(left.isnan().all()):
+        return []
+    least, most = (
+        shown.ways[int(i)]
+        for i in (left.nan_to_num(torch.inf).argmin(), left.nan_to_num(-1.0).argmax())
+    )
+    return [
+        "Switched off in the middle of a text whose keys and values are kept, "
+        f"**{most}** leaves most in them ({_written(shown, criterion, most)} nats of KL per token) and "
+        f"**{least}** least ({_written(shown, criterion, least)})."
+    ]
 
 
 def _facts(shown: Shown, order: list[str]) -> tuple[Fact, ...]:
@@ -223,6 +286,7 @@ def _table(shown: Shown, order: list[str], about: About) -> Table:
     caption = {
         "does": "What each way does, best first. Brackets: 95% intervals over groups of examples"
         f"{more}.",
+        "breaks": "What else each way does, at the budget.",
         "takes": "What each way takes. Brackets, if any: the least and the most of all trainings.",
         "leaves": "What each way leaves behind when it is removed, and when it is switched off in the "
         f"middle of a text. Brackets: 95% intervals over texts{more}.",
