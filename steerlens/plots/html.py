@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from steerlens.plots.narrow_fit import narrowed
+
 
 def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) -> str:
-    """The figure as a `<div>` for a page that opens offline.
+    """The figure as a `<div>` for a page that opens offline, which states its look on a phone.
 
     Args:
         first: Put plotly.js itself (about 4.5 MB) before the figure; True for the first figure of
             a page and False for the others, which use it.
         div_id: A fixed id makes the same figure give the same text; random by default.
     """
+    figure = narrowed(figure)
     return figure.to_html(
         full_html=False,
         include_plotlyjs=first,
