@@ -84,8 +84,8 @@ def main(
         repeats: Times that every line is measured, in turn.
     """
     experiment = SteerabilityExperiment(
-        n_fit=fit, n_choose=questions, n_report=questions, nulls=0, written=0, confirmed=0,
-        strengths=0, samples=0,
+        n_fit=fit, n_choose=questions, n_report=questions, n_neutral=16, layers=(2, 4, 6), nulls=0,
+        written=0, confirmed=0, strengths=0, samples=0,
     )  # fmt: skip
     print(
         "| workers | wall, s | all runs, s | first worker ready after, s "

@@ -1,8 +1,10 @@
-"""Eleven ways of adapting the reference model, on three concepts, each made three times.
+"""Fourteen ways of adapting the reference model, on three concepts, each made three times.
 
     steerlens run experiments/adaptation_full.py
 
-It goes on where it was stopped; docs/adaptation.md has its numbers.
+Three of them are operators: a learned vector that is patched (clamp), gradient-guided nudging (nudge),
+and a mask that depends on the prompt (SADI heads). It goes on where it was stopped; docs/adaptation.md
+says what it measures.
 """
 
 import sys
@@ -27,7 +29,12 @@ experiment = ComparisonExperiment(
         "full weights",
         "joint",
         "adapter, ideal",
+        "clamp",
+        "nudge",
+        "SADI heads",
     ),  # fmt: skip
+    # Operators reach further at larger multipliers than what was trained for 1.
+    multipliers=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0),
     repeats=3,
 )
 

@@ -13,7 +13,7 @@ import pytest
 from steerlens import plots
 from steerlens.plots.heatmap import NONE, NULL
 from steerlens.plots.narrow import stated_narrow
-from steerlens.plots.narrow_fit import narrowed
+from steerlens.plots.narrow_fit import fit_narrow
 from steerlens.plots.probe import label_places
 
 LAYERS = [0, 1, 2]
@@ -567,7 +567,8 @@ def test_on_a_phone_and_in_one_column_the_heatmap_stands_alone():
 def test_every_figure_says_how_it_looks_on_a_phone():
     """Panels below each other and apart, with room for what stands beside them."""
     for name, figure in everything().items():
-        narrow = stated_narrow(narrowed(figure))
+        fit_narrow(figure)
+        narrow = stated_narrow(figure)
         if name == "token_heat":  # a text keeps its lines
             assert narrow is None
             continue

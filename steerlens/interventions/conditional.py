@@ -38,8 +38,9 @@ class Condition:
     The score is of h, the mean of the stream over the prompt's chosen tokens as it is without edits
     and prompts:
 
-    - "tanh": cos(h, tanh(ĉ ĉᵀ h)), as published. It depends on the scale of the stream: far from 0
-      tanh keeps signs alone.
+    - "tanh": cos(h, tanh(ĉ ĉᵀ h)), as published. It is the same for h and -h, so it cannot tell the
+      two ends of a direction apart where these lie on both sides of 0, and it depends on the scale of
+      the stream: far from 0 tanh keeps signs alone.
     - "cosine": ĉᵀh / ‖h‖.
     - "projection": ĉᵀh, in units of the stream.
 

@@ -187,7 +187,8 @@ def find_condition(
 
     Args:
         sites: By default resid_post of every layer.
-        method: By default the first principal component of the centred differences.
+        method: By default the published one: the first principal component of all texts, each pair
+            centred on its own middle, which is that of the differences.
         positions: The tokens whose mean is read; by default all but special ones.
 
     Raises:
@@ -221,7 +222,7 @@ def find_condition(
         dtype=model.dtype,
         revision=model.revision or "",
     )
-    directions = tuple(read.directions(PCA(centred=True) if method is None else method))
+    directions = tuple(read.directions(PCA() if method is None else method))
     others = _means(model, chosen, where, rule)
     scores = [
         similarity_to(direction, others[:, :, k], similarity).T

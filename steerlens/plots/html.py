@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
-from steerlens.plots.narrow_fit import narrowed
+from steerlens.plots.narrow_fit import fit_narrow
 
 
 def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) -> str:
@@ -15,8 +17,10 @@ def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) ->
             a page and False for the others, which use it.
         div_id: A fixed id makes the same figure give the same text; random by default.
     """
-    figure = narrowed(figure)
-    return figure.to_html(
+    layout: Any = figure["layout"]
+    given = layout.meta
+    fit_narrow(figure)
+    page = figure.to_html(
         full_html=False,
         include_plotlyjs=first,
         include_mathjax=False,
@@ -30,3 +34,5 @@ def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) ->
         },
         div_id=div_id,
     )
+    layout.meta = given
+    return page

@@ -76,16 +76,14 @@ def make_narrow(
         "legend.y": round(5 / (height + top + bottom), 4),
         **(layout or {}),
     }
-    figure.update_layout(
-        meta={
-            "narrow": {
-                "layout": stated,
-                "hidden": away,
-                "traces": [[i, change] for i, change in changes.items() if change],
-                "titled": top - above,
-            }
+    wide.meta = {
+        "narrow": {
+            "layout": stated,
+            "hidden": away,
+            "traces": [[i, change] for i, change in changes.items() if change],
+            "titled": top - above,
         }
-    )
+    }
 
 
 def stated_narrow(figure: go.Figure) -> dict[str, Any] | None:

@@ -39,23 +39,21 @@ class _Panel:
     """Indices of the annotations that are its title."""
 
 
-def narrowed(figure: go.Figure) -> go.Figure:
-    """The figure, stating how it looks on `NARROW` pixels; the same one if it states that already.
+def fit_narrow(figure: go.Figure) -> None:
+    """States how the figure looks on `NARROW` pixels, unless it states that already.
 
     A figure without the house's layout, or without axes that are seen, is left as it is.
     """
-    layout: Any = figure["layout"]
-    drawn = layout.height is not None and layout.margin.t is not None
+    wide: Any = figure["layout"]
+    drawn = wide.height is not None and wide.margin.t is not None
     if stated_narrow(figure) is not None or not drawn or not (panels := _panels(figure)):
-        return figure
+        return
     if any(panel.x.visible is False for panel in panels):  # a text, set in lines
-        return figure
-    made = go.Figure(figure)
-    wide: Any = made["layout"]
-    title, note = title_and_note(made)
+        return
+    title, note = title_and_note(figure)
     changes: dict[str, Any] = {}
     left = _label_rows(panels, changes)
-    right = _right(made)
+    right = _right(figure)
     room = NARROW - left - right
     below = [_label_columns(panel, room, changes) for panel in panels]
     tall = wide.height - wide.margin.t - wide.margin.b
@@ -63,26 +61,25 @@ def narrowed(figure: go.Figure) -> go.Figure:
     beside = len({panel.across for panel in panels}) > 1
     if beside:
         panels, below = _in_reading_order(panels, below)
-        tall = _stack(made, panels, below, tall, changes, restyled)
+        tall = _stack(figure, panels, below, tall, changes, restyled)
     else:
         needed = [_rows_need(panel, changes) / _share(panel) for panel in panels]
         tall = max(tall, *needed)
     make_narrow(
-        made,
+        figure,
         title=title,
         note=note,
         left=left,
         above=max(
             0, round(wide.margin.t - 26 - 20 * _lines(wide, "<b>") - 18 * _lines(wide, "<span"))
         ),
-        below=max(_extra_below(made) if below[-1] is None else 0, below[-1] or 0)
+        below=max(_extra_below(figure) if below[-1] is None else 0, below[-1] or 0)
         + 16 * changes.get(f"{panels[-1].names[0]}.title.text", "").count("<br>"),
         panel=tall,
         layout={**changes, "margin.r": right},
-        hidden=["written values"] if _overfull(made, room) else [],
+        hidden=["written values"] if _overfull(figure, room) else [],
         restyled=restyled,
     )
-    return made
 
 
 def _panels(figure: go.Figure) -> list[_Panel]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import plotly.graph_objects as go
 
 from steerlens.plots.narrow import NARROW, stated_narrow
-from steerlens.plots.narrow_fit import narrowed
+from steerlens.plots.narrow_fit import fit_narrow
 
 Theme = Literal["page", "paper"]
 """How a figure is drawn: as on the report page, or for print."""
@@ -41,7 +41,9 @@ def paper(figure: go.Figure, columns: int = 2) -> go.Figure:
         raise ValueError(
             f"columns={columns!r} is no width of a figure. Use 1 (85 mm) or 2 (175 mm)."
         )
-    made = go.Figure(narrowed(figure) if columns == 1 else figure)
+    made = go.Figure(figure)
+    if columns == 1:
+        fit_narrow(made)
     layout: Any = made["layout"]
     titled = (layout.margin.t or 60) - _above(made)
     narrow = stated_narrow(made) if columns == 1 else None
