@@ -174,9 +174,9 @@ def _made(stated: Any) -> Any:
             return Path(text)
         case {"at": [module, name]}:
             return found(module, name)
-    cls = found(*stated["of"])
+    cls: Any = found(*stated["of"])
     fields = {name: _made(one) for name, one in stated["fields"].items()}
-    if dataclasses.is_dataclass(cls):
+    if hasattr(cls, "__dataclass_fields__"):
         return cls(**fields)
     value = object.__new__(cls)
     value.__dict__.update(fields)

@@ -45,8 +45,8 @@ def fit_narrow(figure: go.Figure) -> None:
     A figure without the house's layout, or without axes that are seen, is left as it is.
     """
     wide: Any = figure["layout"]
-    drawn = wide.height is not None and wide.margin.t is not None
-    if stated_narrow(figure) is not None or not drawn or not (panels := _panels(figure)):
+    given: list[Any] = [wide.height, wide.margin.t]
+    if stated_narrow(figure) is not None or None in given or not (panels := _panels(figure)):
         return
     if any(panel.x.visible is False for panel in panels):  # a text, set in lines
         return
@@ -86,7 +86,7 @@ def _panels(figure: go.Figure) -> list[_Panel]:
     """The pairs of axes that have traces, with their titles."""
     layout: Any = figure["layout"]
     found: dict[tuple[str, str], _Panel] = {}
-    for trace in figure.data:
+    for trace in _traces(figure):
         if "xaxis" not in trace or "yaxis" not in trace:
             return []  # a table or a pie has no axes
         ids = (trace["xaxis"] or "x", trace["yaxis"] or "y")
@@ -154,7 +154,7 @@ def _right(figure: go.Figure) -> int:
     """The right margin: what colour bars and words beside the panels need."""
     layout: Any = figure["layout"]
     bars = [layout.coloraxis.colorbar] if layout.coloraxis.colorscale else []
-    bars += [bar for trace in figure.data if (bar := _bar(trace)) is not None]
+    bars += [bar for trace in _traces(figure) if (bar := _bar(trace)) is not None]
     need = 10
     for bar in bars:
         ticks = max((len(str(text)) for text in bar.ticktext or ()), default=4)
@@ -175,7 +175,7 @@ def _bar(trace: Any) -> Any:
 
 def _overfull(figure: go.Figure, room: float) -> bool:
     """Whether the numbers that are written into cells need more than there is."""
-    for trace in figure.data:
+    for trace in _traces(figure):
         if trace.name == "written values":
             longest = max(map(len, trace["text"]), default=0)
             if len(set(trace["x"])) * (5.6 * longest + 3) > room:
@@ -258,7 +258,7 @@ def _place_bars(
     restyled: dict[int, dict[str, Any]],
 ) -> None:
     """Puts the colour bars of a panel beside it; one that is for several, beside the first."""
-    for i, trace in enumerate(figure.data):
+    for i, trace in enumerate(_traces(figure)):
         names = tuple(
             f"{trace[k][0]}axis{trace[k][1:]}" if trace[k] else k for k in ("xaxis", "yaxis")
         )
@@ -281,10 +281,13 @@ def _place_bars(
 def _extra_below(figure: go.Figure) -> int:
     """Pixels below the panel beside the title of its axis and the legend, as it was drawn."""
     layout: Any = figure["layout"]
-    traces: list[Any] = list(figure.data)
-    keys = [trace.name for trace in traces if trace.showlegend]
+    keys = [trace.name for trace in _traces(figure) if trace.showlegend]
     rows = legend_rows(keys, WIDTH - layout.margin.l - layout.margin.r)
     return max(0, round(layout.margin.b - 52 - (8 + 20 * rows if rows else 0)))
+
+
+def _traces(figure: go.Figure) -> list[Any]:
+    return list(figure.data)
 
 
 def _lines(layout: Any, tag: str) -> int:
