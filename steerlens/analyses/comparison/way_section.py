@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,6 +63,8 @@ class Shown(Protocol):
     def made_by(self) -> dict[str, Any]: ...
     @property
     def factors(self) -> Float[Tensor, " factor"]: ...
+    @property
+    def at_budget(self) -> int: ...
 
     @property
     def each(self) -> tuple[ConceptNumbers, ...]: ...
@@ -90,6 +93,7 @@ def way_section(shown: Shown) -> Section:
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
         _table(shown, order, takes=False),
+        *_left_alone(shown, order),
         _table(shown, order, takes=True),
         Folded(
             "What each number is",
@@ -192,6 +196,36 @@ def _introduction(shown: Shown) -> str:
             "far a way gets: 1 is the ideal, 0 no change, below 0 further away than before."
         )
     return text
+
+
+def left_alone(
+    ways: Sequence[str], gain: Float[Tensor, "way _question"], kl: Float[Tensor, "way _text"]
+) -> str:
+    """Which ways leave some texts as they are, and how many they act on; "" where none does."""
+    found = []
+    for way, *moved in zip(ways, gain, kl, strict=True):
+        if any(bool(one.isnan().any()) for one in moved):
+            continue
+        shares = [float((one != 0).float().mean()) for one in moved]
+        if min(shares) < 1:
+            asked, ordinary = map(_percent, shares)
+            found.append(
+                f"`{way}` on {asked} of the questions and {ordinary} of the ordinary texts"
+            )
+    if not found:
+        return ""
+    told = "; ".join(found)
+    return f"Not all act on every text: {told}. The others stay as they are, to the last bit."
+
+
+def _left_alone(shown: Shown, order: list[str]) -> tuple[Block, ...]:
+    index = [shown.ways.index(way) for way in order]
+    gain, kl = (
+        torch.cat([getattr(one, of)[index, :, shown.at_budget].flatten(1) for one in shown.each], 1)
+        for of in ("gain", "kl")
+    )
+    told = left_alone(order, gain, kl)
+    return (Paragraph(told),) if told else ()
 
 
 def _table(shown: Shown, order: list[str], *, takes: bool) -> Table:
