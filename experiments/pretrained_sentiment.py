@@ -22,7 +22,7 @@ experiment = SteerabilityExperiment(
     questions=f"{DATA}/sentiment_questions.jsonl",
     neutral=f"{DATA}/neutral.txt",
     multipliers=(-1.0, -0.5, 0.0, 0.5, 1.0),
-    written_layers=(4, 9, 14, 19, 24, 29),
+    written_layers=(10, 20, 28),
 )
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ _HOME = {
     "dose_response": "measures.dose_response",
     "sweep": "measures.sweep",
     "divergence": "measures.divergence",
+    "switched_off": "measures.switch_off",
     "direct_gain": "measures.direct_gain",
     "screen": "measures.screen",
     "token_attribution": "measures.token_attribution",

@@ -92,6 +92,7 @@ from steerlens.measures.generation import generate as generate
 from steerlens.measures.dose_response import dose_response as dose_response
 from steerlens.measures.sweep import sweep as sweep
 from steerlens.measures.divergence import divergence as divergence
+from steerlens.measures.switch_off import switched_off as switched_off
 from steerlens.measures.direct_gain import direct_gain as direct_gain
 from steerlens.measures.screen import screen as screen
 from steerlens.measures.token_attribution import token_attribution as token_attribution

@@ -31,6 +31,7 @@ from steerlens.interventions import Add
 from steerlens.measures.divergence import divergence
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
+from steerlens.measures.switch_off import switched_off
 from steerlens.models.model import Model
 from steerlens.operators import triggers
 from steerlens.results import ResultError
@@ -124,6 +125,34 @@ def test_numbers_are_those_of_the_way_by_hand(experiment, found):
     assert found.interval("gain", "DiffMean").value == pytest.approx(
         float((odds[1] - odds[0]).mean()), rel=1e-3
     )
+
+
+def test_what_a_way_leaves_in_a_text_is_that_of_the_way_by_hand(experiment, found):
+    model = experiment.load_model()
+    task = experiment.load(model).tasks[0]
+    read = activations(model, task.texts[0], [Site(1)], progress=False)
+    edit = Add(read.direction(Site(1), method=DiffMean()), Positions.all(), unit="direction")
+    way, one = found.find("DiffMean"), found.each[0]
+    new, ordinary = experiment.new_tokens, list(task.neutral)
+    then = [" ".join([*ordinary[i:], *ordinary]) for i in range(len(task.prompts))]
+    mine = switched_off(
+        model, edit, task.prompts, float(one.budget_multiplier[way, 0]), then=then, steered=new,
+        after=new, temperature=0.0,
+    )  # fmt: skip
+    for name in ("kept", "recomputed", "in_cache"):
+        torch.testing.assert_close(
+            getattr(one.afterwards, name)[way, 0], getattr(mine, name), rtol=1e-3, atol=1e-6
+        )
+    assert found.interval("in cache", "DiffMean").value == pytest.approx(
+        float(mine.in_cache.mean()), rel=1e-3
+    )
+    assert float(found.interval("in cache", "prompt(1)").value) == 0
+    bound = found.interval("in cache", "DiffMean").value / 2
+    excluded = found.recommend(in_cache=bound).excluded
+    assert "nats per token left in the cache, and at most" in excluded["DiffMean"]
+    assert "prompt(1)" not in excluded
+    assert "tokens until a tenth" in str(found.recommend(fades_within=-1).excluded["DiffMean"])
+    assert len(found.plot_afterwards().data) == 3 * len(found.ways)
 
 
 def test_a_way_that_leaves_something_behind_is_found(found):
@@ -223,7 +252,7 @@ def test_it_reads_back_to_the_same_numbers(run, found):
 
 
 def test_a_killed_run_makes_no_finished_way_again(experiment, found, tmp_path, monkeypatch):
-    whole, asked = module._measured, []
+    whole, asked = module.make_way, []
 
     def killed(model, way, name, *arguments):
         asked.append(name)
@@ -232,7 +261,7 @@ def test_a_killed_run_makes_no_finished_way_again(experiment, found, tmp_path, m
         return whole(model, way, name, *arguments)
 
     experiment = dataclasses.replace(experiment, ways=WAYS[:3])
-    monkeypatch.setattr(module, "_measured", killed)
+    monkeypatch.setattr(module, "make_way", killed)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(tmp_path, progress=False)
     resumed = experiment.run(tmp_path, progress=False).ways
@@ -244,6 +273,27 @@ def test_a_killed_run_makes_no_finished_way_again(experiment, found, tmp_path, m
                 getattr(resumed.numbers[concept], name), getattr(one, name)[:3], rtol=0, atol=0,
                 equal_nan=True,
             )  # fmt: skip
+        left = resumed.numbers[concept].afterwards
+        assert left is not None and torch.equal(left.kept, one.afterwards.kept[:3])
+
+
+def test_what_is_left_in_texts_is_measured_of_a_run_that_was_begun_without_it(
+    experiment, found, tmp_path
+):
+    """Its finished ways stay as they are, and are made once more for what they lack."""
+    few = dataclasses.replace(experiment, ways=WAYS[:1])
+    cells = tmp_path / few.run(tmp_path, progress=False).folder.name / "cells"
+    done = {path: path.read_bytes() for path in cells.rglob("*") if path.is_file()}
+    assert any("afterwards" in path.parts for path in done)
+    for path in done:
+        if "afterwards" in path.parts:
+            path.unlink()
+    for path in cells.parent.glob("ways.*"):
+        path.unlink()
+    (cells.parent / "finished.json").unlink(missing_ok=True)
+    few.run(tmp_path, progress=False)
+    for path, content in done.items():
+        assert path.read_bytes() == content, path
 
 
 # Figures ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ and Ito's palette; ColorBrewer RdBu for signed values). Input that cannot be dra
 disagree, an infinite value, an interval upside down) raises a ValueError.
 """
 
+from steerlens.plots.after_switch_off import fading_curves as fading_curves
 from steerlens.plots.cosine_matrix import cosine_matrix as cosine_matrix
 from steerlens.plots.curves import dose_response as dose_response
 from steerlens.plots.curves import layer_curve as layer_curve

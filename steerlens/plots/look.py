@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,9 +81,9 @@ def house(
     lines += [f"<span style='font-size:12px;color:{QUIET}'>{line}</span>" for line in notes]
     traces: list[Any] = list(figure.data)
     rows = legend_rows([t.name for t in traces if t.showlegend], WIDTH - left - right)
-    figure.update_layout(
-        template="none",
-        title={
+    _state(figure.layout, {
+        "template": "none",
+        "title": {
             "text": "<br>".join(lines),
             "x": 0,
             "y": 1,
@@ -91,13 +91,13 @@ def house(
             "pad": {"l": 14, "t": 26 if len(lines) > 1 else 14},
             "font": {"size": 15, "color": INK},
         },
-        font={"family": FONT, "size": 12, "color": INK},
-        height=height,
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hovermode="closest",
-        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "color": INK}, "align": "left"},
-        margin={
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "height": height,
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "hovermode": "closest",
+        "hoverlabel": {"bgcolor": "white", "font": {"family": FONT, "color": INK}, "align": "left"},
+        "margin": {
             "l": left,
             "r": right,
             "t": 26 + 20 * len(titles) + 18 * len(notes),
@@ -105,9 +105,9 @@ def house(
             # Room is counted here; plotly's own guesses move titles and shrink the panel.
             "autoexpand": False,
         },
-        modebar={"remove": IDLE_BUTTONS, "bgcolor": "rgba(255,255,255,0)"},
-        showlegend=rows > 0,
-        legend={
+        "modebar": {"remove": IDLE_BUTTONS, "bgcolor": "rgba(255,255,255,0)"},
+        "showlegend": rows > 0,
+        "legend": {
             "orientation": "h",
             "xref": "container",
             "x": 0.5,
@@ -116,9 +116,18 @@ def house(
             "y": 0.01,
             "traceorder": "normal",
         },
-    )
-    figure.update_xaxes(**AXIS)
-    figure.update_yaxes(**AXIS)
+    })  # fmt: skip
+    for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
+        _state(axis, AXIS)
+
+
+def _state(part: Any, stated: Mapping[str, Any]) -> None:
+    """What `part.update(stated)` does, in a fraction of its time."""
+    for name, value in stated.items():
+        if isinstance(value, dict) and part[name].to_plotly_json():
+            part[name].update(value)
+        else:
+            part[name] = value
 
 
 def legend_rows(names: Sequence[str], room: float) -> int:

@@ -63,13 +63,11 @@ def make_narrow(
         "height": panel + top + bottom,
         **(layout or {}),
     }
-    figure.update_layout(
-        meta={
-            "narrow": {
-                "layout": stated,
-                "hidden": away,
-                "first": dict(restyled or {}),
-                "titled": top - above,
-            }
+    wide.meta = {
+        "narrow": {
+            "layout": stated,
+            "hidden": away,
+            "first": dict(restyled or {}),
+            "titled": top - above,
         }
-    )
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -76,10 +77,14 @@ class Units:
 
     def counts(self, draws: int, seed: int) -> Float[Tensor, "draw unit"]:
         """How often each group is in each of some resamples of the groups."""
-        n = len(self)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(n, (draws, n), generator=generator)
-        return torch.zeros(draws, n).scatter_add_(1, drawn, torch.ones(draws, n))
+        return _counts(len(self), draws, seed)
+
+
+@lru_cache(maxsize=4)  # one report asks for the same resamples a hundred times
+def _counts(units: int, draws: int, seed: int) -> Float[Tensor, "draw unit"]:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(units, (draws, units), generator=generator)
+    return torch.zeros(draws, units).scatter_add_(1, drawn, torch.ones(draws, units))
 
 
 def sizes_in_words(groups: Groups, n: int, what: str = "examples") -> str:

@@ -108,9 +108,12 @@ def resampled(
     def sums(x: Tensor) -> Tensor:
         return torch.einsum("dn,...n->d...", counts, x)
 
-    shift = sums(totals) / weight
-    squares = sums(totals.square()) - 2 * shift * sums(totals * sizes)
-    squares = squares + shift.square() * sums(sizes.square().expand(totals.shape))
+    drawn = sums(totals)
+    shift = drawn / weight
+    # Where every group is one example, its total is weighted by 1.
+    weighted = drawn if bool((sizes == 1).all()) else sums(totals * sizes)
+    squares = sums(totals.square()) - 2 * shift * weighted
+    squares = squares + shift.square() * (counts @ sizes.square()).view_as(weight)
     return shift, (squares.clamp(min=0) * many / (many - 1)).sqrt() / weight
 
 

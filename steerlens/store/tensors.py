@@ -138,7 +138,9 @@ def _checksum_of_numbers(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _numbers(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    # One number may have any stride and counts as contiguous, but not to be viewed as bytes.
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
 
 
 def _differing(stated: Any, needed: Mapping[str, str]) -> str:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 import torch
 from torch import Tensor
 
-from steerlens.analyses.comparison.concept_numbers import ConceptNumbers, Nearness, Writings
+from steerlens.analyses.comparison.concept_numbers import (
+    Afterwards,
+    ConceptNumbers,
+    Nearness,
+    Writings,
+)
 from steerlens.analyses.comparison.making import Making, make_way
 from steerlens.analyses.comparison.measure_way import (
+    AFTER,
     Numbers,
+    afterwards,
     at_factors,
     continued,
+    goes_on,
     left_behind,
     multiplier_at,
     on_others,
@@ -91,6 +100,21 @@ def compare_ways(
         counts = ", ".join(f"{task.concept} {task.repeats}" for task in tasks)
         raise ValueError(f"Tasks differ in their repetitions ({counts}). Give each as many.")
     kept = cells_or_none(cells, "ways", progress)
+
+    def numbers_of(name: str, task: WayTask, repeat: int, cells: Cells) -> Numbers:
+        """What one way, made once, comes to; finished parts of it are not measured again."""
+        make = functools.cache(
+            functools.partial(make_way, model, named[name], name, task, repeat, making)
+        )
+        found = cells.compute(repeat, lambda: _measured(model, make, task, cost, at, own))
+        if not goes_on(model, task):
+            return found
+        m = float(found["multiplier"])
+        # A part of its own, so that runs go on that were begun before it was measured.
+        return found | cells.part("afterwards").compute(
+            repeat, lambda: afterwards(model, make()[0], task, m)
+        )
+
     numbers, facts, samples = {}, {}, {}
     total = len(tasks) * tasks[0].repeats * len(named)
     with kept.bar(total, "way") as bar:
@@ -99,15 +123,9 @@ def compare_ways(
             made: dict[str, list[Numbers]] = {}
             for name, way in named.items():
                 made[name] = []
+                unit = kept.part(task.concept).part(name, way=repr(way))
                 for repeat in range(task.repeats):
-                    unit = kept.part(task.concept).part(name, way=repr(way))
-                    one = unit.compute(
-                        repeat,
-                        lambda way=way, name=name, task=task, repeat=repeat: _measured(
-                            model, way, name, task, repeat, making, cost, at, own
-                        ),
-                    )
-                    made[name].append(one)
+                    made[name].append(numbers_of(name, task, repeat, unit))
                     bar.update()
                 facts.setdefault(name, made[name][0]["facts"])
             numbers[task.concept] = _numbers(task, list(made.values()), base, at.index(0.0), own)
@@ -144,17 +162,14 @@ def compare_ways(
 
 def _measured(
     model: Model,
-    way: Way,
-    name: str,
+    make: Callable[[], tuple[Intervention, float]],
     task: WayTask,
-    repeat: int,
-    making: Making,
     budget: float,
     factors: tuple[float, ...],
     own: tuple[float, ...],
 ) -> Numbers:
-    """Makes one way and takes all its numbers."""
-    arm, seconds = make_way(model, way, name, task, repeat, making)
+    """Makes one way and takes its numbers."""
+    arm, seconds = make()
     multiplier = multiplier_at(model, arm, task.calibrating, budget)
     found: Numbers = {
         "facts": _facts(model, arm),
@@ -252,6 +267,7 @@ def _numbers(
         merged=every("merged")[..., 0],
         nearness=nearness,
         writings=writings,
+        afterwards=Afterwards(*map(every, AFTER)) if AFTER[0] in made[0][0] else None,
     )
 
 

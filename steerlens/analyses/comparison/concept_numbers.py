@@ -38,6 +38,21 @@ class Writings:
 
 
 @dataclass(frozen=True, eq=False)
+class Afterwards:
+    """KL from a run that was never steered, in nats, after each token since a way was switched off.
+
+    The way wrote as many tokens at the multiplier that costs the budget (`switched_off`).
+    """
+
+    kept: Float[Tensor, "way repeat text token"]
+    """With the keys and values that were built while it was on."""
+    recomputed: Float[Tensor, "way repeat text token"]
+    """With keys and values recomputed from the text: what the text alone leaves."""
+    in_cache: Float[Tensor, "way repeat text token"]
+    """From the second to the first: what the keys and values alone leave."""
+
+
+@dataclass(frozen=True, eq=False)
 class ConceptNumbers:
     """All numbers of one concept. Ways that have no multiplier that costs the budget are NaN."""
 
@@ -66,3 +81,5 @@ class ConceptNumbers:
     """The same of a token that is written; None where nothing is written."""
     nearness: Nearness | None = None
     writings: Writings | None = None
+    afterwards: Afterwards | None = None
+    """None where nothing is written, or the context has no room for twice as many tokens."""

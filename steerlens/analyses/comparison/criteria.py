@@ -2,81 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens import stats
-from steerlens.analyses.comparison.concept_numbers import ConceptNumbers, Writings
+from steerlens.analyses.comparison.concept_numbers import Afterwards, ConceptNumbers, Writings
+from steerlens.analyses.comparison.criterion import (
+    Compared,
+    Criterion,
+    Examples,
+    format_count,
+    format_tokens,
+)
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
-from steerlens.report.numbers import NOTHING, format_number, format_percent, format_signed
-from steerlens.stats import Bounds, Groups
-
-Examples = tuple[list[Float[Tensor, "way repeat _example"]], list[Groups]]
-"""Numbers of every example, and the groups of the examples, for each concept."""
-Better = Literal["more", "less"]
-
-
-@runtime_checkable
-class Compared(Protocol):
-    """What criteria are computed from."""
-
-    @property
-    def each(self) -> tuple[ConceptNumbers, ...]: ...
-    @property
-    def at_budget(self) -> int: ...
-    @property
-    def has_ideal(self) -> bool: ...
-    @property
-    def readers(self) -> tuple[str, ...]: ...
-    @property
-    def parameters(self) -> Int[Tensor, " way"]: ...
-    @property
-    def stored(self) -> Int[Tensor, " way"]: ...
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One number of every way."""
-
-    name: str
-    short: str
-    """Its name in tables and figures."""
-    unit: str
-    meaning: str
-    better: Better
-    examples: Callable[[Compared], Examples] | None = None
-    """The numbers that it is the mean of, where it is one of examples."""
-    made: Callable[[Compared], Bounds] | None = None
-    """How it comes about where it is not."""
-    there: Callable[[Compared], bool] = lambda result: True
-    log: bool = False
-    """Whether figures show it on a logarithmic axis."""
-    written: Callable[[float], str] = format_number
-    takes: bool = False
-    """Whether it says what a way takes, rather than what it does."""
-
-    def bounds(self, result: Compared) -> Bounds:
-        """Value, low and high of every way; NaN where it was not measured."""
-        if self.made is not None:
-            return self.made(result)
-        assert self.examples is not None
-        return crossed_interval(*self.examples(result))
-
-
-def format_count(value: float) -> str:
-    """A whole number with its thousands apart.
-
-    >>> format_count(1681536.0)
-    '1,681,536'
-    """
-    return NOTHING if value != value else f"{int(value):,}"
-
+from steerlens.analyses.comparison.fading import fading_interval
+from steerlens.report.numbers import format_percent, format_signed
+from steerlens.stats import Bounds
 
 # Of examples --------------------------------------------------------------------------------------
 
@@ -144,6 +88,12 @@ def _in_context(result: Compared) -> bool:
     return True
 
 
+def _after(result: Compared, field: str) -> Examples:
+    """The mean over the tokens since a way was switched off, of every text."""
+    parts = [getattr(one, field).mean(-1) for one in _afterwards(result)]
+    return parts, [None for _ in parts]
+
+
 # Of something else --------------------------------------------------------------------------------
 
 
@@ -187,6 +137,15 @@ def _spill(result: Compared) -> Bounds:
     return value, low.clamp(min=0.0), high
 
 
+def _fading(result: Compared, field: str) -> Bounds:
+    """Tokens until the KL stays below a tenth of its first value."""
+    return fading_interval([getattr(one, field) for one in _afterwards(result)])
+
+
+def _afterwards(result: Compared) -> list[Afterwards]:
+    return [one.afterwards for one in result.each if one.afterwards is not None]
+
+
 def _range(result: Compared, field: str) -> Bounds:
     """The mean of all trainings, with the least and the most where there are several."""
     every = torch.cat([getattr(one, field) for one in result.each], 1)
@@ -215,6 +174,10 @@ def _changes_weights(result: Compared) -> bool:
 
 def _timed(result: Compared) -> bool:
     return all(one.token is not None for one in result.each)
+
+
+def _switched_off(result: Compared) -> bool:
+    return len(_afterwards(result)) == len(result.each)
 
 
 def _ideal(result: Compared) -> bool:
@@ -267,42 +230,70 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "kl", "KL", "nats", "KL per token on ordinary texts that did not set the strength", "less",
-        _cost,
+        _cost, least=0.0,
     ),
     Criterion(
         "seconds", "to make", "s", "processor seconds to make it: mean, least and most", "less",
-        made=partial(_range, field="seconds"), log=True, takes=True,
+        made=partial(_range, field="seconds"), log=True, about="takes",
     ),
     Criterion(
         "overhead", "per token", "more time",
         "processor time of a forward pass above that of the model alone, as a share of it", "less",
-        made=partial(_range, field="overhead"), written=format_percent, takes=True,
+        made=partial(_range, field="overhead"), written=format_percent, about="takes",
     ),
     Criterion(
         "token", "per written token", "more time",
         "the same of a token that is written, the keys and values before it kept", "less",
-        made=partial(_range, field="token"), there=_timed, written=format_percent, takes=True,
+        made=partial(_range, field="token"), there=_timed, written=format_percent, about="takes",
     ),
     Criterion(
         "parameters", "parameters", "numbers", "numbers that were trained or fitted", "less",
         made=partial(_count, field="parameters"), log=True, written=format_count,
-        takes=True,
+        about="takes",
     ),
     Criterion(
         "stored", "stored", "bytes", "bytes of these numbers in float32, or of a prompt's text",
         "less", made=partial(_count, field="stored"), log=True, written=format_count,
-        takes=True,
+        about="takes",
     ),
     Criterion(
         "left", "left after removal", "numbers",
         "logits and weights that differ in any bit after the way was removed", "less",
-        made=partial(_at_most, field="left"), takes=True, written=format_count,
+        made=partial(_at_most, field="left"), about="leaves", written=format_count,
     ),
     Criterion(
         "merged", "not restored", "of weights",
         "share of the changed weights that adding in place and subtracting again does not restore",
         "less", made=partial(_at_most, field="merged"), there=_changes_weights,
-        written=format_percent, takes=True,
+        written=format_percent, about="leaves",
+    ),
+    Criterion(
+        "kept", "after, cache kept", "nats",
+        "KL per token from a run that was never steered, since the way was switched off in the middle "
+        "of a text whose keys and values are kept",
+        "less", partial(_after, field="kept"), least=0.0, there=_switched_off, about="leaves",
+    ),
+    Criterion(
+        "recomputed", "after, recomputed", "nats",
+        "the same with keys and values recomputed: what the text alone leaves, which no way takes back",
+        "less", partial(_after, field="recomputed"), least=0.0, there=_switched_off, about="leaves",
+    ),
+    Criterion(
+        "in cache", "in the cache alone", "nats",
+        "KL per token from the recomputed to the kept cache, on the same text", "less",
+        partial(_after, field="in_cache"), least=0.0, there=_switched_off, about="leaves",
+    ),
+    Criterion(
+        "fading", "until a tenth, kept", "tokens",
+        "tokens since the switch-off, the cache kept, until the mean KL stays below a tenth of its "
+        "first value; \"more\" than were read",
+        "less", made=partial(_fading, field="kept"), there=_switched_off, about="leaves",
+        written=format_tokens,
+    ),
+    Criterion(
+        "fading recomputed", "until a tenth, recomputed", "tokens", "the same, recomputed", "less",
+        made=partial(_fading, field="recomputed"), there=_switched_off, about="leaves",
+        written=format_tokens,
     ),
 )  # fmt: skip
 """Every criterion, in the order of tables. Those that were not measured are left out."""

@@ -24,6 +24,7 @@ from steerlens.measures.divergence import divergence
 from steerlens.measures.equal_cost import NEAR, strengths_of_cost
 from steerlens.measures.generation import generated_tokens
 from steerlens.measures.sweep import sweep
+from steerlens.measures.switch_off import switched_off
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.training.trained_intervention import TrainedIntervention
@@ -35,6 +36,8 @@ TIMINGS = 3
 TIMED_TEXTS = 8
 TIMED_PROMPTS, TIMED_TOKENS = 4, 8
 """Of each run that times written tokens."""
+AFTER = ("kept", "recomputed", "in_cache")
+"""What is measured after a way was switched off."""
 
 
 def multiplier_at(model: Model, arm: Intervention, texts: Sequence[str], budget: float) -> float:
@@ -135,6 +138,46 @@ def written_in_context(model: Model, task: WayTask) -> Numbers:
     count = len(task.contexts)
     placed = [task.contexts[i % count] + prompt for i, prompt in enumerate(task.prompts)]
     return _read(model, None, task, placed, 0.0)
+
+
+def afterwards(model: Model, arm: Intervention, task: WayTask, multiplier: float) -> Numbers:
+    """What a way leaves in texts when it is switched off after `new_tokens` tokens of them.
+
+    They go on with as many tokens of ordinary texts.
+
+    Returns:
+        "kept", "recomputed" and "in_cache" [prompt, token], NaN if the multiplier is; {} where nothing
+        is written, or texts do not fit.
+    """
+    new = task.new_tokens
+    if not goes_on(model, task):
+        return {}
+    if multiplier != multiplier:
+        return {name: torch.full((len(task.prompts), new), torch.nan) for name in AFTER}
+    found = switched_off(
+        model, arm, task.prompts, multiplier, then=_ordinary(model, task), steered=new, after=new,
+        temperature=task.temperature,
+    )  # fmt: skip
+    return {name: getattr(found, name) for name in AFTER}
+
+
+def goes_on(model: Model, task: WayTask) -> bool:
+    """Whether there are texts, and the context has room for twice as many tokens of them."""
+    if not task.prompts or not model.forward.caches:
+        return False
+    return model.tokens(list(task.prompts)).width + 2 * task.new_tokens <= model.n_ctx
+
+
+def _ordinary(model: Model, task: WayTask) -> list[str]:
+    """Ordinary texts of enough tokens, one for each prompt."""
+    found = []
+    for i in range(len(task.prompts)):
+        text, k = "", i
+        while len(model.ids(text or " ")) <= task.new_tokens + len(model.texts.lead):
+            text += " " + task.neutral[k % len(task.neutral)]
+            k += 1
+        found.append(text)
+    return found
 
 
 def _read(

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from steerlens.analyses.comparison.criterion import format_tokens
 from steerlens.report.numbers import format_interval, format_number, format_percent
 from steerlens.stats import Bounds, Interval
 
@@ -41,6 +42,12 @@ class Constraints:
     reversible_in_place: bool = False
     """Whether no bit may be left either where a change of weights was added in place, to spare its
     time per token, and is subtracted again."""
+    fades_within: int | None = None
+    """Tokens, at most, from its switch-off in the middle of a text whose keys and values are kept until
+    the KL to a run that was never steered stays below a tenth of its first value: reversible within a
+    conversation."""
+    in_cache: float | None = None
+    """KL per token, at most, that the keys and values alone leave after that switch-off, in nats."""
     utility: float | None = None
     """Least change of utility, in nats; e.g. -0.1."""
     wrong_way: float | None = None
@@ -120,6 +127,10 @@ _BOUNDS = (
     _Bound("seconds", "seconds", False, "processor seconds to make it"),
     _Bound("overhead", "overhead", False, "more time per token", format_percent),
     _Bound("stored", "stored", False, "bytes"),
+    _Bound(
+        "fades_within", "fading", False, "tokens until a tenth is left in a text", format_tokens
+    ),
+    _Bound("in_cache", "in cache", False, "nats per token left in the cache"),
     _Bound("utility", "utility", True, "nats of utility"),
     _Bound("wrong_way", "wrong way", False, "of questions move the wrong way", format_percent),
     _Bound("other_concepts", "other concepts", False, "nats on other concepts"),

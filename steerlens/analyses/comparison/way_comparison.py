@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens import plots, stats
+from steerlens import stats
+from steerlens.analyses.comparison import way_pictures
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
-from steerlens.analyses.comparison.criteria import CRITERIA, Criterion, ranks_by
+from steerlens.analyses.comparison.criteria import CRITERIA, ranks_by
+from steerlens.analyses.comparison.criterion import Criterion
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.recommending import Constraints, Recommendation, recommend
 from steerlens.analyses.comparison.way_section import way_section
@@ -110,17 +111,17 @@ class WayComparison(Result):
             ],
         )
 
-    @cached_property
+    @property
     def gain_curve(self) -> Bounds:
         """Gain [way, factor] in nats."""
         return self.over(lambda one: one.gain.transpose(1, 2), lambda one: one.question_groups)
 
-    @cached_property
+    @property
     def kl_curve(self) -> Bounds:
         """Nats of KL per token [way, factor], on texts that did not set the strength."""
         return self.over(lambda one: one.kl.transpose(1, 2), lambda one: None)
 
-    @cached_property
+    @property
     def utility_curve(self) -> Bounds:
         """Change of utility [way, factor] in nats."""
         return self.over(lambda one: one.utility.transpose(1, 2), lambda one: one.question_groups)
@@ -273,20 +274,7 @@ class WayComparison(Result):
 
     def plot_tradeoff(self) -> go.Figure:
         """Gain and change of utility over KL, a line for each way."""
-        gain, kl, utility = self.gain_curve, self.kl_curve[0], self.utility_curve
-        return plots.way_curves(
-            {
-                way: (
-                    kl[i].tolist(),
-                    tuple(part[i].tolist() for part in gain),
-                    tuple(part[i].tolist() for part in utility),
-                )
-                for i, way in enumerate(self.ways)
-                if bool(kl[i].isfinite().any())
-            },
-            budget=self.budget,
-            title=f"What {len(self.ways)} ways gain, and what they do to utility, over their cost",
-        )
+        return way_pictures.tradeoff(self)
 
     def plot_nearness(self) -> go.Figure:
         """The share of the way to the ideal over each way's own multiplier.
@@ -296,43 +284,25 @@ class WayComparison(Result):
         """
         if not self.has_ideal:
             raise ResultError("The exact distribution that is wanted is not known on this model.")
-        value, low, high = crossed_interval(
-            [_shares(one) for one in self.each],
-            [stats.group_numbers(one.nearness.groups) for one in self.each],  # type: ignore[union-attr]
-        )
-        return plots.nearness_curves(
-            {
-                way: (value[i].tolist(), low[i].tolist(), high[i].tolist())
-                for i, way in enumerate(self.ways)
-            },
-            multipliers=self.multipliers.tolist(),
-            title="How near each way comes to the ideal, over its own multiplier",
-        )
+        return way_pictures.nearness(self)
+
+    def plot_afterwards(self) -> go.Figure:
+        """KL from a run that was never steered by tokens since each way was switched off.
+
+        Raises:
+            ResultError: If it was not measured.
+        """
+        if any(one.afterwards is None for one in self.each):
+            raise ResultError(
+                "Nothing was written, or the context has no room for twice as many tokens, so no way "
+                "was switched off within a text. Compare with written=24 and fewer new_tokens."
+            )
+        return way_pictures.afterwards(self)
 
     def plot_criteria(self) -> go.Figure:
         """A panel for each criterion: every way with its interval, the best by `ranked_by` on top."""
-        order = self.ranking
-        return plots.criteria_dots(
-            {
-                criterion.short: (
-                    tuple(part[order].tolist() for part in criterion.bounds(self)),
-                    criterion.unit,
-                    criterion.log,
-                    criterion.better,
-                )
-                for criterion in self.criteria
-            },
-            rows=[self.ways[i] for i in order],
-            title="Every way by every criterion",
-        )
+        return way_pictures.criteria(self)
 
     def section(self, beside: Mapping[str, Result]) -> Section:
         """The answer, the table, the figures and the limits."""
         return way_section(self)
-
-
-def _shares(one: ConceptNumbers) -> Tensor:
-    """Numbers [way, multiplier, repeat, text] whose mean is the share at each own multiplier."""
-    assert one.nearness is not None
-    curve = one.nearness.curve.transpose(1, 2)
-    return 1 - as_ratio(curve, one.nearness.unsteered.expand_as(curve))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
-from steerlens.analyses.comparison.criteria import Criterion
+from steerlens.analyses.comparison.criterion import About, Criterion
 from steerlens.analyses.comparison.published import published_judgements
 from steerlens.report.numbers import format_interval, format_number
 from steerlens.report.section import (
@@ -37,6 +37,13 @@ HYPOTHESIS = (
     "An article attributes to arXiv:2604.14090 that steering reaches 90–95% of the gain of "
     "fine-tuning at under 5% of its compute. No description of that paper contains such numbers; it "
     "has no experiments. Here it is a hypothesis, and this is its measurement:"
+)
+AFTERWARDS = (
+    "Each way writes the first tokens of a text at the multiplier that costs the budget, and is then "
+    "switched off. KL is from a run with the same random draws that was never steered and wrote a text "
+    "of its own; both go on with the same ordinary text. Above, keys and values stay as they were "
+    "built; in the middle they are recomputed, so that the text alone is left of the way; below, the "
+    "same text with the one and the other cache."
 )
 _OF_FULL = ("share", "gain", "written")
 
@@ -84,6 +91,7 @@ class Shown(Protocol):
     def difference(self, name: str, way: str, than: str) -> Interval: ...
     def plot_tradeoff(self) -> go.Figure: ...
     def plot_nearness(self) -> go.Figure: ...
+    def plot_afterwards(self) -> go.Figure: ...
     def plot_criteria(self) -> go.Figure: ...
 
 
@@ -92,9 +100,10 @@ def way_section(shown: Shown) -> Section:
     order = [shown.ways[i] for i in shown.ranking]
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
-        _table(shown, order, takes=False),
+        _table(shown, order, "does"),
         *_left_alone(shown, order),
-        _table(shown, order, takes=True),
+        _table(shown, order, "takes"),
+        _table(shown, order, "leaves"),
         Folded(
             "What each number is",
             (Listing(tuple(f"**{c.short}** ({c.unit}): {c.meaning}" for c in shown.criteria)),),
@@ -114,6 +123,8 @@ def way_section(shown: Shown) -> Section:
                 "breaks text.",
             )
         )
+    if all(one.afterwards is not None for one in shown.each):
+        blocks.append(Figure(shown.plot_afterwards, AFTERWARDS))
     blocks.append(Figure(shown.plot_criteria))
     parts = [_against_full(shown, order)] if FULL in shown.ways else []
     if shown.sample_prompts:
@@ -228,18 +239,21 @@ def _left_alone(shown: Shown, order: list[str]) -> tuple[Block, ...]:
     return (Paragraph(told),) if told else ()
 
 
-def _table(shown: Shown, order: list[str], *, takes: bool) -> Table:
-    """What each way does, or what it takes."""
-    some = [one for one in shown.criteria if one.takes == takes]
+def _table(shown: Shown, order: list[str], about: About) -> Table:
+    """What each way does, what it takes, or what it leaves behind."""
+    some = [one for one in shown.criteria if one.about == about]
     head = [Heading("way", number=False)]
     head += [Heading(one.short, one.unit) for one in some]
     rows = tuple((way, *(_written(shown, one, way) for one in some)) for way in order)
-    if takes:
-        caption = "What each way takes. Brackets, if any: the least and the most of all trainings."
-    else:
-        units = "groups of examples and repetitions" if shown.repeats > 1 else "groups of examples"
-        caption = f"What each way does, best first. Brackets: 95% intervals over {units}."
-    return Table(tuple(head), rows, caption=caption, marked=None if takes else 0)
+    more = " and repetitions" if shown.repeats > 1 else ""
+    caption = {
+        "does": "What each way does, best first. Brackets: 95% intervals over groups of examples"
+        f"{more}.",
+        "takes": "What each way takes. Brackets, if any: the least and the most of all trainings.",
+        "leaves": "What each way leaves behind when it is removed, and when it is switched off in the "
+        f"middle of a text. Brackets: 95% intervals over texts{more}.",
+    }[about]
+    return Table(tuple(head), rows, caption=caption, marked=0 if about == "does" else None)
 
 
 def _against_full(shown: Shown, order: list[str]) -> Section:

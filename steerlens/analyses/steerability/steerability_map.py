@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from steerlens import stats
@@ -55,7 +56,15 @@ class SteerabilityMap(MapNumbers):
             ValueError: If there is no multiplier of the asked sign, or by="mediated" and no gain
                 has parts.
         """
-        return recommend(self, towards=towards, budget=budget, by=by)
+        asked = repr((towards, budget, by))
+        if asked not in self._recommended:
+            self._recommended[asked] = recommend(self, towards=towards, budget=budget, by=by)
+        return self._recommended[asked]
+
+    @cached_property
+    def _recommended(self) -> dict[str, Recommendation]:
+        """What was asked before: a page asks twenty times."""
+        return {}
 
     @property
     def chosen(self) -> Cell | None:
