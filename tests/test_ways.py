@@ -17,7 +17,7 @@ from steerlens.analyses.comparison.concept_numbers import Writings
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.making import Making
 from steerlens.analyses.comparison.operator_ways import OPERATORS, unmet
-from steerlens.analyses.comparison.recommending import Constraints
+from steerlens.analyses.comparison.verdicts import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison
 from steerlens.analyses.comparison.way_data import WayData, WayError
 from steerlens.analyses.comparison.way_section import left_alone
@@ -34,6 +34,7 @@ from steerlens.measures.sweep import sweep
 from steerlens.measures.switch_off import switched_off
 from steerlens.models.model import Model
 from steerlens.operators import triggers
+from steerlens.report.numbers import format_signed
 from steerlens.results import ResultError
 from steerlens.sites import Positions, Site
 from steerlens.testbed.pole_readers import PoleReader, WellFormedReader
@@ -369,6 +370,8 @@ def test_figures_refuse_what_cannot_be_drawn():
         lambda: plots.way_curves({}, budget=0.1, title=""),
         lambda: plots.criteria_dots({}, rows=["x"], title=""),
         lambda: plots.nearness_curves({}, multipliers=[0.0, 1.0], title=""),
+        lambda: plots.decision_matrix({}, rows=["x"], title=""),
+        lambda: plots.fading_curves({}, title=""),
     ):
         with pytest.raises(ValueError, match="is empty"):
             draw()
@@ -412,6 +415,49 @@ def test_a_bound_inside_an_interval_is_unsure(found):
     made = found.recommend(utility=(low + value) / 2)
     assert "vector" in made.unsure and "vector" not in made.excluded
     assert "vector" in found.recommend(utility=high + 1.0).excluded
+
+
+def test_every_constraint_is_judged_as_recommend_filters_by_it(found):
+    judged = found.verdicts(weights=False, overhead=0.0, reversible_in_place=True, utility=0.0)
+    for field, each in judged.items():
+        alone = found.recommend(
+            **{field: {"weights": False, "reversible_in_place": True}.get(field, 0.0)}
+        )
+        for way, verdict in zip(found.ways, each, strict=True):
+            assert (verdict.outcome == "fails") == (way in alone.excluded), (field, way)
+            if verdict.outcome == "fails":
+                assert alone.excluded[way] == verdict.why
+    cells: Any = found.plot_decisions(weights=False, utility=0.0)
+    order = [found.ways[i] for i in found.ranking]
+    z = {way: row for way, row in zip(reversed(order), cells.data[0].z, strict=True)}
+    assert z["LoRA"][0] == 0 and z["vector"][0] == 2
+    usual = found.verdicts()
+    assert "well_formed" not in usual and {"weights", "fades_within", "reversible"} <= set(usual)
+    with pytest.raises(ValueError, match="'well-formed' was not measured"):
+        found.verdicts(well_formed=0.9)
+
+
+def test_a_radar_has_stated_scales_gaps_and_no_area(found):
+    drawn: Any = found.plot_radar()
+    lines = {trace.name: trace for trace in drawn.data if trace.mode == "lines+markers"}
+    assert list(lines) == [found.ways[i] for i in found.ranking]
+    assert all(trace.fill in (None, "none") for trace in drawn.data)
+    labels = drawn.layout.polar.angularaxis.ticktext
+    k = next(k for k, label in enumerate(labels) if "gain" in label)
+    gains = found.criterion("gain")[0]
+    low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
+    assert f"{format_signed(low)} → {format_signed(high)} nats" in labels[k]
+    for i, way in enumerate(found.ways):
+        assert lines[way].r[k] == pytest.approx((float(gains[i]) - low) / (high - low), abs=1e-6)
+    spoke = plots.Spoke(([1.0, float("nan")],) * 3, "nats", False, "more", ("0", "1"), (0.0, 1.0))
+    gapped: Any = plots.criteria_radar(dict.fromkeys("abc", spoke), rows=["x", "y"], title="")
+    by_name = {trace.name: trace for trace in gapped.data}
+    assert list(by_name["y"].r) == [None] * 4 and list(by_name["y, not measured"].text) == ["–"] * 3
+    with pytest.raises(ValueError, match="at least 3"):
+        plots.criteria_radar({"a": spoke}, rows=["x", "y"], title="")
+    with pytest.raises(ValueError, match="nothing can be told apart"):
+        flat = spoke._replace(ends=(0.0, 0.0))
+        plots.criteria_radar(dict.fromkeys("abc", flat), rows=["x", "y"], title="")
 
 
 # Statistics ---------------------------------------------------------------------------------------
