@@ -14,7 +14,7 @@ from steerlens.analyses.comparison.criterion import About, Criterion
 from steerlens.analyses.comparison.published import published_judgements
 from steerlens.analyses.comparison.share_of_full import FULL, against_full, listed
 from steerlens.analyses.comparison.verdicts import Verdict
-from steerlens.report.numbers import format_interval, format_number
+from steerlens.report.numbers import format_interval, format_number, format_percent
 from steerlens.report.section import (
     Block,
     Fact,
@@ -227,7 +227,7 @@ def left_alone(
             continue
         shares = [float((one != 0).float().mean()) for one in moved]
         if min(shares) < 1:
-            asked, ordinary = map(_percent, shares)
+            asked, ordinary = map(format_percent, shares)
             found.append(
                 f"`{way}` on {asked} of the questions and {ordinary} of the ordinary texts"
             )
