@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
-from steerlens.analyses.comparison.criterion import About, Criterion
+from steerlens.analyses.comparison.criterion import About
 from steerlens.analyses.comparison.published import published_judgements
-from steerlens.analyses.comparison.share_of_full import FULL, against_full, listed
+from steerlens.analyses.comparison.share_of_full import FULL, against_full
 from steerlens.analyses.comparison.verdicts import Verdict
-from steerlens.report.numbers import format_interval, format_number
+from steerlens.analyses.comparison.way_answer import Answered, answer, named, written_of
+from steerlens.report.numbers import format_number, format_percent
 from steerlens.report.section import (
     Block,
     Fact,
@@ -27,7 +28,7 @@ from steerlens.report.section import (
     Table,
     Texts,
 )
-from steerlens.stats import Bounds, Interval
+from steerlens.stats import Bounds
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -54,17 +55,13 @@ DECIDING = (
 
 
 @runtime_checkable
-class Shown(Protocol):
+class Shown(Answered, Protocol):
     """What the section is made of: a `WayComparison`."""
 
-    @property
-    def ways(self) -> tuple[str, ...]: ...
     @property
     def settings(self) -> tuple[str, ...]: ...
     @property
     def concepts(self) -> tuple[str, ...]: ...
-    @property
-    def budget(self) -> float: ...
     @property
     def pairs(self) -> int: ...
     @property
@@ -75,6 +72,8 @@ class Shown(Protocol):
     def made_by(self) -> dict[str, Any]: ...
     @property
     def factors(self) -> Float[Tensor, " factor"]: ...
+    @property
+    def at_budget(self) -> int: ...
 
     @property
     def each(self) -> tuple[ConceptNumbers, ...]: ...
@@ -83,19 +82,8 @@ class Shown(Protocol):
     @property
     def has_ideal(self) -> bool: ...
     @property
-    def changes_weights(self) -> Bool[Tensor, " way"]: ...
-    @property
-    def trained(self) -> Bool[Tensor, " way"]: ...
-    @property
-    def ranked_by(self) -> str: ...
-    @property
     def ranking(self) -> list[int]: ...
-    @property
-    def criteria(self) -> tuple[Criterion, ...]: ...
-    def criterion(self, name: str) -> Bounds: ...
-    def interval(self, name: str, way: str) -> Interval: ...
     def relative(self, name: str, to: str) -> Bounds: ...
-    def difference(self, name: str, way: str, than: str) -> Interval: ...
     def plot_tradeoff(self) -> go.Figure: ...
     def plot_nearness(self) -> go.Figure: ...
     def plot_afterwards(self) -> go.Figure: ...
@@ -113,6 +101,7 @@ def way_section(shown: Shown) -> Section:
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
         _table(shown, order, "does"),
+        *_left_alone(shown, order),
         Figure(
             shown.plot_tradeoff,
             "Every way at several multiples of the multiplier that costs the budget. A way is better "
@@ -147,7 +136,7 @@ def way_section(shown: Shown) -> Section:
         blocks=tuple(blocks),
         parts=tuple(parts),
         question=f"Which way of adapting the model to {' and '.join(shown.concepts)} is best?",
-        answer=_answer(shown, order),
+        answer=answer(shown, order),
         facts=_facts(shown, order),
         limits=_limits(shown),
     )
@@ -180,78 +169,10 @@ def _at_once(shown: Shown) -> Section:
     )
 
 
-def _written(shown: Shown, criterion: Criterion, way: str) -> str:
-    return format_interval(shown.interval(criterion.name, way), criterion.written)
-
-
-def _named(shown: Shown, name: str) -> Criterion:
-    return next(one for one in shown.criteria if one.name == name)
-
-
-def _answer(shown: Shown, order: list[str]) -> tuple[str, ...]:
-    best, by = order[0], _named(shown, shown.ranked_by)
-    top = shown.interval(by.name, best)
-    if top.value != top.value:
-        return ("No way has a multiplier that costs the budget, so none could be compared.",)
-    near = [way for way in order[1:] if shown.difference(by.name, best, way).low <= 0]
-    told = f", not told apart from {listed(near)} on the same examples" if near else ""
-    sentence = (
-        f"**{best}** has the highest {by.short}: {_written(shown, by, best)} {by.unit}{told}."
-    )
-    gain = _named(shown, "gain")
-    gains = shown.criterion("gain")[0].nan_to_num(-1e9)
-    most = shown.ways[int(gains.argmax())]
-    if by.name != "gain":
-        sentence += (
-            f" At equal cost ({format_number(shown.budget)} nats of KL per token) **{most}** gains "
-            f"most: {_written(shown, gain, most)} nats. The two rank differently because a gain does "
-            "not count text that is broken or pushed too far."
-            if most != best
-            else f" It also gains most at equal cost: {_written(shown, gain, most)} nats."
-        )
-    more = [*_without(shown, order), *_left_in_cache(shown)]
-    return (sentence, " ".join(more)) if more else (sentence,)
-
-
-def _without(shown: Shown, order: list[str]) -> list[str]:
-    """The best ways without changed weights, and without training, where the best one has them."""
-    by = _named(shown, shown.ranked_by)
-    first: dict[str, list[str]] = {}
-    for words, has in (
-        ("change no weights", shown.changes_weights), ("need no training", shown.trained),
-    ):  # fmt: skip
-        rest = [way for way in order if not bool(has[shown.ways.index(way)])]
-        if rest and rest[0] != order[0]:
-            first.setdefault(rest[0], []).append(words)
-    return [
-        f"Of the ways that {' and '.join(words)}, **{way}** comes first: {_written(shown, by, way)} "
-        f"{by.unit}."
-        for way, words in first.items()
-    ]
-
-
-def _left_in_cache(shown: Shown) -> list[str]:
-    """The least and the most that is left in a kept cache."""
-    if not any(one.name == "in cache" for one in shown.criteria):
-        return []
-    left, criterion = shown.criterion("in cache")[0], _named(shown, "in cache")
-    if len(shown.ways) < 2 or bool(left.isnan().all()):
-        return []
-    least, most = (
-        shown.ways[int(i)]
-        for i in (left.nan_to_num(torch.inf).argmin(), left.nan_to_num(-1.0).argmax())
-    )
-    return [
-        "Switched off in the middle of a text whose keys and values are kept, "
-        f"**{most}** leaves most in them ({_written(shown, criterion, most)} nats of KL per token) and "
-        f"**{least}** least ({_written(shown, criterion, least)})."
-    ]
-
-
 def _facts(shown: Shown, order: list[str]) -> tuple[Fact, ...]:
-    by = _named(shown, shown.ranked_by)
+    by = named(shown, shown.ranked_by)
     found = [Fact("best way", order[0], f"by {by.short}, of {len(shown.ways)} ways")]
-    found.append(Fact(by.short, _written(shown, by, order[0]), by.meaning))
+    found.append(Fact(by.short, written_of(shown, by, order[0]), by.meaning))
     found.append(
         Fact("repetitions", str(shown.repeats), f"of each way on {', '.join(shown.concepts)}")
     )
@@ -276,12 +197,42 @@ def _introduction(shown: Shown) -> str:
     return text
 
 
+def left_alone(
+    ways: Sequence[str], gain: Float[Tensor, "way _question"], kl: Float[Tensor, "way _text"]
+) -> str:
+    """Which ways leave some texts as they are, and how many they act on; "" where none does."""
+    found = []
+    for way, *moved in zip(ways, gain, kl, strict=True):
+        if any(bool(one.isnan().any()) for one in moved):
+            continue
+        shares = [float((one != 0).float().mean()) for one in moved]
+        if min(shares) < 1:
+            asked, ordinary = map(format_percent, shares)
+            found.append(
+                f"`{way}` on {asked} of the questions and {ordinary} of the ordinary texts"
+            )
+    if not found:
+        return ""
+    told = "; ".join(found)
+    return f"Not all act on every text: {told}. The others stay as they are, to the last bit."
+
+
+def _left_alone(shown: Shown, order: list[str]) -> tuple[Block, ...]:
+    index = [shown.ways.index(way) for way in order]
+    gain, kl = (
+        torch.cat([getattr(one, of)[index, :, shown.at_budget].flatten(1) for one in shown.each], 1)
+        for of in ("gain", "kl")
+    )
+    told = left_alone(order, gain, kl)
+    return (Paragraph(told),) if told else ()
+
+
 def _table(shown: Shown, order: list[str], about: About) -> Table:
     """What each way does, what it takes, or what it leaves behind."""
     some = [one for one in shown.criteria if one.about == about]
     head = [Heading("way", number=False)]
     head += [Heading(one.short, one.unit) for one in some]
-    rows = tuple((way, *(_written(shown, one, way) for one in some)) for way in order)
+    rows = tuple((way, *(written_of(shown, one, way) for one in some)) for way in order)
     more = " and repetitions" if shown.repeats > 1 else ""
     caption = {
         "does": "What each way does, best first. Brackets: 95% intervals over groups of examples"
