@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,15 @@ from steerlens.analyses.comparison.compare_ways import compare_ways
 from steerlens.analyses.comparison.concept_numbers import Writings
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.making import Making
-from steerlens.analyses.comparison.operator_ways import OPERATORS
-from steerlens.analyses.comparison.recommending import Constraints
+from steerlens.analyses.comparison.operator_ways import OPERATORS, unmet
+from steerlens.analyses.comparison.verdicts import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison
 from steerlens.analyses.comparison.way_data import WayData, WayError
+from steerlens.analyses.comparison.way_section import left_alone
 from steerlens.analyses.comparison.ways import way_named
 from steerlens.analyses.nearness.measure_nearness import target_share
 from steerlens.analyses.ratios import ratio_of_means
-from steerlens.data import ContrastSet
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions.methods import DiffMean
 from steerlens.experiment import ComparisonExperiment, ExperimentError
 from steerlens.interventions import Add
@@ -31,6 +33,8 @@ from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.measures.switch_off import switched_off
 from steerlens.models.model import Model
+from steerlens.operators import triggers
+from steerlens.report.numbers import format_signed
 from steerlens.results import ResultError
 from steerlens.sites import Positions, Site
 from steerlens.testbed.pole_readers import PoleReader, WellFormedReader
@@ -184,11 +188,30 @@ def way_data(experiment):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_operator_is_made_of_what_every_way_is_made_of(way_data, name):
     arm, model = way_named(name)(way_data), way_data.model
-    batch = model.tokens([way_data.fit[0].prompt, way_data.fit[3].prompt])
+    texts = [way_data.fit[0].prompt, *(p.prompt + p.negative for p in way_data.texts[:4])]
+    batch = model.tokens(texts)
     before = model.logits(batch)
     with arm.attach(model, -4.0):
         assert not torch.equal(model.logits(batch), before)
     assert torch.equal(model.logits(batch), before)
+
+
+def test_a_condition_of_a_way_holds_until_a_text_is_at_the_positive_pole(way_data):
+    bare = tuple(
+        ContrastPair("", asked.prompt, pair.prompt + pair.positive, group=pair.group)
+        for asked, pair in zip(way_data.fit, way_data.texts, strict=False)
+    )
+    found = triggers(way_data.model, unmet(way_data), ContrastSet("bare", bare))
+    assert found.true.value > found.false.value + 0.5
+
+
+def test_ways_that_leave_texts_alone_are_named():
+    moved = torch.tensor([[1.0, 2.0], [0.0, 3.0], [torch.nan, torch.nan]])
+    told = left_alone(("a", "b", "c"), moved, moved.abs())
+    assert "`b` on 50% of the questions and 50% of the ordinary texts" in told
+    assert (
+        "`a`" not in told and "`c`" not in told and left_alone(("a",), moved[:1], moved[:1]) == ""
+    )
 
 
 def test_features_need_an_sae_of_the_model(way_data):
@@ -274,6 +297,27 @@ def test_what_is_left_in_texts_is_measured_of_a_run_that_was_begun_without_it(
         assert path.read_bytes() == content, path
 
 
+# Figures ------------------------------------------------------------------------------------------
+
+
+def test_multipliers_far_apart_and_values_far_out_are_drawn_readably():
+    whole = ([0.0, 0.2, -3.0, -9.0], [0.0] * 4, [0.0] * 4)
+    figure: Any = plots.nearness_curves(
+        {"one": whole}, multipliers=[0.0, 0.125, 1.0, 8.0], title="x"
+    )
+    line, axis = figure.data[0], figure.layout.xaxis
+    assert tuple(axis.ticktext) == ("0", "0.125", "1", "8") and tuple(axis.tickvals) == (0, 1, 2, 3)
+    assert tuple(line.y) == (0.0, 0.2, -1.0, None) and "triangle" in line.marker.symbol[2]
+    assert "−3" in line.hovertext[2]
+    value = [0.1, 0.2, 0.3, 13.0]
+    dots: Any = plots.criteria_dots(
+        {"time": ((value, [torch.nan] * 4, [torch.nan] * 4), "more time", False, "less")},
+        rows=["a", "b", "c", "d"], title="x",
+    )  # fmt: skip
+    drawn = dict(zip(dots.data[0].text, dots.data[0].x, strict=True))
+    assert max(drawn.values()) < 0.4 and "13" in drawn
+
+
 # The reference world ------------------------------------------------------------------------------
 
 
@@ -326,6 +370,8 @@ def test_figures_refuse_what_cannot_be_drawn():
         lambda: plots.way_curves({}, budget=0.1, title=""),
         lambda: plots.criteria_dots({}, rows=["x"], title=""),
         lambda: plots.nearness_curves({}, multipliers=[0.0, 1.0], title=""),
+        lambda: plots.decision_matrix({}, rows=["x"], title=""),
+        lambda: plots.fading_curves({}, title=""),
     ):
         with pytest.raises(ValueError, match="is empty"):
             draw()
@@ -369,6 +415,49 @@ def test_a_bound_inside_an_interval_is_unsure(found):
     made = found.recommend(utility=(low + value) / 2)
     assert "vector" in made.unsure and "vector" not in made.excluded
     assert "vector" in found.recommend(utility=high + 1.0).excluded
+
+
+def test_every_constraint_is_judged_as_recommend_filters_by_it(found):
+    judged = found.verdicts(weights=False, overhead=0.0, reversible_in_place=True, utility=0.0)
+    for field, each in judged.items():
+        alone = found.recommend(
+            **{field: {"weights": False, "reversible_in_place": True}.get(field, 0.0)}
+        )
+        for way, verdict in zip(found.ways, each, strict=True):
+            assert (verdict.outcome == "fails") == (way in alone.excluded), (field, way)
+            if verdict.outcome == "fails":
+                assert alone.excluded[way] == verdict.why
+    cells: Any = found.plot_decisions(weights=False, utility=0.0)
+    order = [found.ways[i] for i in found.ranking]
+    z = {way: row for way, row in zip(reversed(order), cells.data[0].z, strict=True)}
+    assert z["LoRA"][0] == 0 and z["vector"][0] == 2
+    usual = found.verdicts()
+    assert "well_formed" not in usual and {"weights", "fades_within", "reversible"} <= set(usual)
+    with pytest.raises(ValueError, match="'well-formed' was not measured"):
+        found.verdicts(well_formed=0.9)
+
+
+def test_a_radar_has_stated_scales_gaps_and_no_area(found):
+    drawn: Any = found.plot_radar()
+    lines = {trace.name: trace for trace in drawn.data if trace.mode == "lines+markers"}
+    assert list(lines) == [found.ways[i] for i in found.ranking]
+    assert all(trace.fill in (None, "none") for trace in drawn.data)
+    labels = drawn.layout.polar.angularaxis.ticktext
+    k = next(k for k, label in enumerate(labels) if "gain" in label)
+    gains = found.criterion("gain")[0]
+    low, high = min(0.0, float(gains.min())), max(0.0, float(gains.max()))
+    assert f"{format_signed(low)} → {format_signed(high)} nats" in labels[k]
+    for i, way in enumerate(found.ways):
+        assert lines[way].r[k] == pytest.approx((float(gains[i]) - low) / (high - low), abs=1e-6)
+    spoke = plots.Spoke(([1.0, float("nan")],) * 3, "nats", False, "more", ("0", "1"), (0.0, 1.0))
+    gapped: Any = plots.criteria_radar(dict.fromkeys("abc", spoke), rows=["x", "y"], title="")
+    by_name = {trace.name: trace for trace in gapped.data}
+    assert list(by_name["y"].r) == [None] * 4 and list(by_name["y, not measured"].text) == ["–"] * 3
+    with pytest.raises(ValueError, match="at least 3"):
+        plots.criteria_radar({"a": spoke}, rows=["x", "y"], title="")
+    with pytest.raises(ValueError, match="nothing can be told apart"):
+        flat = spoke._replace(ends=(0.0, 0.0))
+        plots.criteria_radar(dict.fromkeys("abc", flat), rows=["x", "y"], title="")
 
 
 # Statistics ---------------------------------------------------------------------------------------

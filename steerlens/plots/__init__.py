@@ -14,6 +14,7 @@ from steerlens.plots.components import component_effects as component_effects
 from steerlens.plots.cosine_matrix import cosine_matrix as cosine_matrix
 from steerlens.plots.curves import dose_response as dose_response
 from steerlens.plots.curves import layer_curve as layer_curve
+from steerlens.plots.decisions import decision_matrix as decision_matrix
 from steerlens.plots.features import feature_card as feature_card
 from steerlens.plots.heatmap import layer_heatmap as layer_heatmap
 from steerlens.plots.html import to_html_div as to_html_div
@@ -33,6 +34,10 @@ from steerlens.plots.paper import require_drawing as require_drawing
 from steerlens.plots.paper import write_figure as write_figure
 from steerlens.plots.preferences import preference_curve as preference_curve
 from steerlens.plots.probe import probe_against_steering as probe_against_steering
+from steerlens.plots.radar import FEWEST_SPOKES as FEWEST_SPOKES
+from steerlens.plots.radar import Spoke as Spoke
+from steerlens.plots.radar import criteria_radar as criteria_radar
+from steerlens.plots.radar import spoke_scale as spoke_scale
 from steerlens.plots.regret import regret_curve as regret_curve
 from steerlens.plots.roc import roc_curve as roc_curve
 from steerlens.plots.running import running_difference as running_difference

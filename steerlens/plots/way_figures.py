@@ -13,12 +13,17 @@ from plotly.subplots import make_subplots
 from steerlens.plots.arrays import array, band, bands, ordered
 from steerlens.plots.look import INK, PALETTE, SYMBOLS, house, span
 from steerlens.plots.marks import line, rule, whiskers
+from steerlens.plots.narrow import make_narrow
 from steerlens.plots.rows import read_rows
 from steerlens.plots.words import axis_title, broken, number, safe
 
-DASHES = ("solid", "dash", "dot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 PANELS = 3
 """Panels side by side."""
+FAR = 10
+"""How many times the smallest multiplier the largest is from which on they are drawn at even steps."""
+BEYOND = 4
+"""How many times as far as all the others reach a value lies that is drawn at the axis's end."""
 
 
 def way_looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -130,6 +135,7 @@ def way_curves(
     )
     figure.update_yaxes(title_text="gain (nats)", zeroline=True, row=1, col=1)
     figure.update_yaxes(title_text="utility (nats)", zeroline=True, nticks=5, row=2, col=1)
+    make_narrow(figure, title=title, note="95% intervals on hover", left=48)
     return figure
 
 
@@ -142,35 +148,70 @@ def nearness_curves(
 ) -> go.Figure:
     """The share of the way to an ideal over the multiplier, a line for each way.
 
+    Multipliers of which the largest is more than `FAR` times the smallest are drawn at even steps,
+    since the small ones would lie on top of each other. Where a line leaves the axis, a triangle at its
+    end has the value on hover.
+
     Args:
         series: Way -> (mean, low, high), each of shape (multiplier,).
         lowest: Where the axis ends below, if shares lie further down.
     """
     strengths, order = ordered("multipliers", multipliers)
-    x = np.asarray(strengths, dtype=float)
+    sizes = [abs(m) for m in strengths if m]
+    even = len(sizes) > 1 and max(sizes) > FAR * min(sizes)
+    x = np.asarray(range(len(strengths)) if even else strengths, dtype=float)
     drawn = bands("series", series, order, f"{len(strengths)} multipliers")
     figure = go.Figure()
     for name, look in way_looks(drawn).items():
         whole = drawn[name]
-        bare = type(whole)(whole.mean, *(np.full_like(whole.mean, np.nan),) * 2)
+        below = whole.mean < lowest  # NaN is not
+        beside = np.concatenate([[False], ~below, [False]])
+        leaves = below & (beside[:-2] | beside[2:])
+        at = np.where(below, np.where(leaves, lowest, np.nan), whole.mean)
+        bare = type(whole)(at, *(np.full_like(at, np.nan),) * 2)
         line(figure, name, x, bare, hover=[""] * len(x), unit="of the way", **look)
         trace: Any = figure.data[-1]
+        trace.marker.symbol = ["triangle-down-open" if b else look["symbol"] for b in below]
         trace.hovertext = [
             f"{safe(name)}<br>multiplier {number(m)}<br>{whole.text(i, 'of the way', 'share')}"
-            for i, m in enumerate(x.tolist())
+            for i, m in enumerate(strengths)
         ]
     rule(figure, span(x), [1.0, 1.0], "the ideal")
     least = min(float(np.nanmin(whole.mean)) for whole in drawn.values())
     note = "95% intervals on hover"
     if least < lowest:
-        note += f"; the axis ends at {number(lowest)}, and some lines go on below"
+        note += f"; the axis ends at {number(lowest)}: a triangle there lies further down"
     house(figure, title=title, note=note, height=450 + 9 * len(drawn))
     figure.update_xaxes(title_text="multiplier", range=span(x))
+    if even:
+        figure.update_xaxes(
+            title_text="multiplier, in even steps", tickvals=x.tolist(),
+            ticktext=[number(m) for m in strengths],
+        )  # fmt: skip
     figure.update_yaxes(
         title_text="share to ideal", range=span([max(least, lowest), 1.0]), zeroline=True,
         zerolinecolor=INK,
     )  # fmt: skip
+    make_narrow(figure, title=title, note=note, left=48)
     return figure
+
+
+def within(values: list[float]) -> tuple[float, float]:
+    """Ends between which all values lie but a few far ones, which would press the others together.
+
+    A third of the values at the most is left out, from the largest distance down.
+
+    >>> within([0.0, 0.1, 0.2, 13.0]), within([0.0, 1.0, 2.0, 3.0])
+    ((0.0, 0.2), (0.0, 3.0))
+    """
+    kept = sorted(values)
+    for _ in range(len(values) // 3):
+        low, high = kept[1] - kept[0], kept[-1] - kept[-2]
+        rest = kept[1:] if low > high else kept[:-1]
+        if rest[0] == rest[-1] or max(low, high) <= BEYOND * (rest[-1] - rest[0]):
+            break
+        kept = rest
+    return kept[0], kept[-1]
 
 
 def criteria_dots(
@@ -196,6 +237,7 @@ def criteria_dots(
     names = read_rows(rows, downwards=True)
     if names.are_layers:
         raise ValueError(f"rows={names.names} must be the names of ways.")
+    beyond = False
     height = math.ceil(len(panels) / PANELS)
     each = 26 + 19 * names.count
     total = each * height + 58 * (height - 1)
@@ -215,18 +257,36 @@ def criteria_dots(
         if known.size:
             best = float(known.max() if better == "more" else known.min())
         colours = [PALETTE[0] if m == best else "white" for m in drawn.mean]
+        ends = within(known.tolist()) if known.size and not log else (-math.inf, math.inf)
+        away = (drawn.mean < ends[0]) | (drawn.mean > ends[1])
+        beyond |= bool(away.any())
+        far = drawn.mean.copy()
+        drawn = type(drawn)(*(np.where(away, np.nan, part) for part in drawn))
+        room = 0.12 * (ends[1] - ends[0]) if away.any() else 0.0
+        at = np.clip(far, ends[0] - room, ends[1] + room)
         figure.add_scatter(
-            x=[None if math.isnan(m) else m for m in drawn.mean.tolist()],
+            x=[None if math.isnan(m) else m for m in at.tolist()],
             y=list(range(names.count)),
-            mode="markers",
-            marker={"size": 8, "color": colours, "line": {"width": 1.6, "color": PALETTE[0]}},
+            mode="markers+text",
+            text=[number(m, 3) if out else "" for m, out in zip(far.tolist(), away, strict=True)],
+            textposition=[f"middle {'left' if m > ends[1] else 'right'}" for m in far],
+            textfont={"size": 10},
+            marker={
+                "size": 8,
+                "color": colours,
+                "line": {"width": 1.6, "color": PALETTE[0]},
+                "symbol": [
+                    ("triangle-right" if m > ends[1] else "triangle-left") if out else "circle"
+                    for m, out in zip(far, away, strict=True)
+                ],
+            },
             error_x=whiskers(drawn, PALETTE[0]),
             hovertext=[f"{names.text(i)}<br>{seen.text(i, unit)}" for i in range(names.count)],
             name=name,
             **place,
         )
-        ends = [*drawn.mean, *drawn.low, *drawn.high]
-        finite = np.asarray([x for x in ends if not math.isnan(x)])
+        reach = [*drawn.mean, *drawn.low, *drawn.high, *at[away]]
+        finite = np.asarray([x for x in reach if not math.isnan(x)])
         if log and finite.size:
             edges = span(np.log10(finite))
             if edges[1] - edges[0] < 0.5:
@@ -239,7 +299,7 @@ def criteria_dots(
         figure.update_xaxes(title_text=broken(f"{unit}; {arrow}", 34), **place)
     house(
         figure, title=title, note=f"Whiskers: {whiskers_are}. Filled: the best estimate of the "
-        "panel.",
+        f"panel.{' A triangle lies beyond the axis, at the number beside it.' if beyond else ''}",
         height=total + 128, left=names.left, right=20,
     )  # fmt: skip
     figure.update_xaxes(title={"font": {"size": 11}, "standoff": 4}, tickfont={"size": 10})

@@ -33,12 +33,14 @@ def format_signed(value: Any) -> str:
 
 
 def format_percent(value: Any) -> str:
-    """A share as per cent, to a tenth.
+    """A share as per cent, to a tenth; in whole per cent from ten times on.
 
-    >>> format_percent(0.125)
-    '12.5%'
+    >>> format_percent(0.125), format_percent(12.94)
+    ('12.5%', '1,294%')
     """
     number = float(value)
+    if abs(number) >= 9.995:
+        return with_minus(f"{100 * number:,.0f}%")
     return NOTHING if math.isnan(number) else f"{format_number(round(100 * number, 1))}%"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from types import MappingProxyType
 import torch
 
 from steerlens.analyses.comparison.way_data import WayData
+from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.forms import LoRA
@@ -18,6 +20,7 @@ from steerlens.interventions import (
     AddKeepingNorm,
     Clamp,
     ClampRange,
+    Condition,
     Knob,
     Nudge,
     ProbeLoss,
@@ -114,10 +117,30 @@ def _sadi(data: WayData, elements: Elements, k: int) -> Intervention:
     return sadi(data.model, data.texts, elements, k=max(1, min(k, total // 4)))
 
 
-def _condition(data: WayData) -> Intervention:
-    """Only where the text is at the negative pole so far."""
+def unmet(data: WayData) -> Condition:
+    """Holds where a text is not at the positive pole yet: at the negative one, or at none.
+
+    The vector is the mean difference of the pairs of texts, and the threshold is that of the highest
+    F1 on other pairs and on bare prompts, which say nothing of the concept and must be steered too.
+    """
     fit, choose, _ = data.texts.flipped().split(data.seed)
-    condition = find_condition(data.model, fit, choose).best()
+    prompts = itertools.cycle(dict.fromkeys(pair.prompt for pair in data.fit))
+    bare = tuple(
+        ContrastPair("", prompt, pair.prompt + pair.negative, group=pair.group)
+        for pair, prompt in zip(choose, prompts, strict=False)
+    )
+    mixed = ContrastSet(choose.name, (*choose, *bare))
+    found = find_condition(data.model, fit, mixed, method=DiffMean(), similarity="projection")
+    return found.best()
+
+
+def published_condition(data: WayData) -> Condition:
+    """CAST's own recipe, for texts that are at the negative pole."""
+    fit, choose, _ = data.texts.flipped().split(data.seed)
+    return find_condition(data.model, fit, choose).best()
+
+
+def _when(data: WayData, condition: Condition) -> Intervention:
     return When(condition, Add(mean_difference(data), data.positions, unit="direction"))
 
 
@@ -207,7 +230,14 @@ _KINDS: dict[str, tuple[str, Make]] = {
         "cache_steering(keys=1)",
         lambda data: cache_steering(data.model, data.texts, keys=1.0),
     ),
-    "condition": ("When(the text is at the negative pole, Add(DiffMean))", _condition),
+    "condition": (
+        "When(the text is not at the positive pole yet, Add(DiffMean))",
+        lambda data: _when(data, unmet(data)),
+    ),
+    "CAST": (
+        "When(the text is at the negative pole by PCA and tanh, Add(DiffMean))",
+        lambda data: _when(data, published_condition(data)),
+    ),
     "knob": ("Knob(Add(DiffMean), (1, 0.5, 0.25))", _knob),
     "nudge": ("Nudge(to a probe two blocks above, steps=2, size=0.1)", _nudge),
     "Concept DAS": ("concept_das(the model's own responses).towards('positive')", _concept_das),

@@ -25,6 +25,8 @@ FAMILIES: dict[str, str] = {
     "local weight": "fine-tuning", "vector": "steering by training",
     "LoReFT": "steering by training", "ReFT-r1": "steering by training",
     "adapter": "steering by training", "soft prefix": "prompting",
+    "clamp": "steering by differences", "SADI heads": "steering by differences",
+    "nudge": "steering by training",
 }  # fmt: skip
 """The family to which a way is counted here, by its name up to the first comma."""
 

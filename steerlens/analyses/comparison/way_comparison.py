@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens import stats
+from steerlens import plots, stats
 from steerlens.analyses.comparison import way_pictures
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
 from steerlens.analyses.comparison.criteria import CRITERIA, ranks_by
 from steerlens.analyses.comparison.criterion import Criterion
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
-from steerlens.analyses.comparison.recommending import Constraints, Recommendation, recommend
+from steerlens.analyses.comparison.recommending import Recommendation, recommend
+from steerlens.analyses.comparison.verdicts import Constraints, Verdict, usual, verdicts
 from steerlens.analyses.comparison.way_section import way_section
 from steerlens.report.numbers import format_interval
 from steerlens.report.section import Section
@@ -237,6 +238,24 @@ class WayComparison(Result):
         """
         return recommend(self, constraints or Constraints(**given))
 
+    def verdicts(
+        self, constraints: Constraints | None = None, /, **given: Any
+    ) -> dict[str, list[Verdict]]:
+        """The verdict on every way by each constraint alone, by the constraint's field.
+
+        Args:
+            constraints: Or its fields by name; `steerlens.analyses.comparison.verdicts.USUAL` if none.
+
+        Raises:
+            ValueError: If a constraint is on something that was not measured.
+        """
+        return verdicts(self, self._asked(constraints, given))
+
+    def _asked(self, constraints: Constraints | None, given: dict[str, Any]) -> Constraints:
+        if constraints is None and not given:
+            return usual({one.name for one in self.criteria})
+        return constraints or Constraints(**given)
+
     # Tables
 
     def columns(self) -> Sequence[Column]:
@@ -302,6 +321,27 @@ class WayComparison(Result):
     def plot_criteria(self) -> go.Figure:
         """A panel for each criterion: every way with its interval, the best by `ranked_by` on top."""
         return way_pictures.criteria(self)
+
+    @property
+    def has_radar(self) -> bool:
+        """Whether there are several ways, and enough criteria tell them apart for a radar."""
+        return len(self.ways) > 1 and len(way_pictures.spokes(self)[0]) >= plots.FEWEST_SPOKES
+
+    def plot_radar(self) -> go.Figure:
+        """A circle for each way with a spoke for each of the chief criteria, on a stated scale.
+
+        Raises:
+            ValueError: If fewer than three criteria tell the ways apart.
+        """
+        return way_pictures.radar(self)
+
+    def plot_decisions(self, constraints: Constraints | None = None, /, **given: Any) -> go.Figure:
+        """Which ways meet which constraints, each by itself, with the number that decides it.
+
+        Args:
+            constraints: As for `verdicts`.
+        """
+        return way_pictures.decisions(self, self._asked(constraints, given))
 
     def section(self, beside: Mapping[str, Result]) -> Section:
         """The answer, the table, the figures and the limits."""

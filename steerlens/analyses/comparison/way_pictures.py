@@ -13,11 +13,17 @@ from steerlens import plots, stats
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
 from steerlens.analyses.comparison.criterion import Compared, Criterion
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
+from steerlens.analyses.comparison.verdicts import Constraints, Judged, in_words, verdicts
 from steerlens.stats import Bounds
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+SPOKES = (
+    "share", "gain", "written share", "utility", "well-formed", "wrong way", "other concepts",
+    "in cache", "seconds", "overhead", "parameters",
+)  # fmt: skip
+"""The criteria that a radar shows, where they were measured."""
 AFTER = {
     "kept": "the cache kept",
     "recomputed": "the cache recomputed: the text alone",
@@ -26,11 +32,9 @@ AFTER = {
 
 
 @runtime_checkable
-class Drawn(Compared, Protocol):
+class Drawn(Compared, Judged, Protocol):
     """What the pictures are made of."""
 
-    @property
-    def ways(self) -> tuple[str, ...]: ...
     @property
     def budget(self) -> float: ...
     @property
@@ -111,6 +115,53 @@ def criteria(result: Drawn) -> go.Figure:
         },
         rows=[result.ways[i] for i in order],
         title="Every way by every criterion",
+    )
+
+
+def spokes(result: Drawn) -> tuple[dict[str, plots.Spoke], list[str]]:
+    """The spokes of a radar, and the names of criteria that are the same for every way."""
+    found, same, order = {}, [], result.ranking
+    for criterion in result.criteria:
+        if criterion.name not in SPOKES:
+            continue
+        bounds = [_finite(part[order]).tolist() for part in criterion.bounds(result)]
+        ends = plots.spoke_scale(bounds[0], log=criterion.log, better=criterion.better)
+        if ends[0] == ends[1]:
+            same.append(criterion.short)
+            continue
+        unit = f" {criterion.unit}" if criterion.unit in ("nats", "s") else ""
+        scale = ", log" if criterion.log else ""
+        words = criterion.written(ends[0]), f"{criterion.written(ends[1])}{unit}{scale}"
+        found[criterion.short] = plots.Spoke(
+            tuple(bounds), criterion.unit, criterion.log, criterion.better, words, ends
+        )
+    return found, same
+
+
+def radar(result: Drawn) -> go.Figure:
+    """A circle for each way, the best by `ranked_by` first."""
+    found, same = spokes(result)
+    note = f"Left out, the same for every way: {', '.join(same)}." if same else ""
+    return plots.criteria_radar(
+        found,
+        rows=[result.ways[i] for i in result.ranking],
+        title="Every way by the chief criteria, each on its own scale",
+        note=note,
+    )
+
+
+def decisions(result: Drawn, asked: Constraints) -> go.Figure:
+    """A row for each way, the best by `ranked_by` on top, and a column for each constraint."""
+    order, words = result.ranking, in_words(asked)
+    judged = verdicts(result, asked)
+    return plots.decision_matrix(
+        {
+            words[field]: [(each[i].outcome, each[i].found, each[i].why) for i in order]
+            for field, each in judged.items()
+        },
+        rows=[result.ways[i] for i in order],
+        title="Which ways meet which constraints",
+        note="Each constraint by itself, held against the estimate; the reason is on hover.",
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
 from steerlens.analyses.comparison.criterion import About, Criterion
 from steerlens.analyses.comparison.published import published_judgements
-from steerlens.report.numbers import format_interval, format_number
+from steerlens.analyses.comparison.share_of_full import FULL, against_full, listed
+from steerlens.analyses.comparison.verdicts import Verdict
+from steerlens.report.numbers import format_interval, format_number, format_percent
 from steerlens.report.section import (
     Block,
     Fact,
@@ -29,14 +32,7 @@ from steerlens.stats import Bounds, Interval
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-FULL = "full weights"
-"""The way that others are held against where it is there."""
 IN_CONTEXT, UNSTEERED = "in context", "unsteered"
-HYPOTHESIS = (
-    "An article attributes to arXiv:2604.14090 that steering reaches 90–95% of the gain of "
-    "fine-tuning at under 5% of its compute. No description of that paper contains such numbers; it "
-    "has no experiments. Here it is a hypothesis, and this is its measurement:"
-)
 AFTERWARDS = (
     "Each way writes the first tokens of a text at the multiplier that costs the budget, and is then "
     "switched off. KL is from a run with the same random draws that was never steered and wrote a text "
@@ -44,7 +40,17 @@ AFTERWARDS = (
     "built; in the middle they are recomputed, so that the text alone is left of the way; below, the "
     "same text with the one and the other cache."
 )
-_OF_FULL = ("share", "gain", "written")
+RADAR = (
+    "The large circle is the best way and names the spokes with the ends of their scales, from the "
+    "centre to the rim; the small ones number them. Each scale is of these ways alone, and the "
+    "criteria are not worth the same, so no area or mean of a circle says which way is better."
+)
+DECIDING = (
+    "Constraints rule ways out before any ranking. These are examples, each by itself. "
+    "`run.ways.recommend(weights=False, overhead=0.01, fades_within=8)` filters by those that are "
+    "given, ranks what remains, and says why each other way is not among it; "
+    "`run.ways.plot_decisions(…)` draws this for them."
+)
 
 
 @runtime_checkable
@@ -69,6 +75,8 @@ class Shown(Protocol):
     def made_by(self) -> dict[str, Any]: ...
     @property
     def factors(self) -> Float[Tensor, " factor"]: ...
+    @property
+    def at_budget(self) -> int: ...
 
     @property
     def each(self) -> tuple[ConceptNumbers, ...]: ...
@@ -90,6 +98,11 @@ class Shown(Protocol):
     def plot_nearness(self) -> go.Figure: ...
     def plot_afterwards(self) -> go.Figure: ...
     def plot_criteria(self) -> go.Figure: ...
+    @property
+    def has_radar(self) -> bool: ...
+    def plot_radar(self) -> go.Figure: ...
+    def plot_decisions(self) -> go.Figure: ...
+    def verdicts(self) -> dict[str, list[Verdict]]: ...
 
 
 def way_section(shown: Shown) -> Section:
@@ -98,6 +111,7 @@ def way_section(shown: Shown) -> Section:
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
         _table(shown, order, "does"),
+        *_left_alone(shown, order),
         _table(shown, order, "takes"),
         _table(shown, order, "leaves"),
         Folded(
@@ -122,7 +136,10 @@ def way_section(shown: Shown) -> Section:
     if all(one.afterwards is not None for one in shown.each):
         blocks.append(Figure(shown.plot_afterwards, AFTERWARDS))
     blocks.append(Figure(shown.plot_criteria))
-    parts = [_against_full(shown, order)] if FULL in shown.ways else []
+    if shown.has_radar:
+        blocks.append(Figure(shown.plot_radar, RADAR))
+    parts = [_decisions(shown, order)]
+    parts += [against_full(shown, order)] if FULL in shown.ways else []
     if shown.sample_prompts:
         parts.append(_texts(shown, order))
     parts.append(published_judgements(shown.ways))
@@ -154,7 +171,7 @@ def _answer(shown: Shown, order: list[str]) -> tuple[str, ...]:
     if top.value != top.value:
         return ("No way has a multiplier that costs the budget, so none could be compared.",)
     near = [way for way in order[1:] if shown.difference(by.name, best, way).low <= 0]
-    told = f", not told apart from {_listed(near)} on the same examples" if near else ""
+    told = f", not told apart from {listed(near)} on the same examples" if near else ""
     sentence = (
         f"**{best}** has the highest {by.short}: {_written(shown, by, best)} {by.unit}{told}."
     )
@@ -170,11 +187,6 @@ def _answer(shown: Shown, order: list[str]) -> tuple[str, ...]:
             else f" It also gains most at equal cost: {_written(shown, gain, most)} nats."
         )
     return (sentence,)
-
-
-def _listed(ways: Sequence[str]) -> str:
-    """Ways in a sentence; their names may hold commas."""
-    return ", ".join(f"`{way}`" for way in ways)
 
 
 def _facts(shown: Shown, order: list[str]) -> tuple[Fact, ...]:
@@ -205,6 +217,36 @@ def _introduction(shown: Shown) -> str:
     return text
 
 
+def left_alone(
+    ways: Sequence[str], gain: Float[Tensor, "way _question"], kl: Float[Tensor, "way _text"]
+) -> str:
+    """Which ways leave some texts as they are, and how many they act on; "" where none does."""
+    found = []
+    for way, *moved in zip(ways, gain, kl, strict=True):
+        if any(bool(one.isnan().any()) for one in moved):
+            continue
+        shares = [float((one != 0).float().mean()) for one in moved]
+        if min(shares) < 1:
+            asked, ordinary = map(format_percent, shares)
+            found.append(
+                f"`{way}` on {asked} of the questions and {ordinary} of the ordinary texts"
+            )
+    if not found:
+        return ""
+    told = "; ".join(found)
+    return f"Not all act on every text: {told}. The others stay as they are, to the last bit."
+
+
+def _left_alone(shown: Shown, order: list[str]) -> tuple[Block, ...]:
+    index = [shown.ways.index(way) for way in order]
+    gain, kl = (
+        torch.cat([getattr(one, of)[index, :, shown.at_budget].flatten(1) for one in shown.each], 1)
+        for of in ("gain", "kl")
+    )
+    told = left_alone(order, gain, kl)
+    return (Paragraph(told),) if told else ()
+
+
 def _table(shown: Shown, order: list[str], about: About) -> Table:
     """What each way does, what it takes, or what it leaves behind."""
     some = [one for one in shown.criteria if one.about == about]
@@ -222,60 +264,20 @@ def _table(shown: Shown, order: list[str], about: About) -> Table:
     return Table(tuple(head), rows, caption=caption, marked=0 if about == "does" else None)
 
 
-def _against_full(shown: Shown, order: list[str]) -> Section:
-    """Every way as a share of full fine-tuning, by each metric and in compute."""
-    there = [
-        name
-        for name in _OF_FULL
-        if any(one.name == name for one in shown.criteria)
-        and shown.interval(name, FULL).low > 0  # a share of nothing says nothing
-    ]
-    bounds = {name: shown.relative(name, FULL) for name in there}
-    seconds = shown.criterion("seconds")[0]
-    full = float(seconds[shown.ways.index(FULL)])
-    rows = []
-    verdicts = []
-    for name in there:
-        reach = [
-            w for w in order if w != FULL and float(bounds[name][0][shown.ways.index(w)]) >= 0.9
-        ]
-        cheap = [w for w in reach if float(seconds[shown.ways.index(w)]) < 0.05 * full]
-        verdicts.append(
-            f"By **{_named(shown, name).short}**, {_listed(reach) or 'no other way'} "
-            f"{'reach' if len(reach) > 1 else 'reaches'} 90% of full fine-tuning, and "
-            f"{_listed(cheap) or 'none of them'} at under 5% of its seconds."
-        )
+def _decisions(shown: Shown, order: list[str]) -> Section:
+    """The decision matrix, and every reason in words."""
+    judged, reasons = shown.verdicts(), []
     for way in order:
-        if way == FULL:
-            continue
         i = shown.ways.index(way)
-        cells = [
-            format_interval(Interval(*(float(part[i]) for part in bounds[name])), _percent)
-            for name in there
-        ]
-        rows.append((way, *cells, _percent(float(seconds[i]) / full)))
-    head = (
-        Heading("way", number=False),
-        *(Heading(_named(shown, name).short, "of full weights") for name in there),
-        Heading("seconds to make", "of full weights"),
-    )
-    return Section(
-        title="As a share of full fine-tuning",
-        short="Share of full fine-tuning",
-        blocks=(
-            Paragraph(HYPOTHESIS),
-            Listing(tuple(verdicts)),
-            Table(
-                head, tuple(rows),
-                caption="Ratios of means over the same examples, with 95% intervals. A metric is left "
-                "out where that of full fine-tuning is not clearly above 0.",
-            ),
-        ),
-    )  # fmt: skip
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%".replace("-", "−")
+        why = [each[i].why for each in judged.values() if each[i].outcome == "fails"]
+        if why:
+            reasons.append(f"**{way}**: {'; '.join(dict.fromkeys(why))}")
+    blocks: list[Block] = [Paragraph(DECIDING), Figure(shown.plot_decisions)]
+    if reasons:
+        blocks.append(
+            Folded("Every constraint that a way does not meet", (Listing(tuple(reasons)),))
+        )
+    return Section(title="What rules a way out", short="Deciding", blocks=tuple(blocks))
 
 
 def _texts(shown: Shown, order: list[str]) -> Section:
