@@ -138,7 +138,7 @@ def test_it_is_read_back_drawn_and_in_a_frame(gpt2, tmp_path):
     assert again.summary() == found.summary() and again.components == found.components
     frame = found.to_frame()
     assert {"L1 MLP", "L1 head 0"} <= set(frame["component"].dropna())
-    (dots, _) = found.plot().data
+    dots = found.plot().to_dict()["data"][0]
     assert len(dots["x"]) == 4, "three components, and all of them"
 
 
