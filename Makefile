@@ -27,7 +27,7 @@ test-ray: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/test_ray_engine.py
 
-# All of them; those that load SmolLM2 take a minute each.
+# All of them, and the code of README, tutorial and how-to pages; what loads SmolLM2 takes a minute each.
 notebooks: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --all-notebooks tests/test_notebooks.py tests/test_documents.py
 

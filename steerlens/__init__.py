@@ -172,6 +172,7 @@ _HOME = {
     "SAEExperiment": "experiment",
     "ComparisonExperiment": "experiment",
     "Run": "experiment",
+    "track_run": "experiment",
     # Sharing: a vector with its card, as a folder and on the hub
     "save_shared": "sharing",
     "load_shared": "sharing",

@@ -176,6 +176,7 @@ from steerlens.experiment import SteerabilityExperiment as SteerabilityExperimen
 from steerlens.experiment import SAEExperiment as SAEExperiment
 from steerlens.experiment import ComparisonExperiment as ComparisonExperiment
 from steerlens.experiment import Run as Run
+from steerlens.experiment import track_run as track_run
 
 # Sharing: a vector with its card, as a folder and on the hub
 from steerlens.sharing import save_shared as save_shared

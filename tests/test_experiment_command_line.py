@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +109,62 @@ def test_the_same_command_says_that_it_was_finished_without_loading_torch(tmp_pa
     assert again.stderr == f"steerlens: already finished in {folder}\n"
     listed = without_torch("list", str(tmp_path / "r"), cwd=tmp_path)
     assert listed.returncode == 0 and str(folder) in listed.stdout
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    """A module with the three calls that are asked of a tracker; what it was called with."""
+    calls = []
+    made = SimpleNamespace(
+        init=lambda **given: calls.append(("init", given)),
+        log=lambda metrics: calls.append(("log", metrics)),
+        finish=lambda: calls.append(("finish", {})),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", made)
+    made.calls = calls
+    return made
+
+
+def test_a_finished_run_is_logged_once_and_only_where_asked(results, folder, tracker, capsys):
+    words = ["run", str(PATH), "--results", str(results)]
+    assert main(words) == 0 and tracker.calls == []
+    words += ["--track", "trackio", "--project", "tea"]
+    assert main(words) == 0
+    (init, given), (log, metrics), (finish, _) = tracker.calls
+    assert (init, log, finish) == ("init", "log", "finish")
+    assert (given["project"], given["name"]) == ("tea", folder.name)
+    assert given["config"]["n_fit"] == 24 and len(given["config"]["fingerprint"]) > 8
+    assert "of the norm at L" in metrics["summary/farthest apart"]
+    capsys.readouterr()
+    assert main(words) == 0 and len(tracker.calls) == 3
+    assert "already finished" in capsys.readouterr().err
+
+
+def test_a_tracker_that_fails_leaves_the_run(results, folder, tracker, capsys):
+    def refuse(metrics):
+        raise RuntimeError("no network")
+
+    tracker.log = refuse
+    words = ["run", str(PATH), "--results", str(results), "--track", "trackio", "--project", "b"]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "farthest apart" in said.out
+    assert f"did not take the run in {folder}, which is finished and kept: no network" in said.err
+    assert tracker.calls[-1][0] == "finish"
+
+
+def test_a_tracker_that_is_not_there_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=print))
+    words = ["run", str(PATH), "--results", str(tmp_path / "r"), "--track"]
+    for service, why in (
+        ("trackio", 'needs its package: pip install "steerlens[track]"'),
+        ("wandb", "The module wandb has no init, log and finish"),
+    ):
+        for more in ([], ["--grid", "power=1.0"]):
+            assert main([*words, service, *more]) == 2
+            assert why in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_command_is_known_by_all_that_it_reads(tmp_path):

@@ -21,6 +21,7 @@ OWNERS = {
     "transformer_lens": {"models", "testing", "testbed"},
     "sae_lens": {"saes"},
 }
+PICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 LONGEST = 600
 """Lines of a file."""
 AT_THE_ROOT = 10
@@ -122,6 +123,12 @@ def test_each_outside_library_has_its_owner():
             for library, owners in OWNERS.items():
                 if name.split(".")[0] == library:
                     assert floor(module) in owners, f"{module}:{line} imports {name}"
+
+
+def test_nothing_pickles():
+    for module, tree in modules():
+        for name, line in imports(tree):
+            assert name.split(".")[0] not in PICKLING, f"{module}:{line} imports {name}"
 
 
 def test_no_two_files_have_the_same_name():

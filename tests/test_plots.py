@@ -12,6 +12,8 @@ import pytest
 
 from steerlens import plots
 from steerlens.plots.heatmap import NONE, NULL
+from steerlens.plots.narrow import stated_narrow
+from steerlens.plots.narrow_fit import fit_narrow
 from steerlens.plots.probe import label_places
 
 LAYERS = [0, 1, 2]
@@ -560,6 +562,52 @@ def test_on_a_phone_and_in_one_column_the_heatmap_stands_alone():
     assert one.layout.width == 322 and tuple(one.layout.xaxis.domain) == (0.0, 1.0)
     assert [t.name for t in one.data if t.visible is False and t.type == "bar"]
     assert figure.layout.width is None and figure.data[0].colorbar.len == 0.69, "a copy"
+
+
+def test_every_figure_says_how_it_looks_on_a_phone():
+    """Panels below each other and apart, with room for what stands beside them."""
+    for name, figure in everything().items():
+        fit_narrow(figure)
+        narrow = stated_narrow(figure)
+        if name == "token_heat":  # a text keeps its lines
+            assert narrow is None
+            continue
+        assert narrow is not None, name
+        json.dumps(narrow)
+        one = plots.paper(figure, 1)
+        margin, axes = one.layout.margin, {}
+        for trace in one.data:
+            if trace.visible is not False:
+                ids = [(trace[k] or k[0]).replace(k[0], f"{k[0]}axis") for k in ("xaxis", "yaxis")]
+                axes[ids[0]] = axes[ids[1]] = None
+        sides = {tuple(one.layout[a].domain or (0, 1)) for a in axes if a[0] == "x"}
+        assert sides == {(0, 1)}, name
+        assert 322 - margin.l - margin.r >= 120, name
+        heights = sorted(tuple(one.layout[a].domain or (0, 1)) for a in axes if a[0] == "y")
+        assert all(a[1] <= b[0] + 1e-9 for a, b in zip(heights, heights[1:], strict=False)), name
+
+
+def test_panels_side_by_side_stand_below_each_other_with_their_titles():
+    """Three sets across: each panel keeps its heading, its labels and the titles of its axes."""
+    figure = plots.shift_scatter(
+        BAND, {name: BAND for name in "pqr"}, rows=LAYERS, unit="nats", title="t",
+        correlations={name: (0.5, 0.1, 0.8) for name in "pqr"},
+    )  # fmt: skip
+    one = plots.paper(figure, 1)
+    tops = [one.layout[a].domain[1] for a in ("yaxis", "yaxis2", "yaxis3")]
+    assert tops == sorted(tops, reverse=True) and tops[0] == 1.0
+    assert [round(a.y, 9) for a in one.layout.annotations] == [round(top, 9) for top in tops]
+    assert {one.layout[a].title.text for a in ("yaxis", "yaxis2", "yaxis3")} == {"shifted"}
+    assert one.layout.xaxis2.showticklabels and one.layout.yaxis3.showticklabels
+    assert figure.layout.xaxis2.domain[0] > 0, "a copy"
+    dots = plots.criteria_dots(
+        {"gain": (BAND, "nats", False, "more"), "stored": (BAND, "bytes", False, "less")},
+        rows=("a", "b", "c"), title="t",
+    )  # fmt: skip
+    printed = plots.paper(dots, 1)
+    assert printed.layout.xaxis.title.text == "nats; more is better"
+    assert printed.layout.xaxis2.title.text == "bytes; less is better"
+    assert printed.layout.yaxis2.showticklabels and printed.layout.yaxis2.domain[1] < 0.6
 
 
 def test_a_figure_for_a_paper_has_its_size_and_no_title():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import itertools
 import math
 import os
@@ -9,20 +11,30 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from steerlens import grid as grid_package
 from steerlens.cli import main
 from steerlens.cli.grid_command import asked_of
+from steerlens.directions.methods import PCA
 from steerlens.experiment import Experiment, ExperimentError
 from steerlens.grid import EngineError, GridRuns, Local, run_grid
-from steerlens.grid.cell_worker import CellWorker
+from steerlens.grid.cell_worker import CellWorker, require_module
 from steerlens.grid.engines import Died, Done, Event, Ready, Setup
 from steerlens.grid.grid_cells import GridCell
 from steerlens.grid.grid_runs import GridRun
+from steerlens.grid.plain_experiment import (
+    digest_in,
+    experiment_bytes,
+    found,
+    read_experiment,
+)
 from steerlens.grid.schedule import TRIES
 from steerlens.store.documents import read_document
 
@@ -293,6 +305,117 @@ def test_a_class_of_a_notebook_is_refused():
             main_module.__file__ = had
 
 
+# What workers are handed --------------------------------------------------------------------------
+
+
+class Side(enum.Enum):
+    LEFT = "left"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Part of a method."""
+
+    size: float = 0.1
+    names: tuple[str, ...] = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Several:
+    """A method that holds one of each kind of value."""
+
+    step: Step = Step()
+    side: Side = Side.LEFT
+    kind: type = Step
+    file: Path = Path("words.txt")
+    weights: dict = field(default_factory=lambda: {"a": [1, 2.5, None], "b": (True, float("inf"))})
+
+    def __call__(self, positive, negative):
+        return positive.mean(0) - negative.mean(0)
+
+
+class Scaled:
+    """A method that is no dataclass and states its settings."""
+
+    def __init__(self, by: float = 1.0) -> None:
+        self.by = 2 * by
+
+    def __call__(self, positive, negative):
+        return self.by * (positive.mean(0) - negative.mean(0))
+
+    def __repr__(self) -> str:
+        return f"Scaled(by={self.by})"
+
+
+@dataclass(frozen=True)
+class Doubled(Step):
+    """A method whose constructor changes what it is given."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", 2 * self.size)
+
+    __call__ = Several.__call__
+
+
+@dataclass(frozen=True)
+class Held(Step):
+    """A method that holds a tensor."""
+
+    of: torch.Tensor = field(default_factory=lambda: torch.zeros(2))
+
+    __call__ = Several.__call__
+
+
+@pytest.mark.parametrize("method", [Several(Step(0.1 + 0.2)), Scaled(3.0), PCA(centred=True)])
+def test_an_experiment_comes_back_from_json(method):
+    asked = experiment(method=method, power=0.1 + 0.2, layers=range(3))
+    content = experiment_bytes(asked)
+    made = read_experiment(content)
+    assert type(made) is type(asked) and made.fields() == asked.fields()
+    assert repr(vars(made.method)) == repr(vars(method))
+    assert digest_in(content) == asked.digest
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        (Doubled(), r"comes back from plain data as .Doubled\(size=0.4"),
+        (Held(), r"method.of is tensor\(\[0., 0.\]\), of Tensor, which a worker cannot be sent"),
+        (
+            dataclasses.make_dataclass("Lost", [], bases=(Several,), frozen=True)(),
+            "There is no Lost in",
+        ),
+    ],
+)
+def test_what_a_worker_could_not_make_is_refused_before_any_work(tmp_path, method, why):
+    asked = experiment(method=method)
+    with pytest.raises(ExperimentError, match=f"cannot be handed to a worker: .*{why}"):
+        run_grid(asked, {"seed": (0,)}, results=tmp_path, on=Here())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_finds_another_class_does_no_work(tmp_path):
+    content = experiment_bytes(experiment())
+    worker = CellWorker(Setup(str(tmp_path), os.getcwd()), 1)
+    outcome = worker.run(content.replace(b'"power": 2.0', b'"power": 3.0'), "stranger", False)
+    assert "makes another experiment here" in outcome.error and not outcome.fault
+    with pytest.raises(ExperimentError, match="There is no Missing in tests.stranger_experiment"):
+        CellWorker(
+            Setup(str(tmp_path), os.getcwd(), classes=(("tests.stranger_experiment", "Missing"),)),
+            1,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_is_known_in_a_worker_without_running_it(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text("class Mine:\n    pass\n\nif __name__ == '__main__':\n    raise SystemExit\n")
+    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    require_module("__main__", str(script))
+    assert found("__main__", "Mine").__module__ == "__mp_main__"
+
+
 # From the shell -----------------------------------------------------------------------------------
 
 
@@ -321,6 +444,18 @@ def test_a_grid_from_the_shell_is_said_to_be_finished_at_once(tmp_path, capsys, 
     assert "already finished" not in capsys.readouterr().err
     assert main(["list", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_each_finished_run_of_a_grid_is_tracked(tmp_path, monkeypatch, here):
+    calls = []
+    made = SimpleNamespace(init=lambda **given: calls.append(given["name"]), log=calls.append,
+                           finish=lambda: calls.append("finish"))  # fmt: skip
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    words = ["run", str(PATH), "--grid", "power=1.0,2.0", "--n-fit", "8", "--layers", "1"]
+    assert main([*words, "--results", str(tmp_path), "--track", "wandb"]) == 0
+    names = {path.parent.name for path in tmp_path.glob("stranger_experiment-*/manifest.json")}
+    assert len(calls) == 6 and set(calls[::3]) == names
+    assert calls[2] == calls[5] == "finish" and "summary/farthest apart" in calls[1]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from steerlens.cli.finished_command import finished_before, note
 from steerlens.cli.grid_command import Asked, asked_of, named_in, require_name, run_asked_grid
+from steerlens.cli.tracking_options import require_tracking, track, tracking_options
 from steerlens.store.headline import MANIFEST, Listed, runs_in, table
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
-                     [--FIELD VALUE …]
+                     [--track trackio|wandb] [--project NAME] [--FIELD VALUE …]
        steerlens run FILE --grid FIELD=VALUE,VALUE … [--workers N] [--on local|ray]
-                     [--threads N] [--limit SECONDS] [--FIELD VALUE …]
+                     [--threads N] [--limit SECONDS] [--track trackio|wandb] [--project NAME]
+                     [--FIELD VALUE …]
        steerlens show FOLDER
        steerlens list [FOLDER]
        steerlens compare FOLDER FOLDER …
@@ -35,6 +37,7 @@ run      Runs the `experiment` that FILE defines, with any of its fields overrid
          `steerlens run FILE --help` lists the fields with their types and defaults.
          A run that was stopped goes on where it was. Progress bars are for terminals.
          With --grid every combination of the values is a run of its own, several at a time.
+         With --track the numbers of each finished run are logged in a tracker's project.
 show     Prints what a finished run found.
 list     Lists the runs in a folder (default: results): model, contrast, cell, gain, cost.
 compare  Puts finished runs side by side, question by question where they ask the same ones.
@@ -116,6 +119,7 @@ def run_experiment(
     if "figures" not in own:
         kind = Annotated[Literal["svg", "pdf", "png", "html"] | None, pictures]
         options_of.append(("figures", kind, field(default=None)))
+    options_of += tracking_options(own)
     if "name" not in own:
         options_of.append(("name", Annotated[str, called], field(default=name)))
     Options = make_dataclass("Options", options_of, frozen=True)
@@ -130,12 +134,14 @@ def run_experiment(
     asked = None if "figures" in own else options.figures
     if asked is not None:
         require_drawing(asked)  # before any work
+    require_tracking(options)
     with _plain_warnings(DataWarning):
         run = options.experiment.run(options.results, name=chosen, progress=sys.stderr.isatty())
     written = [] if asked is None else run.save_figures(format=asked)
     print(run.summary())
     if written:
         print(f"  {'figures':15s} {len(written)} in {written[0].parent}")
+    track([run], options)
     if path is not None and not written:
         values = [getattr(options.experiment, f.name) for f in fields(options.experiment)]
         note(path, words, run.folder, run.summary(), values)
@@ -160,6 +166,8 @@ def _run(words: list[str]) -> int:
 
 def _run_grid(experiment: Experiment, path: Path, asked: Asked, words: list[str]) -> int:
     """Runs a grid and prints it; 1 where a run failed."""
+    from steerlens.experiment import Run
+
     made, options = run_asked_grid(
         experiment, asked, path.stem, called=f"steerlens run {path.stem}"
     )
@@ -168,6 +176,8 @@ def _run_grid(experiment: Experiment, path: Path, asked: Asked, words: list[str]
     for run in made.failed:
         if run.fault:
             print(f"\n{run}\n{run.fault}", file=sys.stderr)
+    done = [run.folder for run in made.runs if not run.error]
+    track((Run.load(folder, type(experiment).results) for folder in done), options)
     if made.failed:
         return FAILED
     # What a grid is made of: the files that its fields name, and those of every run.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
+from steerlens.cli.tracking_options import require_tracking, tracking_options
+
 if TYPE_CHECKING:
     from steerlens.experiment import Experiment
     from steerlens.grid import GridRuns
@@ -123,6 +125,7 @@ def run_asked_grid(
              field(default=None)),
             ("limit", Annotated[float | None, arg(help="Seconds that a run may take.")],
              field(default=None)),
+            *tracking_options(),
         ],
         frozen=True,
     )  # fmt: skip
@@ -131,6 +134,7 @@ def run_asked_grid(
         description=type(experiment).__doc__,
     )  # fmt: skip
     require_name(options.name)
+    require_tracking(options)
     axes = {k: values_of(experiment, k, v, called) for k, v in asked.assignments.items()}
     engine = OnRay(cpus=options.threads) if options.on == "ray" else Local(options.threads)
     made = run_grid(

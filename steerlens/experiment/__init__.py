@@ -24,5 +24,7 @@ from steerlens.experiment.side_by_side import compare_runs as compare_runs
 from steerlens.experiment.steerability_experiment import (
     SteerabilityExperiment as SteerabilityExperiment,
 )
+from steerlens.experiment.tracking import TrackingError as TrackingError
+from steerlens.experiment.tracking import track_run as track_run
 from steerlens.experiment.workplace import Inputs as Inputs
 from steerlens.experiment.workplace import Workplace as Workplace

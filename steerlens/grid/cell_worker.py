@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-import pickle
 import sys
 import time
 import traceback
@@ -15,6 +14,13 @@ from typing import Any
 
 from steerlens.experiment import Experiment
 from steerlens.grid.engines import EngineError, Outcome, Setup
+from steerlens.grid.plain_experiment import (
+    SCRIPT,
+    SCRIPT_IN_WORKER,
+    digest_in,
+    found,
+    read_experiment,
+)
 from steerlens.models.model import Model
 from steerlens.store.run_folder import FolderInUse, is_finished
 
@@ -30,6 +36,8 @@ class CellWorker:
 
     Raises:
         EngineError: If this machine does not see the folders and files of the grid.
+        ExperimentError: If a file does not define here the class that it defines where the grid was
+            asked for.
     """
 
     def __init__(self, setup: Setup, threads: int) -> None:
@@ -48,18 +56,24 @@ class CellWorker:
         sys.path.extend(folder for folder in setup.path if folder not in sys.path)
         for module, file in setup.modules:
             require_module(module, file)
+        for module, name in setup.classes:
+            found(module, name)
 
     def run(self, experiment: bytes, name: str, again: bool) -> Outcome:
-        """One run, in its folder; what it came to, or why it did not."""
+        """One run, in its folder; what it came to, or why it did not.
+
+        Args:
+            experiment: JSON, as `experiment_bytes` makes it.
+        """
         start = time.perf_counter()
-        made: Experiment = pickle.loads(experiment)
-        folder = f"{name}-{made.digest}"
+        folder = f"{name}-{digest_in(experiment)}"
         before = is_finished(Path(self._setup.results) / folder)
         error = fault = ""
         loaded = False
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("default")
             try:
+                made = read_experiment(experiment)
                 loaded = self._load(made)
                 self._finish(made, name, again)
             except (ValueError, OSError) as refused:
@@ -106,6 +120,7 @@ def require_module(name: str, file: str) -> None:
     Raises:
         EngineError: If the file is not there.
     """
+    name = SCRIPT_IN_WORKER if name == SCRIPT else name
     there = sys.modules.get(name)
     if there is not None and getattr(there, "__file__", None) in (file, None):
         return

@@ -1,10 +1,14 @@
-"""What starts workers and carries messages to and from them, and what the messages are."""
+"""What starts workers and carries messages to and from them, and what the messages are.
+
+Every message is JSON, so that nothing that is read can name code to run.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from steerlens.grid.grid_cells import GridCell
 
@@ -23,8 +27,33 @@ class Setup:
     """The working directory, against which paths in fields are read."""
     modules: tuple[tuple[str, str], ...] = ()
     """Modules that define experiments, each with its file."""
+    classes: tuple[tuple[str, str], ...] = ()
+    """The classes of them that a worker must find: module and name."""
     path: tuple[str, ...] = ()
     """Where modules are looked for beside those of the worker."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker says first."""
+
+    refused: str = ""
+    """Why it cannot work; "" where it can."""
+    node: str = ""
+    """Where it is, of several machines."""
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run, as it is given to a worker."""
+
+    experiment: str
+    """JSON, as `packed` makes it."""
+    name: str
+    """How the name of its folder begins."""
+    again: bool
+    """Whether another worker has begun it, and may only just have died."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +72,26 @@ class Outcome:
     """Whether the model was loaded for it, and not kept from the run before."""
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+
+
+Sent = TypeVar("Sent", Setup, Started, Task, Outcome)
+
+
+def message_bytes(message: Setup | Started | Task | Outcome) -> bytes:
+    """A message as JSON."""
+    return json.dumps(asdict(message)).encode()
+
+
+def read_message(kind: type[Sent], content: bytes) -> Sent:
+    """The message of a kind that `message_bytes` has written."""
+    return kind(**{name: _tuples(value) for name, value in json.loads(content).items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+# What happens to workers, as an engine tells it ---------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -98,7 +147,7 @@ class Engine(Protocol):
         """Gives a ready worker a run.
 
         Args:
-            experiment: As `packed` makes it.
+            experiment: JSON, as `packed` makes it.
             again: Whether another worker has begun it, and may only just have died.
         """
         ...

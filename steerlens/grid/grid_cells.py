@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from steerlens.experiment import Experiment, ExperimentError
 from steerlens.experiment.experiment_data import load_pairs
+from steerlens.grid.plain_experiment import classes_of, experiment_bytes
 
 Axes = Mapping[str, Sequence[Any]]
 """The fields that differ between the runs of a grid, with their values."""
@@ -115,45 +115,40 @@ def require_data(cells: Sequence[GridCell]) -> None:
 
 
 def packed(cell: GridCell) -> bytes:
-    """The experiment as a worker reads it.
-
-    It goes from this process to one that this process started, as multiprocessing sends whatever it
-    is given; it is never written to a file or read from one.
+    """The experiment as a worker reads it (`plain_experiment`).
 
     Raises:
-        ExperimentError: If its class, or a class of one of its fields, has no file to be read from.
+        ExperimentError: If a worker could not make the same experiment of it.
     """
     try:
-        return pickle.dumps(cell.experiment)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ExperimentError(
-            f"The run {cell} cannot be handed to a worker ({error}). Define the class of the "
-            "experiment, and of each field that is an object, in a file, outside any function."
-        ) from error
+        return experiment_bytes(cell.experiment)
+    except ExperimentError as error:
+        raise ExperimentError(f"The run {cell} cannot be handed to a worker: {error}") from error
 
 
-def modules_of(cells: Sequence[GridCell]) -> tuple[tuple[str, str], ...]:
-    """Modules outside steerlens that define the experiments and their fields: name and file.
+def own_classes(cells: Sequence[GridCell]) -> list[type]:
+    """The classes outside steerlens that define the experiments and their fields."""
+    held = set[type]().union(*(classes_of(cell.experiment) for cell in cells))
+    own = [of for of in held if not f"{of.__module__}.".startswith(("builtins.", "steerlens."))]
+    return sorted(own, key=lambda of: (of.__module__, of.__qualname__))
+
+
+def modules_of(classes: Sequence[type]) -> tuple[tuple[str, str], ...]:
+    """The modules of classes: name and file.
 
     Raises:
         ExperimentError: If one is defined in a notebook or at a prompt.
     """
-    found: dict[str, str] = {}
-    for cell in cells:
-        made = cell.experiment
-        held = (getattr(made, f.name) for f in dataclasses.fields(made))
-        for of in {type(made), *(type(value) for value in held)}:
-            place = of.__module__
-            if place in ("builtins", "pathlib") or place.startswith("steerlens."):
-                continue
-            file = getattr(sys.modules.get(place), "__file__", None)
-            if file is None:
-                raise ExperimentError(
-                    f"{of.__name__} is defined in {place}, which is no file, so workers cannot read "
-                    "it. Put the class into a file beside the notebook and import it."
-                )
-            found[place] = str(Path(file).resolve())
-    return tuple(sorted(found.items()))
+    files: dict[str, str] = {}
+    for of in classes:
+        file = getattr(sys.modules.get(of.__module__), "__file__", None)
+        if file is None:
+            raise ExperimentError(
+                f"{of.__name__} is defined in {of.__module__}, which is no file, so workers cannot "
+                "read it. Put the class into a file beside the notebook and import it."
+            )
+        files[of.__module__] = str(Path(file).resolve())
+    return tuple(sorted(files.items()))
 
 
 def digest_of_grid(cells: Sequence[GridCell]) -> str:

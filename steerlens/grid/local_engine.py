@@ -17,7 +17,19 @@ import torch
 from tqdm import tqdm
 
 from steerlens.arguments import as_int
-from steerlens.grid.engines import Died, Done, EngineError, Event, Outcome, Ready, Setup
+from steerlens.grid.engines import (
+    Died,
+    Done,
+    EngineError,
+    Event,
+    Outcome,
+    Ready,
+    Setup,
+    Started,
+    Task,
+    message_bytes,
+    read_message,
+)
 from steerlens.grid.grid_cells import GridCell
 from steerlens.models.checkpoints import CheckpointError
 from steerlens.models.loading import require_device
@@ -31,6 +43,8 @@ GRACE = 2.0
 class _Process:
     process: BaseProcess
     pipe: Connection
+    started: bool = False
+    """Whether it has said that it can work."""
     idle: bool = False
     """Whether it waits to be given a run."""
 
@@ -76,11 +90,13 @@ class Local:
         if len(self._devices) > 1:
             more["CUDA_VISIBLE_DEVICES"] = self._devices[number % len(self._devices)]
         process = spawn.Process(
-            target=serve, args=(theirs, setup, self._each), daemon=True, name=f"steerlens-{number}"
+            target=serve, args=(theirs, self._each), daemon=True, name=f"steerlens-{number}"
         )
         with _environment(more), _no_interrupts():
             process.start()
         theirs.close()
+        with contextlib.suppress(OSError):  # it may be gone already, as `wait` says
+            ours.send_bytes(message_bytes(setup))
         self._running[number] = _Process(process, ours)
         return number
 
@@ -88,7 +104,8 @@ class Local:
         """Sends a run to a worker; that of a dead one is lost, as `wait` says."""
         self._running[worker].idle = False
         with contextlib.suppress(OSError):
-            self._running[worker].pipe.send((experiment, name, again))
+            task = Task(experiment.decode(), name, again)
+            self._running[worker].pipe.send_bytes(message_bytes(task))
 
     def wait(self, seconds: float) -> list[Event]:
         """What workers have sent, and which of them have ended."""
@@ -100,15 +117,16 @@ class Local:
         """The next message of a worker, or how it ended."""
         one = self._running[number]
         try:
-            found = one.pipe.recv()
+            answer = one.pipe.recv_bytes()
         except (EOFError, OSError):
             return Died(number, self._ended(number))
         one.idle = True
-        if isinstance(found, Outcome):
-            return Done(number, found)
-        if found:
+        if one.started:
+            return Done(number, read_message(Outcome, answer))
+        one.started = True
+        if refused := read_message(Started, answer).refused:
             self.kill(number)
-            return Died(number, found, for_good=True)
+            return Died(number, refused, for_good=True)
         return Ready(number)
 
     def _ended(self, number: int) -> str:
@@ -146,8 +164,9 @@ class Local:
             self.kill(number)
 
 
-def serve(pipe: Connection, setup: Setup, threads: int) -> None:
-    """The life of a worker: "" when it is ready, then an outcome for each run that it is given."""
+def serve(pipe: Connection, threads: int) -> None:
+    """The life of a worker: it is told the setup, says whether it can work, and then answers each
+    run that it is given with an outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
@@ -155,17 +174,20 @@ def serve(pipe: Connection, setup: Setup, threads: int) -> None:
     from steerlens.grid.cell_worker import CellWorker
 
     try:
-        worker = CellWorker(setup, threads)
+        worker = CellWorker(read_message(Setup, pipe.recv_bytes()), threads)
     except (ValueError, OSError, ImportError, SyntaxError) as error:
-        pipe.send(str(error) or type(error).__name__)
+        pipe.send_bytes(message_bytes(Started(str(error) or type(error).__name__)))
         return
-    pipe.send("")
+    except EOFError:  # the process that started it has gone
+        return
+    pipe.send_bytes(message_bytes(Started()))
     while True:
         try:
-            experiment, name, again = pipe.recv()
+            task = read_message(Task, pipe.recv_bytes())
         except (EOFError, OSError):
             return
-        pipe.send(worker.run(experiment, name, again))
+        outcome = worker.run(task.experiment.encode(), task.name, task.again)
+        pipe.send_bytes(message_bytes(outcome))
 
 
 def _end_with_parent() -> None:

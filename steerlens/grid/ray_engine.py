@@ -14,7 +14,19 @@ from typing import Any
 
 from steerlens.arguments import as_int
 from steerlens.grid.cell_worker import CellWorker
-from steerlens.grid.engines import Died, Done, EngineError, Event, Outcome, Ready, Setup
+from steerlens.grid.engines import (
+    Died,
+    Done,
+    EngineError,
+    Event,
+    Outcome,
+    Ready,
+    Setup,
+    Started,
+    Task,
+    message_bytes,
+    read_message,
+)
 from steerlens.grid.grid_cells import GridCell
 from steerlens.grid.local_engine import threads_of
 
@@ -23,26 +35,33 @@ POLL = 3.0
 
 
 class RayWorker:
-    """An actor: a `CellWorker` on some node."""
+    """An actor: a `CellWorker` on some node.
 
-    def __init__(self, setup: Setup, threads: int) -> None:
+    It takes and gives bytes of JSON, which Ray carries as they are. Ray itself hands over the class of
+    the actor, by its name.
+    """
+
+    def __init__(self, setup: bytes, threads: int) -> None:
         self._worker: CellWorker | None = None
         self._why = ""
         try:
-            self._worker = CellWorker(setup, threads)
+            self._worker = CellWorker(read_message(Setup, setup), threads)
         except (ValueError, OSError, ImportError, SyntaxError) as error:
             self._why = str(error) or type(error).__name__
 
-    def ready(self) -> tuple[str, int, str]:
-        """The node and the process of the actor, and why it cannot work; "" where it can."""
+    def ready(self) -> bytes:
+        """Whether the actor can work, and where it is."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), os.getpid(), self._why
+        node = ray.get_runtime_context().get_node_id()
+        return message_bytes(Started(self._why, node, os.getpid()))
 
-    def run(self, experiment: bytes, name: str, again: bool) -> Outcome:
+    def run(self, task: bytes) -> bytes:
         """One run."""
         assert self._worker is not None
-        return self._worker.run(experiment, name, again)
+        given = read_message(Task, task)
+        outcome = self._worker.run(given.experiment.encode(), given.name, given.again)
+        return message_bytes(outcome)
 
 
 @dataclass
@@ -141,14 +160,15 @@ class OnRay:
         made = _ray().remote(RayWorker).options(
             num_cpus=self._each, num_gpus=self._gpus, max_restarts=0, max_task_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._each)}},
-        ).remote(setup, self._each)  # fmt: skip
+        ).remote(message_bytes(setup), self._each)  # fmt: skip
         self._actors[number] = _Actor(made, made.ready.remote(), time.monotonic())
         return number
 
     def give(self, worker: int, experiment: bytes, name: str, again: bool) -> None:
         """Calls the actor; the call to a dead one is lost, as `wait` says."""
         actor = self._actors[worker]
-        actor.waiting = actor.handle.run.remote(experiment, name, again)
+        task = message_bytes(Task(experiment.decode(), name, again))
+        actor.waiting = actor.handle.run.remote(task)
 
     def wait(self, seconds: float) -> list[Event]:
         """What actors have answered, and which of them are gone."""
@@ -164,16 +184,17 @@ class OnRay:
         actor = self._actors[number]
         actor.waiting = None
         try:
-            found = _ray().get(answered)
+            answer = _ray().get(answered)
         except Exception as error:  # whatever ended the actor or its node
             self.kill(number)
             return Died(number, _first_line(error))
-        if isinstance(found, Outcome):
-            return Done(number, found)
-        actor.node, actor.pid, why = found
-        if why:
+        if actor.node is not None:
+            return Done(number, read_message(Outcome, answer))
+        said = read_message(Started, answer)
+        actor.node, actor.pid = said.node, said.pid
+        if said.refused:
             self.kill(number)
-            return Died(number, why, for_good=True)
+            return Died(number, said.refused, for_good=True)
         return Ready(number)
 
     def _gone(self) -> list[Event]:

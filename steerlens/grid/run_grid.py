@@ -23,6 +23,7 @@ from steerlens.grid.grid_cells import (
     grid_cells,
     in_short,
     modules_of,
+    own_classes,
     packed,
     require_data,
 )
@@ -79,14 +80,18 @@ def run_grid(
         raise ExperimentError(f"limit={limit}: give the seconds that a run may take, or None.")
     engine = engine_named(on)
     cells = grid_cells(experiment, axes, name=name)
-    modules = modules_of(cells)
+    classes = own_classes(cells)
+    modules = modules_of(classes)
     for cell in cells:
         packed(cell)
     require_data(cells)
     count = engine.require(cells, workers)
     root = Path(results)
     folder = root / f"{name or experiment.kind}-grid-{digest_of_grid(cells)}"
-    setup = Setup(str(root.resolve()), os.getcwd(), modules, tuple(filter(None, sys.path)))
+    setup = Setup(
+        str(root.resolve()), os.getcwd(), modules,
+        tuple((of.__module__, of.__qualname__) for of in classes), tuple(filter(None, sys.path)),
+    )  # fmt: skip
     said = Lines(cells, root, progress)
     with RunFolder.open(folder) as grid:
         grid.reopen()

@@ -157,7 +157,7 @@ def layer_heatmap(
         bar = {"showscale": not (written and fits)}
         make_narrow(
             figure, title=title, note=note, layout={**ticks, "margin.r": 10 if fits else 96},
-            hidden=away, restyled=bar,
+            hidden=away, restyled={0: bar},
         )  # fmt: skip
     return figure
 

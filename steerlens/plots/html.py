@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
+
+from steerlens.plots.narrow_fit import fit_narrow
 
 
 def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) -> str:
-    """The figure as a `<div>` for a page that opens offline.
+    """The figure as a `<div>` for a page that opens offline, which states its look on a phone.
 
     Args:
         first: Put plotly.js itself (about 4.5 MB) before the figure; True for the first figure of
             a page and False for the others, which use it.
         div_id: A fixed id makes the same figure give the same text; random by default.
     """
-    return figure.to_html(
+    layout: Any = figure["layout"]
+    given = layout.meta
+    fit_narrow(figure)
+    page = figure.to_html(
         full_html=False,
         include_plotlyjs=first,
         include_mathjax=False,
@@ -27,3 +34,5 @@ def to_html_div(figure: go.Figure, *, first: bool, div_id: str | None = None) ->
         },
         div_id=div_id,
     )
+    layout.meta = given
+    return page

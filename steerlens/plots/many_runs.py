@@ -124,7 +124,7 @@ def run_heatmap(
             "margin.r": 10 if written and fits else 96,
         },
         hidden=[] if fits else ["written values"],
-        restyled={"showscale": not (written and fits)},
+        restyled={0: {"showscale": not (written and fits)}},
     )
     return figure
 

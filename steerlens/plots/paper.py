@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
 
-from steerlens.plots.look import legend_rows
-from steerlens.plots.narrow import NARROW
+from steerlens.plots.narrow import NARROW, stated_narrow
+from steerlens.plots.narrow_fit import fit_narrow
 
 Theme = Literal["page", "paper"]
 """How a figure is drawn: as on the report page, or for print."""
@@ -42,27 +42,21 @@ def paper(figure: go.Figure, columns: int = 2) -> go.Figure:
             f"columns={columns!r} is no width of a figure. Use 1 (85 mm) or 2 (175 mm)."
         )
     made = go.Figure(figure)
-    wide: Any = made["layout"]
-    titled = (wide.margin.t or 60) - _above(made)
-    narrow = (wide.meta or {}).get("narrow") if columns == 1 else None
+    if columns == 1:
+        fit_narrow(made)
+    layout: Any = made["layout"]
+    titled = (layout.margin.t or 60) - _above(made)
+    narrow = stated_narrow(made) if columns == 1 else None
     if narrow is not None:
-        made.update_layout(**{k.replace(".", "_"): v for k, v in narrow["layout"].items()})
+        for name, value in narrow["layout"].items():
+            layout[name] = value
         titled = narrow["titled"]
         for i in narrow["hidden"]:
             made.data[i].update(visible=False, showlegend=False)  # type: ignore[union-attr]
-        for name, value in narrow["first"].items():
-            made.data[0].update(**{name.replace(".", "_"): value})  # type: ignore[union-attr]
-    elif columns == 1:
-        traces: list[Any] = list(made.data)
-        names = [trace.name for trace in traces if trace.showlegend]
-        more = 20 * (legend_rows(names, NARROW - 20) - legend_rows(names, 662 - 98))
-        made.update_layout(
-            margin_b=wide.margin.b + more,
-            height=wide.height + more,
-            margin_l=min(52, wide.margin.l),
-        )
+        for i, changes in narrow["traces"]:
+            for name, value in changes.items():
+                made.data[i][name] = value
     cut = max(0, titled - 8)  # what the title took, but for room above the top tick
-    layout: Any = made["layout"]
     made.update_layout(
         title_text="",
         width=COLUMNS[columns],

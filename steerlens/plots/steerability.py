@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
@@ -14,7 +13,7 @@ from steerlens.plots.arrays import band, holes
 from steerlens.plots.heatmap import layer_heatmap
 from steerlens.plots.look import AXIS, INK, PALETTE, QUIET, span
 from steerlens.plots.marks import whiskers
-from steerlens.plots.narrow import make_narrow
+from steerlens.plots.narrow import make_narrow, stated_narrow, title_and_note
 from steerlens.plots.rows import read_rows
 from steerlens.plots.words import axis_title, broken
 
@@ -105,7 +104,7 @@ def steerability_figure(
     layout: Any = figure["layout"]
     layout.height += 50 + more
     layout.margin.update(r=30, t=layout.margin.t + 50, b=layout.margin.b + more)
-    if (stated := (layout.meta or {}).get("narrow")) is not None:
+    if (stated := stated_narrow(figure)) is not None:
         # In the width of a phone the heatmap stands alone; the bars are in the table as well.
         ticks = {k: v for k, v in stated["layout"].items() if k.startswith("xaxis.")}
         # The empty panel of the bars would still cover what lies under it.
@@ -113,14 +112,7 @@ def steerability_figure(
         hidden = [score_title, f"{score_title}: not measured"]
         hidden += [figure.data[i].name for i in stated["hidden"]]  # type: ignore[union-attr]
         make_narrow(
-            figure, title=heatmap["title"], note=_note(figure), above=50,
-            layout={**ticks, **alone}, hidden=hidden, restyled={"colorbar.len": 1},
+            figure, title=heatmap["title"], note=title_and_note(figure)[1], above=50,
+            layout={**ticks, **alone}, hidden=hidden, restyled={0: {"colorbar.len": 1}},
         )  # fmt: skip
     return figure
-
-
-def _note(figure: go.Figure) -> str:
-    """The lines below the title of a figure, as one."""
-    layout: Any = figure["layout"]
-    found = re.findall(r"<span[^>]*>(.*?)</span>", layout.title.text)
-    return " ".join(found)

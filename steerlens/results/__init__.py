@@ -10,3 +10,4 @@ from steerlens.results.result import headline_numbers_of as headline_numbers_of
 from steerlens.results.result import headline_of as headline_of
 from steerlens.results.row_result import RowResult as RowResult
 from steerlens.results.summary_lines import labelled as labelled
+from steerlens.results.summary_lines import summary_rows as summary_rows
