@@ -225,6 +225,16 @@ def test_it_says_what_it_found_on_its_page(run, found):
         assert words in page
     assert found.ranked_by == "gain" and "share to ideal" not in page
     assert "What each way writes" in page and found.sample_prompts[0][:12] in page
+    for title in (
+        "What it costs",
+        "What it leaves behind",
+        "All criteria at once",
+        "What rules a way",
+    ):
+        assert title in page
+    answer = found.section({}).answer
+    assert len(answer) == 2 and "leaves most in them" in answer[1]
+    assert ("change no weights" in answer[1]) == bool(found.changes_weights[found.ranking[0]])
     assert "careless" in run.summary()
     with pytest.raises(ResultError, match="not known on this model"):
         found.plot_nearness()

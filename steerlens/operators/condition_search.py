@@ -196,7 +196,8 @@ def find_condition(
 
     Source: CAST, arXiv:2409.05907: range of layers, threshold and side by the highest F1. Departures:
     all thresholds between two scores are tried instead of steps of .01, and other prompts choose than
-    fit; one layer holds the condition instead of several that vote.
+    fit; one layer holds the condition instead of several that vote; it is read where it was fitted,
+    while the authors' code fits what leaves a layer and reads what enters the layer of that number.
     """
     model, fitted, chosen = as_model(model), as_contrast_set(fit), as_contrast_set(choose)
     if shared := set(fitted.groups) & set(chosen.groups):

@@ -211,26 +211,27 @@ CRITERIA: tuple[Criterion, ...] = (
     ),
     Criterion(
         "well-formed", "well-formed", "of clauses", "share of clauses that the grammar can read",
-        "more", made=_well_formed, there=lambda result: len(result.readers) > 1, written=format_percent,
+        "more", made=_well_formed, there=lambda result: len(result.readers) > 1,
+        written=format_percent, about="breaks",
     ),
     Criterion(
         "utility", "utility", "nats",
         "change of the log-odds of giving either answer at all, at the budget", "more",
-        partial(_of_questions, field="utility"), written=format_signed,
+        partial(_of_questions, field="utility"), written=format_signed, about="breaks",
     ),
     Criterion(
         "wrong way", "wrong way", "of questions",
         "share of questions whose log-odds fall (anti-steerable)", "less", made=_wrong,
-        written=format_percent,
+        written=format_percent, about="breaks",
     ),
     Criterion(
         "other concepts", "other concepts", "nats",
         "mean size of the gain on questions about other concepts", "less", made=_spill,
-        there=lambda result: all(one.others for one in result.each),
+        there=lambda result: all(one.others for one in result.each), about="breaks",
     ),
     Criterion(
         "kl", "KL", "nats", "KL per token on ordinary texts that did not set the strength", "less",
-        _cost, least=0.0,
+        _cost, least=0.0, about="breaks",
     ),
     Criterion(
         "seconds", "to make", "s", "processor seconds to make it: mean, least and most", "less",

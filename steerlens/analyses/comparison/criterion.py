@@ -17,8 +17,8 @@ from steerlens.stats import Bounds, Groups
 Examples = tuple[list[Float[Tensor, "way repeat _example"]], list[Groups]]
 """Numbers of every example, and the groups of the examples, for each concept."""
 Better = Literal["more", "less"]
-About = Literal["does", "takes", "leaves"]
-"""Whether it says what a way does, what it takes, or what it leaves behind."""
+About = Literal["does", "breaks", "takes", "leaves"]
+"""Whether it says what a way is for, what else it does, what it takes, or what it leaves behind."""
 
 
 @runtime_checkable

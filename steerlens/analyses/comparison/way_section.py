@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
-from steerlens.analyses.comparison.criterion import About, Criterion
+from steerlens.analyses.comparison.criterion import About
 from steerlens.analyses.comparison.published import published_judgements
-from steerlens.analyses.comparison.share_of_full import FULL, against_full, listed
+from steerlens.analyses.comparison.share_of_full import FULL, against_full
 from steerlens.analyses.comparison.verdicts import Verdict
-from steerlens.report.numbers import format_interval, format_number, format_percent
+from steerlens.analyses.comparison.way_answer import Answered, answer, named, written_of
+from steerlens.report.numbers import format_number, format_percent
 from steerlens.report.section import (
     Block,
     Fact,
@@ -27,7 +28,7 @@ from steerlens.report.section import (
     Table,
     Texts,
 )
-from steerlens.stats import Bounds, Interval
+from steerlens.stats import Bounds
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -54,17 +55,13 @@ DECIDING = (
 
 
 @runtime_checkable
-class Shown(Protocol):
+class Shown(Answered, Protocol):
     """What the section is made of: a `WayComparison`."""
 
-    @property
-    def ways(self) -> tuple[str, ...]: ...
     @property
     def settings(self) -> tuple[str, ...]: ...
     @property
     def concepts(self) -> tuple[str, ...]: ...
-    @property
-    def budget(self) -> float: ...
     @property
     def pairs(self) -> int: ...
     @property
@@ -85,15 +82,8 @@ class Shown(Protocol):
     @property
     def has_ideal(self) -> bool: ...
     @property
-    def ranked_by(self) -> str: ...
-    @property
     def ranking(self) -> list[int]: ...
-    @property
-    def criteria(self) -> tuple[Criterion, ...]: ...
-    def criterion(self, name: str) -> Bounds: ...
-    def interval(self, name: str, way: str) -> Interval: ...
     def relative(self, name: str, to: str) -> Bounds: ...
-    def difference(self, name: str, way: str, than: str) -> Interval: ...
     def plot_tradeoff(self) -> go.Figure: ...
     def plot_nearness(self) -> go.Figure: ...
     def plot_afterwards(self) -> go.Figure: ...
@@ -112,12 +102,6 @@ def way_section(shown: Shown) -> Section:
         Paragraph(_introduction(shown)),
         _table(shown, order, "does"),
         *_left_alone(shown, order),
-        _table(shown, order, "takes"),
-        _table(shown, order, "leaves"),
-        Folded(
-            "What each number is",
-            (Listing(tuple(f"**{c.short}** ({c.unit}): {c.meaning}" for c in shown.criteria)),),
-        ),
         Figure(
             shown.plot_tradeoff,
             "Every way at several multiples of the multiplier that costs the budget. A way is better "
@@ -133,66 +117,62 @@ def way_section(shown: Shown) -> Section:
                 "breaks text.",
             )
         )
-    if all(one.afterwards is not None for one in shown.each):
-        blocks.append(Figure(shown.plot_afterwards, AFTERWARDS))
-    blocks.append(Figure(shown.plot_criteria))
-    if shown.has_radar:
-        blocks.append(Figure(shown.plot_radar, RADAR))
-    parts = [_decisions(shown, order)]
+    blocks.append(
+        Folded(
+            "What each number is",
+            (Listing(tuple(f"**{c.short}** ({c.unit}): {c.meaning}" for c in shown.criteria)),),
+        )
+    )
+    made = "\n".join(f"`{w}`: `{s}`" for w, s in zip(shown.ways, shown.settings, strict=True))
+    blocks.append(Folded("How each way was made", (Listing(tuple(made.splitlines()), quiet=True),)))
+    parts = [_costs(shown, order), _leaves(shown, order), _at_once(shown), _decisions(shown, order)]
     parts += [against_full(shown, order)] if FULL in shown.ways else []
     if shown.sample_prompts:
         parts.append(_texts(shown, order))
     parts.append(published_judgements(shown.ways))
-    made = "\n".join(f"`{w}`: `{s}`" for w, s in zip(shown.ways, shown.settings, strict=True))
-    blocks.append(Folded("How each way was made", (Listing(tuple(made.splitlines()), quiet=True),)))
     return Section(
         title="Ways of adapting the model, at equal cost",
         short="Ways",
         blocks=tuple(blocks),
         parts=tuple(parts),
         question=f"Which way of adapting the model to {' and '.join(shown.concepts)} is best?",
-        answer=_answer(shown, order),
+        answer=answer(shown, order),
         facts=_facts(shown, order),
         limits=_limits(shown),
     )
 
 
-def _written(shown: Shown, criterion: Criterion, way: str) -> str:
-    return format_interval(shown.interval(criterion.name, way), criterion.written)
-
-
-def _named(shown: Shown, name: str) -> Criterion:
-    return next(one for one in shown.criteria if one.name == name)
-
-
-def _answer(shown: Shown, order: list[str]) -> tuple[str, ...]:
-    best, by = order[0], _named(shown, shown.ranked_by)
-    top = shown.interval(by.name, best)
-    if top.value != top.value:
-        return ("No way has a multiplier that costs the budget, so none could be compared.",)
-    near = [way for way in order[1:] if shown.difference(by.name, best, way).low <= 0]
-    told = f", not told apart from {listed(near)} on the same examples" if near else ""
-    sentence = (
-        f"**{best}** has the highest {by.short}: {_written(shown, by, best)} {by.unit}{told}."
+def _costs(shown: Shown, order: list[str]) -> Section:
+    """What ways break and take."""
+    return Section(
+        title="What it costs",
+        short="Costs",
+        blocks=(_table(shown, order, "breaks"), _table(shown, order, "takes")),
     )
-    gain = _named(shown, "gain")
-    gains = shown.criterion("gain")[0].nan_to_num(-1e9)
-    most = shown.ways[int(gains.argmax())]
-    if by.name != "gain":
-        sentence += (
-            f" At equal cost ({format_number(shown.budget)} nats of KL per token) **{most}** gains "
-            f"most: {_written(shown, gain, most)} nats. The two rank differently because a gain does "
-            "not count text that is broken or pushed too far."
-            if most != best
-            else f" It also gains most at equal cost: {_written(shown, gain, most)} nats."
-        )
-    return (sentence,)
+
+
+def _leaves(shown: Shown, order: list[str]) -> Section:
+    """What ways leave behind."""
+    blocks: list[Block] = [_table(shown, order, "leaves")]
+    if all(one.afterwards is not None for one in shown.each):
+        blocks.append(Figure(shown.plot_afterwards, AFTERWARDS))
+    return Section(title="What it leaves behind", short="Reversibility", blocks=tuple(blocks))
+
+
+def _at_once(shown: Shown) -> Section:
+    """All criteria in one picture, and in another."""
+    blocks: list[Block] = [Figure(shown.plot_radar, RADAR)] if shown.has_radar else []
+    return Section(
+        title="All criteria at once",
+        short="Criteria",
+        blocks=(*blocks, Figure(shown.plot_criteria)),
+    )
 
 
 def _facts(shown: Shown, order: list[str]) -> tuple[Fact, ...]:
-    by = _named(shown, shown.ranked_by)
+    by = named(shown, shown.ranked_by)
     found = [Fact("best way", order[0], f"by {by.short}, of {len(shown.ways)} ways")]
-    found.append(Fact(by.short, _written(shown, by, order[0]), by.meaning))
+    found.append(Fact(by.short, written_of(shown, by, order[0]), by.meaning))
     found.append(
         Fact("repetitions", str(shown.repeats), f"of each way on {', '.join(shown.concepts)}")
     )
@@ -252,11 +232,12 @@ def _table(shown: Shown, order: list[str], about: About) -> Table:
     some = [one for one in shown.criteria if one.about == about]
     head = [Heading("way", number=False)]
     head += [Heading(one.short, one.unit) for one in some]
-    rows = tuple((way, *(_written(shown, one, way) for one in some)) for way in order)
+    rows = tuple((way, *(written_of(shown, one, way) for one in some)) for way in order)
     more = " and repetitions" if shown.repeats > 1 else ""
     caption = {
         "does": "What each way does, best first. Brackets: 95% intervals over groups of examples"
         f"{more}.",
+        "breaks": "What else each way does, at the budget.",
         "takes": "What each way takes. Brackets, if any: the least and the most of all trainings.",
         "leaves": "What each way leaves behind when it is removed, and when it is switched off in the "
         f"middle of a text. Brackets: 95% intervals over texts{more}.",
