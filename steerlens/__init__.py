@@ -130,6 +130,8 @@ _HOME = {
     # Results
     "Result": "results",
     "ProbeMap": "analyses.probe.probe_map",
+    "attribute_gain": "analyses.attribution.attribute_gain",
+    "GainAttribution": "analyses.attribution.gain_attribution",
     "predict_layers": "analyses.prediction.predict_layers",
     "find_cell": "analyses.prediction.find_cell",
     "LayerPredictions": "analyses.prediction.layer_predictions",

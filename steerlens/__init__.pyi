@@ -132,6 +132,8 @@ from steerlens.analyses.scoring.measure_scores import scored as scored
 # Results
 from steerlens.results import Result as Result
 from steerlens.analyses.probe.probe_map import ProbeMap as ProbeMap
+from steerlens.analyses.attribution.attribute_gain import attribute_gain as attribute_gain
+from steerlens.analyses.attribution.gain_attribution import GainAttribution as GainAttribution
 from steerlens.analyses.prediction.predict_layers import predict_layers as predict_layers
 from steerlens.analyses.prediction.find_cell import find_cell as find_cell
 from steerlens.analyses.prediction.layer_predictions import LayerPredictions as LayerPredictions

@@ -14,7 +14,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--all-notebooks", action="store_true", help="also those that load the pretrained model"
+        "--all-notebooks", action="store_true", help="also long ones, those that load the pretrained model, and the code of the pages"
     )
 
 

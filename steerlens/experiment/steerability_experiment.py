@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from steerlens.analyses.attribution.attribute_gain import attribute_gain
+from steerlens.analyses.attribution.gain_attribution import GainAttribution
 from steerlens.analyses.confirmation.contexts import ContextError
 from steerlens.analyses.confirmation.writing_verdict import not_looked_at
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
@@ -56,7 +58,7 @@ from steerlens.measures.dose_response import DoseResponse, dose_response
 from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
-from steerlens.protocols import Intervention
+from steerlens.protocols import Intervention, first_block
 from steerlens.results import Cell, Result
 from steerlens.sites import Positions, format_sites
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers
@@ -125,6 +127,9 @@ class SteerabilityExperiment(Experiment):
     confirmed: int = 24
     """Most prompts that are continued at the recommended cell and its runners-up, to confirm the
     gain in writing; 0 for not looking."""
+    attributed: int = 10
+    """Later heads and MLPs that are held one by one at the chosen cell, to see which carry its gain;
+    0 for none."""
     strengths: int = 17
     """Strengths at the chosen layer, to twice the largest multiplier or the stream's median norm,
     whichever is more, through which the validity-decay curves are fitted; odd, and 0 for none."""
@@ -141,8 +146,8 @@ class SteerabilityExperiment(Experiment):
 
     kind: ClassVar[str] = "steerability"
     results: ClassVar[tuple[type[Result], ...]] = (
-        SteerabilityMap, WrittenEffect, LayerPredictions, ProbeMap, ValidityFit, WritingMap,
-        SpilloverMap, ShiftedMap, DoseResponse,
+        SteerabilityMap, WrittenEffect, LayerPredictions, GainAttribution, ProbeMap, ValidityFit,
+        WritingMap, SpilloverMap, ShiftedMap, DoseResponse,
     )  # fmt: skip
     parts: ClassVar[Mapping[str, str]] = {
         "fit": "makes the directions and the probes",
@@ -156,7 +161,7 @@ class SteerabilityExperiment(Experiment):
         require_steered(self.positions)
         require_nulls(self.nulls)
         require_at_least(0, budget=self.budget, samples=self.samples, written=self.written)
-        require_at_least(0, confirmed=self.confirmed)
+        require_at_least(0, confirmed=self.confirmed, attributed=self.attributed)
         require_at_least(2, new_tokens=self.new_tokens)
         require_examples(n_choose=self.n_choose, n_report=self.n_report)
         require_neutral(self.n_neutral)
@@ -288,8 +293,17 @@ class SteerabilityExperiment(Experiment):
         return run.keep(made.with_writing(effect.verdicts))
 
     def _follow(self, run: Workplace[Questions], cell: Cell, arm: Intervention) -> None:
-        """How far the chosen row can be pushed, what else it moves, and what it writes."""
+        """What carries the chosen gain, how far its row can be pushed, and what else it moves."""
         asked = run.inputs
+        # What a bridge's hooks of heads hold is not checked, so its gains are not attributed.
+        if self.attributed and first_block(arm) < run.model.n_layers and not run.model.is_bridge:
+            run.compute(
+                GainAttribution,
+                lambda: attribute_gain(
+                    run.model, asked.choose, asked.report, arm, cell.multiplier,
+                    exact=self.attributed, progress=run.progress,
+                ),
+            )  # fmt: skip
         if self.strengths:
             far = strengths(self._reach(arm), self.strengths)
             run.compute(

@@ -118,7 +118,7 @@ def _slopes(
     names = sorted({edit.site.hook for edit in edits})
     hooks = [(name, keep(name)) for name in names]
     with differentiable(model.wrapped), model.wrapped.hooks(fwd_hooks=hooks):
-        _log_odds(model, asked).sum().backward()
+        log_odds(model, asked).sum().backward()
     slopes = []
     for edit in edits:
         resid = kept[edit.site.hook]
@@ -129,7 +129,8 @@ def _slopes(
     return torch.stack(slopes).float().cpu()
 
 
-def _log_odds(model: Model, asked: Questions) -> Float[Tensor, " example"]:
+def log_odds(model: Model, asked: Questions) -> Float[Tensor, " example"]:
+    """Log-odds of the positive answers by one hooked pass, which a gradient can go through."""
     with model.attached.running(asked.batch):
         model.attached.computing(asked.batch)
         states = model.stream(asked.batch)[:, -asked.read :]

@@ -10,6 +10,7 @@ disagree, an infinite value, an interval upside down) raises a ValueError.
 """
 
 from steerlens.plots.after_switch_off import fading_curves as fading_curves
+from steerlens.plots.components import component_effects as component_effects
 from steerlens.plots.cosine_matrix import cosine_matrix as cosine_matrix
 from steerlens.plots.curves import dose_response as dose_response
 from steerlens.plots.curves import layer_curve as layer_curve
