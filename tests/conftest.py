@@ -14,7 +14,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--all-notebooks", action="store_true", help="also long ones, those that load the pretrained model, and the code of the pages"
+        "--all-notebooks",
+        action="store_true",
+        help="also long ones, those that load the pretrained model, and the code of the pages",
     )
 
 

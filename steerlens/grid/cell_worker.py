@@ -122,7 +122,7 @@ def require_module(name: str, file: str) -> None:
     """
     name = SCRIPT_IN_WORKER if name == SCRIPT else name
     there = sys.modules.get(name)
-    if there is not None and getattr(there, "__file__", None) in (file, None):
+    if there is not None and getattr(there, "__file__", None) == file:
         return
     folder = str(Path(file).parent)
     if folder not in sys.path:

@@ -2,7 +2,7 @@
 
 What is sent is JSON: the experiment's class by module and name, its fields, and the digest of the
 run. A worker finds the class by its name, makes the experiment anew, and compares the digest. Nothing
-is pickled, so no bytes can name code that runs when they are read; a class is called with its fields.
+is pickled: of what the bytes name, only dataclasses are called, with their fields.
 """
 
 from __future__ import annotations
