@@ -14,7 +14,7 @@ from steerlens.models.checkpoints import MissingCheckpoint, packaged_gguf
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 PRETRAINED = "smollm2-135m-instruct"
-LONG = ("02_", "03_", "06_")
+LONG = ("02_", "03_", "06_", "08_")
 
 
 def marked(path):
