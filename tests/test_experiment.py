@@ -49,6 +49,10 @@ def experiment(folder):
         n_choose=16,
         n_report=16,
         n_neutral=8,
+        written=3,
+        confirmed=8,
+        attributed=3,
+        strengths=11,
         samples=2,
         new_tokens=3,
     )

@@ -62,7 +62,7 @@ def test_saes_of_another_precision_are_taken_by_an_experiment_with_a_warning():
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_gains_of_the_reference_model_are_float32s_but_for_rounding(dtype):
-    data = load_data("reviews/sentiment", None, (24, 12, 12), 4, 0)
+    data = load_data("reviews/sentiment", None, (12, 6, 6), 4, 0)
     gains = {}
     for precision in ("float32", dtype):
         model = Model.load("reviews", dtype=precision)
