@@ -39,7 +39,7 @@ def runs(request, tmp_path_factory):
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]
     assert "Traceback" not in said.stderr
-    assert int(said.stdout.splitlines()[-1].split()[0]) >= 2, said.stdout
+    assert int(said.stdout.splitlines()[-1].split()[0]) >= 3, said.stdout
     return {name: next((folder / name).iterdir()) for name in ("whole", "killed", "small")}
 
 

@@ -7,7 +7,7 @@ for its slope by a central difference in its multiplier, two forward passes each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from steerlens import stats
 from steerlens.data.contrast_set import PairsLike
 from steerlens.interventions.arms import require_each_fits
+from steerlens.measures.answer_gradients import with_gradients
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.model import Model, as_model
-from steerlens.models.wrapped_state import differentiable
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.stats import Interval
 
@@ -103,38 +103,10 @@ def screen(
 def _slopes(
     model: Model, asked: Questions, edits: Sequence[ResidualEdit]
 ) -> Float[Tensor, "edit example pos"]:
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., Tensor]:
-        def hook_fn(resid: Tensor, hook: object) -> Tensor:
-            if not resid.requires_grad:
-                resid = resid.detach().requires_grad_(True)
-            resid.retain_grad()
-            kept[name] = resid
-            return resid
-
-        return hook_fn
-
-    names = sorted({edit.site.hook for edit in edits})
-    hooks = [(name, keep(name)) for name in names]
-    with differentiable(model.wrapped), model.wrapped.hooks(fwd_hooks=hooks):
-        log_odds(model, asked).sum().backward()
+    held = with_gradients(model, asked, (edit.site for edit in edits))
     slopes = []
     for edit in edits:
-        resid = kept[edit.site.hook]
-        push = edit(resid.detach(), 1.0) - resid.detach()  # linear in the strength
-        # A site after which nothing is computed has no gradient: it moves nothing.
-        gradient = torch.zeros_like(push) if resid.grad is None else resid.grad
+        resid, gradient = held[edit.site]
+        push = edit(resid, 1.0) - resid  # linear in the strength
         slopes.append((push * gradient).sum(-1).unflatten(0, (len(asked), -1)).sum(1))
     return torch.stack(slopes).float().cpu()
-
-
-def log_odds(model: Model, asked: Questions) -> Float[Tensor, " example"]:
-    """Log-odds of the positive answers by one hooked pass, which a gradient can go through."""
-    with model.attached.running(asked.batch):
-        model.attached.computing(asked.batch)
-        states = model.stream(asked.batch)[:, -asked.read :]
-    log_p = torch.log_softmax(model.unembed(states).float(), -1)
-    log_p = log_p.unflatten(0, (len(asked), asked.variants)).expand(-1, 2, -1, -1)
-    each = log_p.gather(-1, asked.targets[..., None])[..., 0] * asked.counted
-    return each[:, 0].sum(-1) - each[:, 1].sum(-1)

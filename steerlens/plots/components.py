@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from steerlens.plots.arrays import Band, band
+from steerlens.plots.arrays import band, holes
 from steerlens.plots.look import INK, PALETTE, house, span
 from steerlens.plots.marks import whiskers
 from steerlens.plots.narrow import make_narrow
@@ -54,14 +53,14 @@ def component_effects(
         hovertext=[f"{rows.text(i)}<br>{drawn.text(i, unit)}" for i in places],
     )  # fmt: skip
     figure.add_scatter(
-        x=[None if np.isnan(x) else float(x) for x in hoped], y=places, mode="markers",
+        x=holes(hoped), y=places, mode="markers",
         name=EXPECTED, showlegend=True,
         marker={"size": 9, "symbol": "diamond-open", "color": PALETTE[1], "line": {"width": 1.6}},
         hovertext=[f"{rows.text(i)}<br>{measured(float(hoped[i]), unit)} {EXPECTED}" for i in places],
     )  # fmt: skip
     house(figure, title=title, note="95% intervals", height=150 + 24 * rows.count, left=rows.left)
     label_rows(figure, rows, rows.count)
-    every = [*_ends(drawn), *hoped[~np.isnan(hoped)].tolist(), 0.0]
+    every = [*drawn.mean, *drawn.low, *drawn.high, *hoped, 0.0]
     figure.update_yaxes(range=[-0.7, rows.count - 0.3], showgrid=False)
     figure.update_xaxes(
         title_text=axis_title("gain lost", unit),
@@ -69,10 +68,5 @@ def component_effects(
         zeroline=True,
         zerolinecolor=INK,
     )
-    make_narrow(figure, title=title, note="95% intervals", left=rows.left)
+    make_narrow(figure, title=title, note="95% intervals", left=rows.left, below=20)
     return figure
-
-
-def _ends(drawn: Band) -> list[float]:
-    every: list[Any] = [*drawn.mean, *drawn.low, *drawn.high]
-    return [float(x) for x in every if not np.isnan(x)]

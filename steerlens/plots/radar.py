@@ -105,7 +105,10 @@ def criteria_radar(
     drawn: Any = figure["layout"]
     drawn.margin.b = 16
     drawn.height = top + drawn.margin.t + drawn.margin.b
-    make_narrow(figure, title=title, note=whole, left=6, layout={"margin.b": 12})
+    make_narrow(
+        figure, title=title, note=whole, left=6,
+        layout={"margin.b": 12, "polar.angularaxis.ticktext": _labels(spokes, 10)},
+    )  # fmt: skip
     return figure
 
 
@@ -164,17 +167,22 @@ def _draw(
         )  # fmt: skip
 
 
+def _labels(spokes: Mapping[str, Spoke], letters: int) -> list[str]:
+    """What stands at the spokes of the large circle: number, name in short lines, ends of the scale."""
+    return [
+        f"{k}  {broken(safe(name), letters)}<br><span style='color:{QUIET}'>"
+        f"{spoke.words[0]} → {spoke.words[1]}</span>"
+        for k, (name, spoke) in enumerate(spokes.items(), start=1)
+    ]
+
+
 def _circle(
     i: int, lines: int, top: int, angles: list[float], spokes: Mapping[str, Spoke] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The axes of the i-th circle, and where its name stands."""
     if spokes is not None:
         high, low, left, right = 1 - HEAD / top, 1 - (LARGE - 62) / top, 0.3, 0.7
-        labels = [
-            f"{k}  {broken(safe(name), 16)}<br><span style='color:{QUIET}'>"
-            f"{spoke.words[0]} → {spoke.words[1]}</span>"
-            for k, (name, spoke) in enumerate(spokes.items(), start=1)
-        ]
+        labels = _labels(spokes, 16)
     else:
         row, column = divmod(i - 1, ACROSS)
         ceiling = 1 - (LARGE + row * (SMALL + HEAD) + HEAD) / top

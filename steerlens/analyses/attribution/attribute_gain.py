@@ -18,12 +18,12 @@ from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import PromptChange
 from steerlens.interventions.together import changes_of
+from steerlens.measures.answer_gradients import log_odds, with_gradients
 from steerlens.measures.direct_gain import direct_gain
-from steerlens.measures.screen import log_odds
+from steerlens.measures.surprisal import require_unsteered
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.attached import SteeringError
 from steerlens.models.model import Model, as_model
-from steerlens.models.wrapped_state import differentiable
 from steerlens.protocols import Intervention, ResidualEdit, first_block
 from steerlens.sites import Site
 
@@ -75,11 +75,7 @@ def attribute_gain(
     if strength == 0:
         raise ArgumentError("multiplier=0 is the unsteered model, which gains nothing.")
     require_fit(model, intervention)
-    if model.attached:
-        raise SteeringError(
-            "Steering is attached to the model, and both runs would go through it. Attribute the "
-            "gain outside of its `with`."
-        )
+    require_unsteered(model)
     ranking, asked = as_contrast_set(choose), as_contrast_set(report)
     require_disjoint(fit=None, choose=ranking, report=asked)
     if any(isinstance(c, PromptChange) for c in changes_of(intervention, model) or ()):
@@ -174,7 +170,10 @@ class _Work:
 
     def first_order(self, asked: Questions) -> Float[Tensor, "component example"]:
         """Change of each output, times the gradient there."""
-        runs = [self._differentiated(asked, attach) for attach in (nullcontext, self.steered)]
+        runs = []
+        for attach in (nullcontext, self.steered):
+            with attach():
+                runs.append(with_gradients(self.model, asked, self.sites))
         effects = {}
         for site in self.sites:
             (before, low), (after, high) = (run[site] for run in runs)
@@ -205,34 +204,13 @@ class _Work:
         with attach(), self.model.wrapped.hooks(fwd_hooks=hooks):
             return log_odds(self.model, asked)
 
-    def _differentiated(
-        self, asked: Questions, attach: Callable[[], Any]
-    ) -> dict[Site, tuple[Tensor, Tensor]]:
-        """The output at every site, and the gradient of the log-odds there."""
-        kept: dict[Site, Tensor] = {}
-
-        def leaf(out: Tensor) -> Tensor:
-            out = out if out.requires_grad else out.detach().requires_grad_(True)
-            out.retain_grad()
-            return out
-
-        hooks = [self._keeping(site, kept, leaf) for site in self.sites]
-        with differentiable(self.model.wrapped):
-            self._odds(asked, attach, hooks).sum().backward()
-        return {
-            site: (out.detach(), torch.zeros_like(out) if out.grad is None else out.grad)
-            for site, out in kept.items()
-        }
-
     @staticmethod
-    def _keeping(
-        site: Site, kept: dict[Site, Tensor], change: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[str, HookFn]:
+    def _keeping(site: Site, kept: dict[Site, Tensor]) -> tuple[str, HookFn]:
         """A hook that keeps what a site gives."""
 
         def hook_fn(out: Tensor, hook: object) -> Tensor:
-            kept[site] = out if change is None else change(out)
-            return kept[site]
+            kept[site] = out
+            return out
 
         return site.hook, hook_fn
 

@@ -131,8 +131,8 @@ class GainAttribution(Result):
         """Gain lost without each held component, with what was expected to first order."""
         order = self._ranked()
         return plots.component_effects(
-            {str(self.held(n)): _ends(self.interval(n)) for n in order}
-            | {"all of these": _ends(self.interval())},
+            {str(self.held(n)): self.interval(n) for n in order}
+            | {"all of these": self.interval()},
             expected=[float(self.first_order[self.exact[n]].mean()) for n in order],
             unit="nats",
             title="What the gain loses when one later component is held",
@@ -159,7 +159,3 @@ class GainAttribution(Result):
         )
         blocks = (Printed(self.summary()), Figure(self.plot, caption), Table(head, rows))
         return Section("What carries the gain", blocks)
-
-
-def _ends(found: Interval) -> tuple[float, float, float]:
-    return found.value, found.low, found.high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -143,7 +144,14 @@ class WayComparison(Result):
         Raises:
             ValueError: If it was not measured.
         """
-        return self._named(name).bounds(self)
+        if name not in self._bounds:
+            self._bounds[name] = self._named(name).bounds(self)
+        return self._bounds[name]
+
+    @cached_property
+    def _bounds(self) -> dict[str, Bounds]:
+        """What was asked before: a page asks for each criterion ten times."""
+        return {}
 
     def interval(self, name: str, way: str) -> Interval:
         """A criterion of one way."""
@@ -262,7 +270,9 @@ class WayComparison(Result):
         """Every criterion of every way with its interval."""
         found = []
         for criterion in self.criteria:
-            for end, part in zip(("", "_low", "_high"), criterion.bounds(self), strict=True):
+            for end, part in zip(
+                ("", "_low", "_high"), self.criterion(criterion.name), strict=True
+            ):
                 found.append(Column(criterion.name.replace(" ", "_") + end, ("way",), part))
         found.append(Column("changes_weights", ("way",), self.changes_weights))
         return [*found, Column("trained", ("way",), self.trained)]

@@ -106,7 +106,7 @@ def criteria(result: Drawn) -> go.Figure:
     return plots.criteria_dots(
         {
             criterion.short: (
-                tuple(_finite(part[order]).tolist() for part in criterion.bounds(result)),
+                tuple(_finite(part[order]).tolist() for part in result.criterion(criterion.name)),
                 criterion.unit,
                 criterion.log,
                 criterion.better,
@@ -124,7 +124,7 @@ def spokes(result: Drawn) -> tuple[dict[str, plots.Spoke], list[str]]:
     for criterion in result.criteria:
         if criterion.name not in SPOKES:
             continue
-        bounds = [_finite(part[order]).tolist() for part in criterion.bounds(result)]
+        bounds = [_finite(part[order]).tolist() for part in result.criterion(criterion.name)]
         ends = plots.spoke_scale(bounds[0], log=criterion.log, better=criterion.better)
         if ends[0] == ends[1]:
             same.append(criterion.short)
