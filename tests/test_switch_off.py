@@ -161,6 +161,7 @@ def test_what_cannot_be_measured_is_refused(small):
     arm = KINDS["vector"](small)
     with pytest.raises(ValueError, match="prompts is empty"):
         switched_off(small, arm, [])
+    assert len(switched_off(small, arm, PROMPTS[0], steered=2, after=2).kept) == 1
     with pytest.raises(ValueError, match="then has 1 texts for 3 prompts"):
         off(small, arm, then=["we like that"])
     with pytest.raises(ValueError, match="has 2 tokens, and after=5 are read"):

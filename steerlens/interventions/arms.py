@@ -53,10 +53,7 @@ def named_arms(arms: Arms) -> dict[str, Intervention]:
     given = list(arms.values()) if isinstance(arms, Mapping) else list(arms)
     for one in given:
         if not isinstance(one, Intervention | Direction):
-            raise TypeError(
-                f"{one!r:.80} is not an intervention: it has no attach(model, multiplier). Give "
-                "interventions such as Add(direction), or directions."
-            )
+            raise _no_intervention(one)
     edits = [Add(one) if isinstance(one, Direction) else one for one in given]
     if not edits:
         raise ValueError("There are no interventions to measure. Give at least one.")
@@ -99,10 +96,23 @@ def require_each_fits(model: Model, interventions: Sequence[Intervention]) -> No
 
 
 def require_fit(model: Model, intervention: Intervention) -> None:
-    """Raises ValueError if an intervention does not fit the model, as far as it says."""
+    """Raises ValueError if an intervention does not fit the model, as far as it says.
+
+    Raises:
+        TypeError: If it is no intervention.
+    """
+    if not isinstance(intervention, Intervention):
+        raise _no_intervention(intervention)
     if isinstance(intervention, ResidualEdit):
         model.require_site(intervention.site)
     if isinstance(intervention, Directed):
         model.require(intervention.direction)
     if isinstance(intervention, Fitted):
         intervention.require_fits(model)
+
+
+def _no_intervention(given: object) -> TypeError:
+    return TypeError(
+        f"{given!r:.80} is not an intervention: it has no attach(model, multiplier). Give "
+        "interventions such as Add(direction)."
+    )

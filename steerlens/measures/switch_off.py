@@ -40,10 +40,10 @@ class SwitchedOff:
 def switched_off(
     model: Model,
     intervention: Intervention,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     multiplier: SupportsFloat = 1.0,
     *,
-    then: Sequence[str] | None = None,
+    then: str | Sequence[str] | None = None,
     steered: SupportsIndex = 16,
     after: SupportsIndex = 16,
     temperature: SupportsFloat = 1.0,
@@ -89,6 +89,8 @@ def switched_off(
     )
     first, later = as_int("steered", steered, least=1), as_int("after", after, least=1)
     require_fit(model, intervention)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    then = [then] if isinstance(then, str) else then
     if not prompts:
         raise ValueError("prompts is empty, so there is no text to write. Give at least one.")
     if len(model.attached):
