@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.arguments import as_floats
@@ -242,6 +242,8 @@ class Engine:
             unit: What the progress bar counts.
         """
         plan, zero = self.plan(examples, reading), 0.0 in self.grid.multipliers
+        order = examples.by_length  # a unit of like lengths has little padding
+        ordered, order = examples.rows(order), order.cpu()
         steered = torch.full(
             (len(self.grid.interventions), len(self.grid.steered), len(examples), reading.values),
             torch.nan,
@@ -253,15 +255,17 @@ class Engine:
                 needs = reading.unsteered or (k == 0 and zero)
                 for start in range(0, len(examples), planned.examples_per_unit):
                     some = slice(start, min(start + planned.examples_per_unit, len(examples)))
-                    make = partial(self._unit, path, planned, examples, some, reading, needs)
+                    own = ordered.rows(some).trimmed()
+                    make = partial(self._unit, path, planned, own, order[some], reading, needs)
                     name = f"{path.name}-{some.start:06d}-{some.stop:06d}"
                     values = kept.compute(name, make)["values"]
                     if needs:
                         if k == 0:
-                            unsteered[some] = values[0]
+                            unsteered[order[some]] = values[0]
                         values = values[1:]
                     shape = (len(path.arms), len(self.grid.steered), *values.shape[1:])
-                    steered[path.arms, :, some] = values.reshape(shape)
+                    arms = torch.tensor(path.arms)[:, None]
+                    steered[arms, :, order[some]] = values.reshape(shape).transpose(1, 2)
                     bar.update((some.stop - some.start) * planned.cells)
         return Measured(steered, unsteered)
 
@@ -275,14 +279,13 @@ class Engine:
         self,
         path: Path,
         planned: PathPlan,
-        examples: Examples,
-        some: slice,
+        own: Examples,
+        numbers: Int[Tensor, " example"],
         reading: Reading,
         unsteered: bool,
     ) -> Unit:
         """The values of all cells of a path for a unit of examples, the unsteered ones first."""
         places = {cell: k + unsteered for k, cell in enumerate(path.cells)}
-        own = examples.rows(some)
 
         def run(index: slice) -> Float[Tensor, "cell example value"]:
             part = own.rows(index)
@@ -297,8 +300,10 @@ class Engine:
 
         values = in_chunks(run, len(own), planned.examples_per_batch, dim=1)
         if reading.finite and not bool(torch.isfinite(values).all()):
+            bad = sorted(numbers[~values.isfinite().all(-1).all(0)].tolist())
+            listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
             raise ValueError(
-                f"Some {reading.finite} of examples {some.start} to {some.stop - 1} are NaN or "
-                "infinite. Use float32 or bfloat16, and smaller multipliers."
+                f"Some {reading.finite} of examples {listed} are NaN or infinite. Use float32 or "
+                "bfloat16, and smaller multipliers."
             )
         return {"values": values}
