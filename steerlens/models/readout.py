@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.models.kernel import soft_cap
-from steerlens.models.memory import rows_of_logits
 from steerlens.models.measured import final_norm, measured
-
+from steerlens.models.memory import rows_of_logits
 
 ROWS, TOKENS = 512, 2048
 """Rows and tokens of the logits that a CPU normalises at once: they fit its cache."""
