@@ -14,6 +14,7 @@ from steerlens.measures.paths import Grid
 from steerlens.measures.tokenised import Examples, halved
 from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model, as_model
+from steerlens.models.speed import Work
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells, cells_or_none
 
@@ -47,22 +48,49 @@ def divergence(
         SteeringError: If an intervention would edit no token of some text.
     """
     model = as_model(model)
+    engine, examples, reading = _work(
+        model, texts, interventions, multipliers, prompt_share, memory
+    )
+    found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
+    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(examples))
+    out[:, engine.grid.steered] = found.steered[..., 0]
+    return out
+
+
+def cost_work(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+) -> Work:
+    """What `divergence` would compute with these arguments."""
+    engine, examples, reading = _work(model, texts, interventions, multipliers)
+    return engine.work(examples, reading)
+
+
+def _work(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+    prompt_share: float = 0.5,
+    memory: int | None = None,
+) -> tuple[Engine, Examples, Reading]:
+    """The engine of a grid, the texts, and how their cost is read."""
     batch = halved(model, texts, prompt_share)
-    read = int((batch.width - batch.prompt_end + 1).max())
+    after = batch.width - batch.prompt_end + 1
+    read = int(after.max())
     examples = Examples(batch, variants=1, prompt_width=batch.width - read + 1, read=read)
     engine = Engine(model, interventions, multipliers, memory)
-    linear = _reads_the_same(model, engine.grid)
-    kl = _kl_of_linear if linear else _kl
+    kl = _kl_of_linear if _reads_the_same(model, engine.grid) else _kl
     reading = Reading(
         lambda some: kl(model, some, engine.memory),
         values=1,
         unsteered=True,
+        states=float(after.float().mean()),
         bytes_per_example=2 * 4 * model.cfg.d_vocab * read,
     )
-    found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
-    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(batch))
-    out[:, engine.grid.steered] = found.steered[..., 0]
-    return out
+    return engine, examples, reading
 
 
 def _reads_the_same(model: Model, grid: Grid) -> bool:

@@ -38,6 +38,7 @@ from steerlens.models.kernel import Kernel
 from steerlens.models.memory import free_bytes, in_chunks
 from steerlens.models.model import Model
 from steerlens.models.replay import Replay
+from steerlens.models.speed import NOTHING, Work
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.store.cells import Cells, Unit
 
@@ -91,6 +92,10 @@ class Plan:
     paths: tuple[PathPlan, ...]
     budget: int = field(compare=False)
     """Bytes of working memory that may be used."""
+    work: Work | None = field(default=None, compare=False)
+    """What all of it takes; None where that was not asked for."""
+    seconds: float | None = field(default=None, compare=False)
+    """About how long it will take on this machine; None where that was not asked for."""
 
     @property
     def cells(self) -> int:
@@ -108,7 +113,8 @@ class Plan:
         return any(path.bytes_per_unit > self.budget for path in self.paths)
 
     def __str__(self) -> str:
-        return f"{self.examples} examples x " + "; ".join(map(str, self.paths))
+        what = f"{self.examples} examples x " + "; ".join(map(str, self.paths))
+        return what if self.seconds is None else f"{what}; about {self.seconds:.2g} s"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +127,8 @@ class Reading:
     """Numbers for each cell and example."""
     unsteered: bool
     """Whether every path needs the unsteered states; else the first path gives them for all."""
+    states: float = 0
+    """States of each cell and example of which the logits of the whole vocabulary are computed."""
     bytes_per_example: int = 0
     """Memory that reading holds, beside that of the states."""
     finite: str = ""
@@ -224,6 +232,16 @@ class Engine:
             examples_per_batch=batch,
             cells_per_batch=cells,
         )
+
+    def work(self, examples: Examples, reading: Reading) -> Work:
+        """What `measure` would compute, unit by unit."""
+        found, ordered = NOTHING, examples.rows(examples.by_length)
+        for path, planned in zip(self.paths, self.plan(examples, reading).paths, strict=True):
+            for start in range(0, len(examples), planned.examples_per_unit):
+                unit = ordered.rows(slice(start, start + planned.examples_per_unit)).trimmed()
+                found += path.work(unit)
+                found += Work(states=reading.states * len(unit) * (1 + len(path.cells)))
+        return found
 
     def _bytes(self, rows: int, columns: int, width: int, kept: int) -> int:
         """Working memory for one example: its shared prefix, and a block's work for its rows."""
