@@ -47,7 +47,7 @@ class Logistic:
         x = x / x.std().clamp(min=1e-30)
         y = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
         # The solution is in the span of the data, which has fewer dimensions if there are few texts.
-        basis = torch.linalg.qr(x.T).Q.T if len(x) < x.shape[1] else None
+        basis = torch.linalg.svd(x, full_matrices=False).Vh if len(x) < x.shape[1] else None
         features = (x if basis is None else x @ basis.T).numpy()
         # Newton's method is many times faster here if its Hessian is small.
         solver = "newton-cholesky" if features.shape[1] <= 1024 else "lbfgs"
