@@ -17,6 +17,7 @@ from steerlens.analyses.comparison.concept_numbers import Writings
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.making import Making
 from steerlens.analyses.comparison.operator_ways import OPERATORS, unmet
+from steerlens.analyses.comparison.share_of_full import verdict_on
 from steerlens.analyses.comparison.verdicts import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison
 from steerlens.analyses.comparison.way_data import WayData, WayError
@@ -239,6 +240,43 @@ def test_it_says_what_it_found_on_its_page(run, found):
     with pytest.raises(ResultError, match="not known on this model"):
         found.plot_nearness()
     assert {"gain_low", "parameters", "trained"} <= set(found.to_frame().columns)
+
+
+def test_the_answer_names_a_way_that_other_models_can_have_too(found):
+    """One that was trained on the ideal itself is no choice elsewhere."""
+    first, second = (found.ways[i] for i in found.ranking[:2])
+    named = {first: "adapter, ideal", second: "LoRA, LM"}
+    of_ideal = dataclasses.replace(found, ways=tuple(named.get(way, way) for way in found.ways))
+    told = " ".join(of_ideal.section({}).answer)
+    assert "**adapter, ideal** has the highest" in told
+    assert "were not trained on the ideal itself" in told and "**LoRA, LM** comes first" in told
+
+
+def test_what_is_not_known_is_not_told_apart(found):
+    """With fewer groups than an interval needs, no way is said to be better than another."""
+    (one,) = found.each
+    few = dataclasses.replace(one, question_groups=("a",) * len(one.question_groups))
+    second = found.ways[found.ranking[1]]
+    unknown = dataclasses.replace(found, numbers={found.concepts[0]: few})
+    assert f"not told apart from `{second}`" in unknown.section({}).answer[0]
+
+
+@pytest.mark.parametrize(
+    ("reach", "cheap", "said"),
+    [
+        ([], [], "no other way reaches 90% of full fine-tuning."),
+        (["a"], [], "`a` alone reaches 90% of full fine-tuning, at 5% or more of its seconds."),
+        (["a"], ["a"], "at under 5%"),
+        (
+            ["a", "b"],
+            [],
+            "`a`, `b` reach 90% of full fine-tuning, none at under 5% of its seconds.",
+        ),
+        (["a", "b"], ["b"], "`b` at under 5%"),
+    ],
+)
+def test_the_verdict_on_a_share_of_full_fine_tuning_is_a_sentence(reach, cheap, said):
+    assert said in verdict_on(reach, cheap)
 
 
 def test_concepts_with_readers_of_their_own_are_read_together(found):
