@@ -291,7 +291,24 @@ def test_concepts_with_readers_of_their_own_are_read_together(found):
     torch.testing.assert_close(
         both.criterion("written")[0], found.criterion("written")[0] + 1, equal_nan=True
     )
-    assert both.section({}).blocks
+    assert any(
+        getattr(block, "line", "") == "Concept by concept" for block in both.section({}).blocks
+    )
+    assert torch.equal(both.on("a").criterion("gain")[0], found.criterion("gain")[0])
+    with pytest.raises(ValueError, match="'c' was not compared on. Use one of a, b"):
+        both.on("c")
+
+
+def test_a_share_of_another_way_is_a_ratio_of_means_over_concepts(found):
+    """A concept on which the other way does next to nothing does not decide the share."""
+    (one,) = found.each
+    twice = dataclasses.replace(
+        one, gain=one.gain * torch.tensor([2.0, 1, 1, 1, 1])[:, None, None, None]
+    )
+    both = dataclasses.replace(found, concepts=("a", "b"), numbers={"a": one, "b": twice})
+    to = found.ways[2]
+    gain = both.criterion("gain")[0]
+    torch.testing.assert_close(both.relative("gain", to)[0], gain / gain[2])
 
 
 def test_it_reads_back_to_the_same_numbers(run, found):

@@ -79,8 +79,8 @@ def against_full(shown: OfFull, order: list[str]) -> Section:
             Listing(tuple(verdicts)),
             Table(
                 head, tuple(rows),
-                caption="Ratios of means over the same examples, with 95% intervals. A metric is left "
-                "out where that of full fine-tuning is not clearly above 0.",
+                caption="Ratios of means over the same examples of all concepts, with 95% intervals. "
+                "A metric is left out where that of full fine-tuning is not clearly above 0.",
             ),
         ),
     )  # fmt: skip
