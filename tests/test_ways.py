@@ -311,6 +311,25 @@ def test_a_share_of_another_way_is_a_ratio_of_means_over_concepts(found):
     torch.testing.assert_close(both.relative("gain", to)[0], gain / gain[2])
 
 
+def test_a_share_of_what_contexts_change_is_a_ratio_of_means_over_concepts(found):
+    """Contexts that change next to nothing on one concept do not decide the share."""
+    (one,) = found.each
+    (name,) = one.writings.steered
+    before = one.writings.unsteered[name]
+
+    def read(context: float):
+        own = dataclasses.replace(one.writings, in_context={name: before + context})
+        return dataclasses.replace(one, writings=own)
+
+    both = dataclasses.replace(
+        found, concepts=("a", "b"), numbers={"a": read(1.0), "b": read(1e-6)}
+    )
+    change = both.criterion("written")[0]
+    torch.testing.assert_close(
+        both.criterion("written share")[0], change / 0.5, equal_nan=True, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_it_reads_back_to_the_same_numbers(run, found):
     again = WayComparison.load(run.folder)
     assert again.to_frame().equals(found.to_frame())
