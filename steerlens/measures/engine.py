@@ -291,7 +291,11 @@ class Engine:
         """What decides the numbers of a unit, so far as it can be written down."""
         if cells.folder is None:
             return {}
-        return {"examples": examples.digest, "multipliers": repr(self.grid.multipliers)}
+        return {
+            "examples": examples.digest,
+            "multipliers": repr(self.grid.multipliers),
+            "order": "by length",  # which examples a unit holds
+        }
 
     def _unit(
         self,
