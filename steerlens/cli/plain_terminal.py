@@ -12,7 +12,7 @@ INSTEAD = str.maketrans({
     "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "≥": ">=", "→": "->",
     "²": "^2", "±": "+-", "†": "+", "‖": "||", "“": '"', "”": '"', "‘": "'", "’": "'",
 })  # fmt: skip
-"""What is written for a character that is not there: a minus sign that is lost would change a number."""
+"""What is written for a character that is not there: a lost minus sign would change a number."""
 HANDLER = "steerlens.plain"
 
 
