@@ -271,6 +271,17 @@ class TokenBatch:
             answer=None if self.answer is None else self.answer[index],
         )
 
+    def columns(self, first: int, stop: int) -> TokenBatch:
+        """The same rows without the columns before `first` and from `stop` on, which are padding."""
+        return replace(
+            self,
+            tokens=self.tokens[:, first:stop],
+            mask=self.mask[:, first:stop],
+            special=self.special[:, first:stop],
+            prompt_end=self.prompt_end - first,
+            answer=None if self.answer is None else self.answer - first,
+        )
+
     def repeated(self, times: int) -> TokenBatch:
         """Every row `times` times in a row (row 0, row 0, …, row 1, …)."""
         return self.rows(

@@ -215,13 +215,15 @@ def test_only_what_is_missing_is_computed(gpt2, tmp_path, monkeypatch, small_uni
     gone.unlink()
     computed, real = [], Engine._unit
 
-    def unit(self, path, planned, examples, some, *rest):
-        computed.append(f"{path.name}-{some.start:06d}-{some.stop:06d}.safetensors")
-        return real(self, path, planned, examples, some, *rest)
+    def unit(self, path, planned, own, numbers, *rest):
+        computed.append((path.name, len(own)))
+        return real(self, path, planned, own, numbers, *rest)
 
     monkeypatch.setattr(Engine, "_unit", unit)
     assert torch.equal(measured("gain", gpt2, tmp_path), whole)
-    assert computed == [str(gone.relative_to(tmp_path))]
+    name, start, stop = gone.stem.split("-")
+    assert computed == [(name, int(stop) - int(start))]
+    assert gone.exists()
 
 
 def test_units_of_other_questions_or_multipliers_are_refused(gpt2, tmp_path):
@@ -237,7 +239,7 @@ def test_units_of_other_questions_or_multipliers_are_refused(gpt2, tmp_path):
 def test_numbers_that_are_not_finite_are_refused_and_not_kept(gpt2, tmp_path):
     edit = every_edit(gpt2, Positions.all())[0]
     cells = Cells(tmp_path, "gain")
-    with pytest.raises(ValueError, match="Some log-probabilities of examples 0 to 2 are NaN"):
+    with pytest.raises(ValueError, match="Some log-probabilities of examples 0, 1, 2 are NaN"):
         sweep(gpt2, ONE_TOKEN, [edit], (0.0, 1e38), cells=cells, **QUIET)
     assert not files_of(tmp_path)
 

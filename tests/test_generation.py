@@ -51,7 +51,7 @@ def written(monkeypatch):
     def write(model, **options):
         kept = []
 
-        def sample(logits, temperature, generators):
+        def sample(logits, temperature, draws):
             kept.append(logits.clone())
             return logits.argmax(-1)
 
@@ -139,9 +139,9 @@ def test_seeds_decide_samples_and_nothing_else_does(gpt2):
 
 def test_samples_follow_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(4000, -1)
-    generators = [torch.Generator().manual_seed(i) for i in range(4000)]
+    draws = generation._Draws(0, range(4000))
     for temperature in (0.5, 2.0):
-        drawn = generation._sample(logits, temperature, generators).bincount(minlength=4) / 4000
+        drawn = generation._sample(logits, temperature, draws).bincount(minlength=4) / 4000
         expected = (logits[0] / temperature).softmax(-1)
         torch.testing.assert_close(drawn, expected, atol=0.03, rtol=0)
 

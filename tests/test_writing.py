@@ -152,10 +152,12 @@ def test_free_memory_changes_no_bit_and_no_unit(gpt2, edits, monkeypatch, tmp_pa
         made.save(folder)
         return rows, {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
 
+    monkeypatch.setattr(module, "ROWS", 6)
     (rows, files), (other_rows, others) = run(2**40, tmp_path / "a"), run(1, tmp_path / "b")
     assert rows == other_rows == [3, 6, 6, 6]
     assert files == others
     assert sum("cells" in path.parts for path in files) == 4
+    monkeypatch.setattr(module, "ROWS", 256)
     assert module.batch_rows(gpt2, PROMPTS, 6) == 256
     monkeypatch.setattr(module, "BATCH_BYTES", {"cpu": 1})
     assert module.batch_rows(gpt2, PROMPTS, 6) == 1
@@ -178,7 +180,7 @@ def test_running_out_of_memory_halves_the_chunks(gpt2, edits, monkeypatch):
         gpt2, edits(layers=(1,)), PROMPTS, (0.0, 1.0, 2.0), max_new_tokens=4, progress=False
     )
     assert whole.texts == parts.texts
-    assert {6, 3, 1} <= set(sizes)
+    assert {9, 4, 2} <= set(sizes)
 
 
 def test_other_errors_are_not_taken_for_missing_memory(gpt2, edits, monkeypatch):
@@ -190,7 +192,30 @@ def test_other_errors_are_not_taken_for_missing_memory(gpt2, edits, monkeypatch)
         writing(gpt2, edits(), PROMPTS, (0.0, 1.0), progress=False)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_texts_of_several_interventions_in_one_batch_are_those_of_each_alone(
+    tiny, edits, monkeypatch, temperature
+):
+    made, sizes, real = {}, [], module.generated_tokens
+    monkeypatch.setattr(
+        module, "generated_tokens",
+        lambda m, prompts, **o: sizes.append(len(prompts)) or real(m, prompts, **o),
+    )  # fmt: skip
+    for rows in (3, 10, 256):
+        monkeypatch.setattr(module, "ROWS", rows)
+        sizes.clear()
+        made[rows] = writing(
+            tiny, [*edits(), low_rank(tiny, 1)], PROMPTS, (-2.0, 0.0, 2.0), max_new_tokens=5,
+            temperature=temperature, progress=False,
+        )  # fmt: skip
+        assert sizes == {3: 9 * [3], 10: [9, 6, 6, 3, 3], 256: [21, 3, 3]}[rows]
+        assert torch.equal(made[rows].tokens, made[3].tokens)
+        torch.testing.assert_close(made[rows].surprisals, made[3].surprisals, atol=2e-5, rtol=1e-5)
+    assert not torch.equal(made[3].tokens[0, 0], made[3].tokens[1, 0]), "the edits do something"
+
+
 def test_the_unsteered_texts_are_written_once_for_all_rows(gpt2, edits, monkeypatch):
+    monkeypatch.setattr(module, "ROWS", 3)
     unsteered, real = [], module.generated_tokens
 
     def counted(model, prompts, **options):
@@ -432,6 +457,7 @@ def test_a_killed_run_goes_on_where_it_was(gpt2, edits, monkeypatch, tmp_path):
         calls.append(len(prompts))
         return [float(len(text)) for text in continuations]
 
+    monkeypatch.setattr(module, "ROWS", 3)
     options = {"max_new_tokens": 4, "progress": False, "judge": judge}
     options["cells"] = Cells(tmp_path, "writing")
     whole = writing(gpt2, edits(), PROMPTS, (0.0, 1.0), **options)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from steerlens.experiment import Experiment
 
 USAGE = """\
-usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
+usage: steerlens run FILE [--plan] [--results FOLDER] [--name NAME] [--figures svg]
                      [--track trackio|wandb] [--project NAME] [--FIELD VALUE …]
        steerlens run FILE --grid FIELD=VALUE,VALUE … [--workers N] [--on local|ray]
                      [--threads N] [--limit SECONDS] [--track trackio|wandb] [--project NAME]
@@ -36,6 +36,7 @@ usage: steerlens run FILE [--results FOLDER] [--name NAME] [--figures svg]
 run      Runs the `experiment` that FILE defines, with any of its fields overridden.
          `steerlens run FILE --help` lists the fields with their types and defaults.
          A run that was stopped goes on where it was. Progress bars are for terminals.
+         With --plan it only prints how long each part would take on this machine.
          With --grid every combination of the values is a run of its own, several at a time.
          With --track the numbers of each finished run are logged in a tracker's project.
 show     Prints what a finished run found.
@@ -119,6 +120,9 @@ def run_experiment(
     if "figures" not in own:
         kind = Annotated[Literal["svg", "pdf", "png", "html"] | None, pictures]
         options_of.append(("figures", kind, field(default=None)))
+    if "plan" not in own:
+        only = tyro.conf.arg(help="Only prints how long each part would take.")
+        options_of.append(("plan", Annotated[bool, only], field(default=False)))
     options_of += tracking_options(own)
     if "name" not in own:
         options_of.append(("name", Annotated[str, called], field(default=name)))
@@ -135,8 +139,16 @@ def run_experiment(
     if asked is not None:
         require_drawing(asked)  # before any work
     require_tracking(options)
+    only_planned, watched = "plan" not in own and options.plan, sys.stderr.isatty()
     with _plain_warnings(DataWarning):
-        run = options.experiment.run(options.results, name=chosen, progress=sys.stderr.isatty())
+        model = options.experiment.load_model() if only_planned or watched else None
+        forecast = None if model is None else options.experiment.forecast(model)
+        if only_planned:
+            print(forecast or f"{type(experiment).__name__} does not say how long it takes.")
+            return 0
+        if forecast is not None:
+            print(f"steerlens: {forecast.line()}", file=sys.stderr)
+        run = options.experiment.run(options.results, name=chosen, progress=watched, model=model)
     written = [] if asked is None else run.save_figures(format=asked)
     print(run.summary())
     if written:

@@ -36,6 +36,7 @@ from steerlens.experiment.fields import (
     require_examples,
     require_layers,
 )
+from steerlens.experiment.forecast import Forecast
 from steerlens.experiment.run import PAGE, SUMMARY, Run, load_results, text_of
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.models.model import Model
@@ -133,6 +134,14 @@ class Experiment(ABC):
         """The three parts of the data as `in_chat` gives them; ordinary texts as they are."""
         fit, choose, report = (self.in_chat(model, part) for part in data[:3])
         return data._replace(fit=fit, choose=choose, report=report)
+
+    def forecast(self, model: Model | None = None) -> Forecast | None:
+        """How long a run would take on this machine; None where the experiment does not say.
+
+        Args:
+            model: What `load_model` gave, where it is in memory.
+        """
+        return None
 
     @abstractmethod
     def measure(self, run: Workplace[Any]) -> None:

@@ -26,7 +26,6 @@ from steerlens.analyses.validity.measure_validity import decay, strengths
 from steerlens.analyses.validity.validity_fit import ValidityFit
 from steerlens.analyses.writing.measure_writing import writing
 from steerlens.analyses.writing.writing_map import WritingMap
-from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.experiment.confirming import written_effect
 from steerlens.experiment.experiment import Experiment
@@ -51,7 +50,10 @@ from steerlens.experiment.fields import (
     require_several,
     require_steered,
 )
-from steerlens.experiment.workplace import Inputs, Workplace
+from steerlens.experiment.forecast import Forecast
+from steerlens.experiment.steerability_forecast import steerability_forecast
+from steerlens.experiment.steerability_inputs import Questions
+from steerlens.experiment.workplace import Workplace
 from steerlens.interventions.arms import layer_family, site_of
 from steerlens.interventions.residual import Add
 from steerlens.measures.dose_response import DoseResponse, dose_response
@@ -68,26 +70,6 @@ NOT_CHOSEN = (
     "more than chance."
 )
 """Why texts are written where they are, in a map that recommends no cell."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Questions(Inputs):
-    """What a steerability experiment works on."""
-
-    fit: ContrastSet
-    choose: ContrastSet
-    report: ContrastSet
-    neutral: list[str] | None
-    """Ordinary texts for the cost; None for those that the unsteered model writes."""
-    ordinary: str
-    """What they are, in words."""
-    shifts: Shifts
-    others: Mapping[str, ContrastSet]
-    """Questions about other concepts, by name."""
-    prompts: list[str]
-    """What is continued in every cell."""
-    confirming: list[str]
-    """What is continued at the recommended cell and its runners-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +206,15 @@ class SteerabilityExperiment(Experiment):
             budget=self.budget, progress=run.progress,
         )  # fmt: skip
         return stating(found, ordinary=run.inputs.ordinary)
+
+    def forecast(self, model: Model | None = None) -> Forecast:
+        """How long each part of a run would take on this machine, and how it is left out.
+
+        Raises:
+            ValueError: For data or a model that cannot be used.
+        """
+        model = self.load_model() if model is None else self._with_sites(model)
+        return steerability_forecast(self, model, self.load(model))
 
     def measure(self, run: Workplace[Questions]) -> None:
         """Probes every layer, maps every layer at every strength, and follows the chosen cell."""

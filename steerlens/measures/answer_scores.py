@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.measures.tokenised import Questions
-from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model
 
 
@@ -45,15 +44,9 @@ class AnswerScores:
         log_probs = self.model.readout.finish(logits.float())
         if asked.variants == 2 or not self.odds:
             distinct = states[:, :, : asked.variants]
-            log_probs = log_probs - self._normaliser(distinct)
+            normaliser = self.model.readout.log_normaliser(distinct, self.memory)
+            log_probs = (log_probs - normaliser).float()
         sums = (log_probs * asked.counted[:, None]).sum(-1)
         if self.odds:
             return torch.stack([sums[..., 0] - sums[..., 1], torch.zeros_like(sums[..., 0])], -1)
         return sums
-
-    def _normaliser(self, states: Tensor) -> Tensor:
-        """logsumexp over the vocabulary, a few rows at a time."""
-        rows = rows_of_logits(self.model.cfg.d_vocab, self.memory)
-        flat = states.flatten(0, -2).split(rows)
-        parts = [torch.logsumexp(self.model.unembed(some).float(), -1) for some in flat]
-        return torch.cat(parts).view(states.shape[:-1])

@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.interventions.changes import WeightChange
 from steerlens.measures.engine import Engine, Read, Reading
+from steerlens.measures.paths import Grid
 from steerlens.measures.tokenised import Examples, halved
 from steerlens.models.memory import rows_of_logits
 from steerlens.models.model import Model, as_model
+from steerlens.models.speed import Work
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells, cells_or_none
 
@@ -45,28 +48,111 @@ def divergence(
         SteeringError: If an intervention would edit no token of some text.
     """
     model = as_model(model)
-    batch = halved(model, texts, prompt_share)
-    read = int((batch.width - batch.prompt_end + 1).max())
-    examples = Examples(batch, variants=1, prompt_width=batch.width - read + 1, read=read)
-    engine = Engine(model, interventions, multipliers, memory)
-    reading = Reading(
-        lambda some: _kl(model, some, engine.memory),
-        values=1,
-        unsteered=True,
-        bytes_per_example=2 * 4 * model.cfg.d_vocab * read,
+    engine, examples, reading = _work(
+        model, texts, interventions, multipliers, prompt_share, memory
     )
     found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
-    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(batch))
+    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(examples))
     out[:, engine.grid.steered] = found.steered[..., 0]
     return out
 
 
-def _kl(model: Model, examples: Examples, memory: int) -> Read:
-    """Mean KL of each text to its unsteered distribution, which is read first."""
+def cost_work(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+) -> Work:
+    """What `divergence` would compute with these arguments."""
+    engine, examples, reading = _work(model, texts, interventions, multipliers)
+    return engine.work(examples, reading)
+
+
+def _work(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+    prompt_share: float = 0.5,
+    memory: int | None = None,
+) -> tuple[Engine, Examples, Reading]:
+    """The engine of a grid, the texts, and how their cost is read."""
+    batch = halved(model, texts, prompt_share)
+    after = batch.width - batch.prompt_end + 1
+    read = int(after.max())
+    examples = Examples(batch, variants=1, prompt_width=batch.width - read + 1, read=read)
+    engine = Engine(model, interventions, multipliers, memory)
+    kl = _kl_of_linear if _reads_the_same(model, engine.grid) else _kl
+    reading = Reading(
+        lambda some: kl(model, some, engine.memory),
+        values=1,
+        unsteered=True,
+        states=float(after.float().mean()),
+        bytes_per_example=2 * 4 * model.cfg.d_vocab * read,
+    )
+    return engine, examples, reading
+
+
+def _reads_the_same(model: Model, grid: Grid) -> bool:
+    """Whether all cells read logits from states as the unsteered model does, and linearly."""
+    unembed = model.wrapped.unembed.W_U
+    if (model.cfg.output_logits_soft_cap or 0) > 0 or unembed.dtype != torch.float32:
+        return False
+    return all(
+        changes is not None
+        and not any(isinstance(c, WeightChange) and c.name.startswith("unembed.") for c in changes)
+        for changes in grid.changes
+    )
+
+
+def _kl_of_linear(model: Model, examples: Examples, memory: int) -> Read:
+    """`_kl` where logits are linear in the states, without the steered model's probabilities.
+
+    With p of the unsteered state s and q of the steered state t, both read by W, the KL is
+    (s - t) · W p - lse(s W) + lse(t W), and W p is one vector for each state.
+    """
+    read, readout = examples.read, model.readout
+    weight = _weight(examples)
+    base: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def begin(states: Float[Tensor, "example read d_model"]) -> None:
+        normaliser = readout.log_normaliser(states, memory)
+        unembed = model.wrapped.unembed.W_U.T
+        mean = torch.empty_like(states)
+        rows = rows_of_logits(model.cfg.d_vocab, memory)
+        texts = max(1, rows // read)
+        parts = zip(states.split(texts), normaliser.split(texts), mean.split(texts), strict=True)
+        for some, log_sum, into in parts:
+            p = (model.unembed(some) - log_sum[..., None]).exp().float()
+            into.copy_(p @ unembed)
+        base.append((states, normaliser, mean * readout.scale))
+
+    def from_states(states: Tensor) -> Float[Tensor, "example cell 1"]:
+        if not base:
+            begin(states[:, 0, 0])
+            return torch.zeros(len(states), 1, 1)
+        own, normaliser, mean = base[0]
+        found = []
+        for k, each in enumerate(states[:, :, 0]):  # text by text: its cells' states are many
+            moved = ((own[k] - each) * mean[k]).sum(-1)
+            kl = moved.double() - normaliser[k] + readout.log_normaliser(each, memory)
+            found.append((kl.clamp(min=0) * weight[k]).sum(-1, keepdim=True))
+        return torch.stack(found)
+
+    return from_states
+
+
+def _weight(examples: Examples) -> Float[Tensor, "example read"]:
+    """What each column counts in the mean of its text; those of the prompt and padding nothing."""
     batch, read = examples.batch, examples.read
     columns = torch.arange(batch.width, device=batch.tokens.device)
     counted = (columns >= batch.prompt_end[:, None] - 1)[:, -read:] & batch.mask[:, -read:]
-    weight = counted / counted.sum(-1, keepdim=True)
+    return counted / counted.sum(-1, keepdim=True)
+
+
+def _kl(model: Model, examples: Examples, memory: int) -> Read:
+    """Mean KL of each text to its unsteered distribution, which is read first."""
+    read, weight = examples.read, _weight(examples)
     rows = rows_of_logits(model.cfg.d_vocab, memory)
     base: list[Tensor] = []
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.arguments import as_floats
@@ -38,6 +38,7 @@ from steerlens.models.kernel import Kernel
 from steerlens.models.memory import free_bytes, in_chunks
 from steerlens.models.model import Model
 from steerlens.models.replay import Replay
+from steerlens.models.speed import NOTHING, Work
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.store.cells import Cells, Unit
 
@@ -91,6 +92,10 @@ class Plan:
     paths: tuple[PathPlan, ...]
     budget: int = field(compare=False)
     """Bytes of working memory that may be used."""
+    work: Work | None = field(default=None, compare=False)
+    """What all of it takes; None where that was not asked for."""
+    seconds: float | None = field(default=None, compare=False)
+    """About how long it will take on this machine; None where that was not asked for."""
 
     @property
     def cells(self) -> int:
@@ -108,7 +113,8 @@ class Plan:
         return any(path.bytes_per_unit > self.budget for path in self.paths)
 
     def __str__(self) -> str:
-        return f"{self.examples} examples x " + "; ".join(map(str, self.paths))
+        what = f"{self.examples} examples x " + "; ".join(map(str, self.paths))
+        return what if self.seconds is None else f"{what}; about {self.seconds:.2g} s"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +127,8 @@ class Reading:
     """Numbers for each cell and example."""
     unsteered: bool
     """Whether every path needs the unsteered states; else the first path gives them for all."""
+    states: float = 0
+    """States of each cell and example of which the logits of the whole vocabulary are computed."""
     bytes_per_example: int = 0
     """Memory that reading holds, beside that of the states."""
     finite: str = ""
@@ -225,6 +233,16 @@ class Engine:
             cells_per_batch=cells,
         )
 
+    def work(self, examples: Examples, reading: Reading) -> Work:
+        """What `measure` would compute, unit by unit."""
+        found, ordered = NOTHING, examples.rows(examples.by_length)
+        for path, planned in zip(self.paths, self.plan(examples, reading).paths, strict=True):
+            for start in range(0, len(examples), planned.examples_per_unit):
+                unit = ordered.rows(slice(start, start + planned.examples_per_unit)).trimmed()
+                found += path.work(unit)
+                found += Work(states=reading.states * len(unit) * (1 + len(path.cells)))
+        return found
+
     def _bytes(self, rows: int, columns: int, width: int, kept: int) -> int:
         """Working memory for one example: its shared prefix, and a block's work for its rows."""
         cfg, size = self.model.cfg, next(self.model.wrapped.parameters()).element_size()
@@ -242,6 +260,8 @@ class Engine:
             unit: What the progress bar counts.
         """
         plan, zero = self.plan(examples, reading), 0.0 in self.grid.multipliers
+        order = examples.by_length  # a unit of like lengths has little padding
+        ordered, order = examples.rows(order), order.cpu()
         steered = torch.full(
             (len(self.grid.interventions), len(self.grid.steered), len(examples), reading.values),
             torch.nan,
@@ -253,15 +273,17 @@ class Engine:
                 needs = reading.unsteered or (k == 0 and zero)
                 for start in range(0, len(examples), planned.examples_per_unit):
                     some = slice(start, min(start + planned.examples_per_unit, len(examples)))
-                    make = partial(self._unit, path, planned, examples, some, reading, needs)
+                    own = ordered.rows(some).trimmed()
+                    make = partial(self._unit, path, planned, own, order[some], reading, needs)
                     name = f"{path.name}-{some.start:06d}-{some.stop:06d}"
                     values = kept.compute(name, make)["values"]
                     if needs:
                         if k == 0:
-                            unsteered[some] = values[0]
+                            unsteered[order[some]] = values[0]
                         values = values[1:]
                     shape = (len(path.arms), len(self.grid.steered), *values.shape[1:])
-                    steered[path.arms, :, some] = values.reshape(shape)
+                    arms = torch.tensor(path.arms)[:, None]
+                    steered[arms, :, order[some]] = values.reshape(shape).transpose(1, 2)
                     bar.update((some.stop - some.start) * planned.cells)
         return Measured(steered, unsteered)
 
@@ -275,14 +297,13 @@ class Engine:
         self,
         path: Path,
         planned: PathPlan,
-        examples: Examples,
-        some: slice,
+        own: Examples,
+        numbers: Int[Tensor, " example"],
         reading: Reading,
         unsteered: bool,
     ) -> Unit:
         """The values of all cells of a path for a unit of examples, the unsteered ones first."""
         places = {cell: k + unsteered for k, cell in enumerate(path.cells)}
-        own = examples.rows(some)
 
         def run(index: slice) -> Float[Tensor, "cell example value"]:
             part = own.rows(index)
@@ -297,8 +318,10 @@ class Engine:
 
         values = in_chunks(run, len(own), planned.examples_per_batch, dim=1)
         if reading.finite and not bool(torch.isfinite(values).all()):
+            bad = sorted(numbers[~values.isfinite().all(-1).all(0)].tolist())
+            listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
             raise ValueError(
-                f"Some {reading.finite} of examples {some.start} to {some.stop - 1} are NaN or "
-                "infinite. Use float32 or bfloat16, and smaller multipliers."
+                f"Some {reading.finite} of examples {listed} are NaN or infinite. Use float32 or "
+                "bfloat16, and smaller multipliers."
             )
         return {"values": values}

@@ -167,7 +167,7 @@ def generated_tokens(
         longest = max(some.shape[1] for some in written)
         padded = [F.pad(some, (0, longest - some.shape[1]), value=pad) for some in written]
         return torch.cat(padded)[torch.cat(parts).argsort()]
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in streams]
+    draw = _Draws(seed, streams)
     going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
     start, first_new = 0, batch.width
     with model.attached.running(batch):
@@ -180,7 +180,7 @@ def generated_tokens(
                     "The logits of the next token are NaN or infinite, so no token can be chosen "
                     "from them. Use float32 or bfloat16, and smaller multipliers."
                 )
-            chosen = _sample(logits, temperature, generators)
+            chosen = _sample(logits, temperature, draw)
             chosen = torch.where(going, chosen, pad)
             real = going[:, None].clone()
             if stop_at_eos:
@@ -193,15 +193,27 @@ def generated_tokens(
     return batch.tokens[:, first_new:]
 
 
-def _sample(logits: Tensor, temperature: float, generators: list[torch.Generator]) -> Tensor:
+class _Draws:
+    """Random numbers for each row; rows of one stream have the same, drawn once."""
+
+    def __init__(self, seed: int, streams: Sequence[int]) -> None:
+        own = sorted(set(streams))
+        self.generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in own]
+        self.of_row = torch.tensor([own.index(s) for s in streams])
+
+    def gumbel(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
+        """-log(-log u) of uniform numbers, drawn on the CPU, where every machine draws the same."""
+        width = logits.shape[-1]
+        drawn = torch.stack([torch.rand(width, generator=g) for g in self.generators])
+        uniform = drawn.to(logits.device).clamp(1e-20, 1 - 1e-7)
+        return -torch.log(-torch.log(uniform)).to(logits)[self.of_row.to(logits.device)]
+
+
+def _sample(logits: Tensor, temperature: float, draws: _Draws) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     # Gumbel's trick: the argmax of logits plus this noise is a draw from the softmax.
-    # Drawn on the CPU, where every machine draws the same.
-    drawn = torch.stack([torch.rand(logits.shape[-1], generator=g) for g in generators])
-    uniform = drawn.to(logits.device)
-    gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
-    return (logits / temperature + gumbel.to(logits)).argmax(-1)
+    return (logits / temperature + draws.gumbel(logits)).argmax(-1)
 
 
 def _stepper(model: Model, use_cache: bool, width: int) -> Step:

@@ -26,6 +26,7 @@ from steerlens.models.cache_edits import aligned, require_some
 from steerlens.models.kernel import Columns, Kernel, KeysValues
 from steerlens.models.model import Model
 from steerlens.models.prompts import mix
+from steerlens.models.speed import Work, passes
 from steerlens.sites import TokenBatch
 
 
@@ -52,6 +53,9 @@ class Reweighted(Path):
 
     def columns(self, examples: Examples) -> int:
         return examples.batch.width
+
+    def starts_at(self, i: int) -> int:
+        return self.starts[i]
 
     def _start(self, i: int) -> int:
         """The first block that sees another stream, or has other weights."""
@@ -175,6 +179,13 @@ class Recached(Path):
             steered = torch.where(before[..., None], own, steered)
             yield [(i, j)], of_examples(steered, examples)[:, None]
 
+    def work(self, examples: Examples) -> Work:
+        n_layers, width, columns = self.model.n_layers, examples.batch.width, self.columns(examples)
+        begun = passes(n_layers, len(examples), width - columns)
+        blocks = n_layers * (1 + len(self.cells))
+        tokens = blocks * len(examples.batch) * columns
+        return begun + Work(blocks, tokens, tokens * width)
+
     def _edit(self, i: int) -> CacheEdit:
         changes = self.grid.changes[i]
         assert changes is not None and isinstance(change := changes[0], CacheEdit)
@@ -212,6 +223,13 @@ class Prompted(Path):
 
     def columns(self, examples: Examples) -> int:
         return examples.batch.width + max(len(self._prompt(i).tokens) for i in self.arms)
+
+    def work(self, examples: Examples) -> Work:
+        found = passes(self.model.n_layers, len(examples.batch), examples.batch.width)
+        for i in self.arms:
+            width = examples.batch.width + len(self._prompt(i).tokens)
+            found += passes(self.model.n_layers, len(examples.batch), width)
+        return found
 
     def _prompt(self, i: int) -> PromptChange:
         changes = self.grid.changes[i]

@@ -33,8 +33,12 @@ from steerlens.models.forward import Entering
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, SteeringError
 from steerlens.models.replay import Replay
+from steerlens.models.speed import Work, passes
 from steerlens.protocols import Intervention, ResidualEdit, first_block
 from steerlens.sites import Positions, Site, TokenBatch
+
+KEYS_SHARE = 0.25
+"""About the part of a block's work that its queries, keys and values are."""
 
 GridCell = tuple[int, int]
 """An intervention and a multiplier, by their numbers."""
@@ -86,6 +90,19 @@ class Path(ABC):
     def columns(self, examples: Examples) -> int:
         """Columns of each row that a cell computes; the rest is each prompt's shared prefix."""
 
+    def work(self, examples: Examples) -> Work:
+        """What all cells of some examples take, run at once, without the read-out.
+
+        Here: a pass for each cell, from the first block that it changes.
+        """
+        n_layers = self.model.n_layers
+        each = passes(n_layers, len(examples.batch), examples.batch.width)
+        return each * (1 + sum(n_layers - self.starts_at(i) for i, _ in self.cells) / n_layers)
+
+    def starts_at(self, i: int) -> int:
+        """The first block that is run for the cells of an intervention."""
+        return 0
+
     @abstractmethod
     def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         """First the unsteered states, if asked for; then those of all cells, some at a time.
@@ -119,6 +136,17 @@ class Wavefront(Path):
 
     def _edits(self) -> list[StreamEdit]:
         return [edit for i in self.arms for edit in self.grid.edits(i)]
+
+    def work(self, examples: Examples) -> Work:
+        n_layers, shared = self.model.n_layers, self._shared(examples)
+        begun = Counter(min(self.edits[i]) for i, _ in self.cells)
+        rows = [1 + sum(n for k, n in begun.items() if k <= b) for b in range(n_layers)]
+        width = examples.batch.width - shared
+        # Of the last block only what is read; the other tokens give keys and values alone.
+        last = examples.read + KEYS_SHARE * (width - examples.read)
+        tokens = len(examples.batch) * (sum(rows[:-1]) * width + rows[-1] * last)
+        prefix = passes(n_layers, len(examples), shared)
+        return prefix + Work(n_layers, tokens, tokens * (shared + (width + 1) / 2))
 
     def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
         batch, variants = examples.batch, examples.variants
@@ -333,6 +361,9 @@ class OneByOne(Path):
         )
         resid = kernel.climb(resid, columns, first=start, tail=examples.read)
         return kernel.states(resid[:, 0])
+
+    def starts_at(self, i: int) -> int:
+        return self._start(self.grid.interventions[i])
 
     def _start(self, intervention: Intervention) -> int:
         """The block from which a cell's own pass starts, with the stream that all cells share.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.models.kernel import Columns, Kernel
-from steerlens.models.memory import LOGITS, in_chunks
+from steerlens.models.memory import free_bytes, in_chunks
 from steerlens.models.model import Model, SteeringError, as_model
 from steerlens.sites import TokenBatch
 
@@ -96,11 +95,10 @@ def _nats(
         states = model.states(batch)[:, -written.shape[-1] - 1 : -1].unflatten(0, real.shape[:2])
     else:
         states = _states(kernel, prompts, targets, real)
-    some = max(1, LOGITS // model.cfg.d_vocab)  # a large vocabulary a few tokens at a time
-    pairs = zip(states[real].split(some), targets[real].split(some), strict=True)
-    each = [F.cross_entropy(model.unembed(s).float(), t, reduction="none") for s, t in pairs]
+    own, tokens = states[real], targets[real]
+    normaliser = model.readout.log_normaliser(own, free_bytes(model.device) // 4)
     nats = torch.zeros(real.shape, device=real.device)
-    nats[real] = torch.cat(each)
+    nats[real] = (normaliser - model.readout.of_tokens(own, tokens)).float()
     return nats.sum(-1) / real.sum(-1)
 
 

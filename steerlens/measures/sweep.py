@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from steerlens.measures.answer_scores import AnswerScores
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
 from steerlens.models.model import Model, as_model
+from steerlens.models.speed import speed_of
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells, cells_or_none
 
@@ -47,15 +48,22 @@ def plan(
     interventions: Sequence[Intervention],
     multipliers: Sequence[float],
     *,
+    log_odds_only: bool = False,
     memory: int | None = None,
 ) -> Plan:
-    """What `sweep` would do with these arguments, and what memory it would need.
+    """What `sweep` would do with these arguments, and what memory and time it would need.
+
+    The time is from two blocks and a read-out, which are measured here once for each model.
 
     Raises:
         ValueError, SteeringError: As `sweep`, for whatever can be refused before any work.
     """
     model = as_model(model)
-    return Engine(model, interventions, multipliers, memory).plan(questions(model, pairs))
+    asked = questions(model, pairs)
+    engine = Engine(model, interventions, multipliers, memory)
+    reading = _reading(model, asked, log_odds_only, engine.memory)
+    work = engine.work(asked, reading)
+    return replace(engine.plan(asked, reading), work=work, seconds=speed_of(model).seconds(work))
 
 
 @torch.no_grad()
@@ -94,13 +102,7 @@ def sweep(
     cells = cells_or_none(cells, "sweep", progress)
     asked = questions(model, pairs)
     engine = Engine(model, interventions, multipliers, memory)
-    score = AnswerScores(model, log_odds_only, engine.memory)
-
-    def begin(examples: Examples) -> Read:
-        assert isinstance(examples, Questions)
-        return lambda states: score(states, examples)
-
-    reading = Reading(begin, values=2, unsteered=False, finite="log-probabilities")
+    reading = _reading(model, asked, log_odds_only, engine.memory)
     planned = engine.plan(asked, reading)
     _log.info("%s: %s, %.0f MiB may be used", cells.name, planned, planned.budget / 2**20)
     found = engine.measure(asked, reading, cells)
@@ -116,3 +118,18 @@ def sweep(
         plan=planned,
         lengths=asked.counted.sum(-1).cpu(),
     )
+
+
+def _reading(model: Model, asked: Questions, log_odds_only: bool, memory: int) -> Reading:
+    """How both answers are scored."""
+    score = AnswerScores(model, log_odds_only, memory)
+
+    def begin(examples: Examples) -> Read:
+        assert isinstance(examples, Questions)
+        return lambda states: score(states, examples)
+
+    normalised = asked.variants == 2 or not log_odds_only
+    return Reading(
+        begin, values=2, unsteered=False, finite="log-probabilities",
+        states=asked.variants * asked.read if normalised else 0,
+    )  # fmt: skip

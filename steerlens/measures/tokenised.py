@@ -35,12 +35,37 @@ class Examples:
     def __len__(self) -> int:
         return len(self.batch) // self.variants
 
-    def rows(self: E, index: slice) -> E:
+    def rows(self: E, index: slice | Int[Tensor, " some"]) -> E:
         """Some of the examples, with the same columns."""
-        start, stop, _ = index.indices(len(self))
+        device = self.batch.tokens.device
+        chosen = torch.arange(len(self), device=device)[index]
+        variants = torch.arange(self.variants, device=device)
         return replace(
-            self, batch=self.batch.rows(slice(start * self.variants, stop * self.variants))
+            self, batch=self.batch.rows((chosen[:, None] * self.variants + variants).flatten())
         )
+
+    @property
+    def by_length(self) -> Int[Tensor, " example"]:
+        """The examples in an order in which those of like length are neighbours."""
+        real = self.batch.mask.unflatten(0, (-1, self.variants))
+        columns = torch.arange(self.batch.width, device=real.device)
+        ends = self.batch.prompt_end.unflatten(0, (-1, self.variants))[..., None]
+        new = (real & (columns >= ends)).sum(-1).amax(-1)
+        return (new * self.batch.width + real.sum(-1).amax(-1)).argsort(stable=True)
+
+    def trimmed(self: E) -> E:
+        """The same examples without the columns that are padding in all of them."""
+        used = self.batch.mask.any(0).nonzero()[:, 0]
+        first, stop = int(used[0]), int(used[-1]) + 1
+        batch = self.batch.columns(first, stop)
+        # The last column of a prompt is the first that is read.
+        after = batch.width - int(batch.prompt_end.min()) + 1
+        read = min(self.read - (self.batch.width - stop), after)
+        return replace(self._reading(read), batch=batch, prompt_width=batch.width - read + 1)
+
+    def _reading(self: E, read: int) -> E:
+        """The same for fewer columns that are read: what is held for the others is dropped."""
+        return replace(self, read=read)
 
     @property
     def digest(self) -> str:
@@ -68,10 +93,14 @@ class Questions(Examples):
     counted: Bool[Tensor, "example 2 read"]
     """Which of the targets are real."""
 
-    def rows(self, index: slice) -> Questions:
+    def rows(self, index: slice | Int[Tensor, " some"]) -> Questions:
         """Some of the questions, with the same columns."""
         some = super().rows(index)
         return replace(some, targets=self.targets[index], counted=self.counted[index])
+
+    def _reading(self, read: int) -> Questions:
+        targets, counted = self.targets[..., :read], self.counted[..., :read]
+        return replace(self, read=read, targets=targets, counted=counted)
 
     def _content(self) -> list[Tensor]:
         return [*super()._content(), self.targets, self.counted]

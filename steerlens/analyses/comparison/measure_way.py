@@ -14,7 +14,7 @@ from torch import Tensor
 from steerlens.analyses.comparison.way_task import WayTask
 from steerlens.analyses.nearness.measure_nearness import target_share
 from steerlens.analyses.writing.judging import judge_texts
-from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
+from steerlens.analyses.writing.text_batches import Job, batch_rows, written_tokens
 from steerlens.data.contrast_set import ContrastSet
 from steerlens.interventions.changes import Dense, LowRank, WeightChange
 from steerlens.interventions.scaled import scaled
@@ -189,7 +189,8 @@ def _read(
         "seed": 0,
     }
     rows = batch_rows(model, prompts, task.new_tokens)
-    tokens = written_tokens(model, arm, prompts, [multiplier], rows, options)[0]
+    job = Job("", arm, (multiplier,), prompts)
+    tokens = written_tokens(model, [job], rows, options)[0][0]
     texts = tuple(continued(model, prompts, tokens))
     found: Numbers = {"tokens": tokens}
     for name, reader in task.readers.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from steerlens.analyses.confirmation.readers import LikelihoodReader
 from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.confirmation.written_numbers import Texts
 from steerlens.analyses.writing.judging import judge_name, judge_texts
-from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
+from steerlens.analyses.writing.text_batches import Job, batch_rows, grouped, written_tokens
 from steerlens.arguments import as_float, as_int, as_texts
 from steerlens.data import ContrastSet
 from steerlens.interventions.arms import Arms, named_arms, require_fits
@@ -28,15 +28,6 @@ from steerlens.store.cells import Cells, cells_or_none
 
 PROMPTS = 24
 """Prompts that are continued, where an experiment does not say otherwise."""
-
-
-class _Work(NamedTuple):
-    """Texts that are written together."""
-
-    name: str
-    edit: Intervention | None
-    multipliers: tuple[float, ...]
-    prompts: list[str]
 
 
 @torch.no_grad()
@@ -120,34 +111,42 @@ def confirm_in_writing(
         )
     rows = batch_rows(model, placed, options["max_new_tokens"])
 
-    work = [_Work("unsteered", None, (0.0,), prompts)]
+    jobs: list[Job] = []
     if writes is not None:
-        work += [
-            _Work(side, None, (0.0,), [writes.place(p, side, i) for i, p in enumerate(prompts)])
+        jobs += [
+            Job(side, None, (0.0,), [writes.place(p, side, i) for i, p in enumerate(prompts)])
             for side in SIDES
         ]
+    alike = [Job("unsteered", None, (0.0,), prompts)]
     for cell in at:  # both signs together
         m = cell.multiplier
-        work.append(_Work(f"{cell.row} at {m:.9g}", named[cell.row], (m, -m), prompts))
+        alike.append(Job(f"{cell.row} at {m:.9g}", named[cell.row], (m, -m), prompts))
     tokens: list[Int[Tensor, "prompt draw new"]] = []
     texts: list[Texts] = []
-    with kept.bar(sum(len(w.multipliers) for w in work) * len(prompts) * draws, "text") as bar:
-        for one in work:
+    with kept.bar(sum(map(len, [*jobs, *alike])) * draws, "text") as bar:
+        # Not in one batch with those after a context, which are longer.
+        for group in [*grouped(jobs, rows), *grouped(alike, rows)]:
 
-            def make(one: _Work = one) -> dict[str, Tensor]:
+            def make(group: list[Job] = group) -> dict[str, Tensor]:
                 each = [
-                    written_tokens(
-                        model, one.edit, one.prompts, list(one.multipliers), rows,
-                        {**options, "seed": seed * 1009 + d},
+                    torch.cat(
+                        written_tokens(model, group, rows, {**options, "seed": seed * 1009 + d})
                     )
                     for d in range(draws)
-                ]  # fmt: skip
+                ]
                 return {"tokens": torch.stack(each, 2)}
 
-            found_tokens = kept.part("texts", **facts).compute(one.name, make)["tokens"]
+            name = ", ".join(job.name for job in group)
+            found_tokens = kept.part("texts", **facts).compute(name, make)["tokens"]
+            own_prompts = [job.prompts for job in group for _ in job.multipliers]
             tokens += found_tokens.unbind(0)
-            texts += [_texts(model, one.prompts, own) for own in found_tokens]
+            texts += [
+                _texts(model, asked, own)
+                for asked, own in zip(own_prompts, found_tokens, strict=True)
+            ]
             bar.update(found_tokens[..., 0].numel())
+    if writes is not None:  # the unsteered texts are first
+        tokens, texts = ([*x[2:3], *x[:2], *x[3:]] for x in (tokens, texts))  # type: ignore[misc]
     by = reader or LikelihoodReader(model, reads)  # type: ignore[arg-type]
     asked = kept.part("read", reader=_name(by), **facts)
     numbers: list[Tensor] = []
@@ -256,7 +255,7 @@ def _judged(reader: Scorer, prompts: list[str], texts: Texts) -> Float[Tensor, "
     return judge_texts(reader, prompts, by_draw).T.contiguous()
 
 
-def _texts(model: Model, asked: list[str], tokens: Int[Tensor, "prompt draw new"]) -> Texts:
+def _texts(model: Model, asked: Sequence[str], tokens: Int[Tensor, "prompt draw new"]) -> Texts:
     """The tokens as texts, each as it follows its prompt."""
     return tuple(
         tuple(

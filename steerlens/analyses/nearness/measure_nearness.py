@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import SupportsFloat
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.analyses.nearness.target_share import TargetShare
@@ -32,9 +32,14 @@ class _Aimed(Examples):
     counted: Bool[Tensor, "example read"]
     wanted: tuple[Float[Tensor, "_token d_vocab"], ...]
 
-    def rows(self, index: slice) -> _Aimed:
+    def rows(self, index: slice | Int[Tensor, " some"]) -> _Aimed:
         some = super().rows(index)
-        return replace(some, counted=self.counted[index], wanted=self.wanted[index])
+        chosen = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
+        wanted = tuple(self.wanted[i] for i in chosen.tolist())
+        return replace(some, counted=self.counted[index], wanted=wanted)
+
+    def _reading(self, read: int) -> _Aimed:
+        return replace(self, read=read, counted=self.counted[:, :read])
 
     def _content(self) -> list[Tensor]:
         return [*super()._content(), self.counted, *self.wanted]

@@ -232,20 +232,24 @@ def read_later(evidence: Evidence) -> Float[Tensor, " site"]:
         weight = getattr(norm, "w", None)
         return 1.0 if weight is None else weight.detach().float()[:, None]
 
-    found = []
-    for one, direction in zip(evidence.sites, evidence.directions, strict=True):
-        u = direction.unit().vector.float().to(evidence.model.device)
-        first = one.layer + 1 if one.entry is None else one.entry
-        shares = []
-        for block in list(blocks)[first:]:
-            norm = scale(block.ln1)
-            read = [block.attn.W_Q, block.attn.W_K, block.attn.W_V]
-            matrices = [w.detach().float().transpose(0, 1).flatten(1) * norm for w in read]
-            if hasattr(block, "mlp"):
-                matrices.append(block.mlp.W_in.detach().float() * scale(block.ln2))
-            shares += [(u @ w).square().sum() * d / w.square().sum() for w in matrices]
-        found.append(torch.stack(shares).mean().cpu() if shares else torch.tensor(torch.nan))
-    return torch.stack(found)
+    units = torch.stack([direction.unit().vector.float() for direction in evidence.directions])
+    units = units.to(evidence.model.device)
+    firsts = [one.layer + 1 if one.entry is None else one.entry for one in evidence.sites]
+    total, count = torch.zeros(len(units)), torch.zeros(len(units))
+    for number, block in enumerate(blocks):
+        below = torch.tensor([first <= number for first in firsts])
+        if not bool(below.any()):
+            continue
+        norm = scale(block.ln1)
+        read = [block.attn.W_Q, block.attn.W_K, block.attn.W_V]
+        matrices = [w.detach().float().transpose(0, 1).flatten(1) * norm for w in read]
+        if hasattr(block, "mlp"):
+            matrices.append(block.mlp.W_in.detach().float() * scale(block.ln2))
+        own = units[below.to(units.device)]
+        for w in matrices:
+            total[below] += ((own @ w).square().sum(-1) * d / w.square().sum()).cpu()
+            count[below] += 1
+    return total / count  # 0 / 0 after the last block
 
 
 PREDICTORS: dict[str, Predictor] = {

@@ -18,13 +18,16 @@ from steerlens.directions.methods.method import Method
 from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 
+FOLDS, CONTROLS = 5, 5
+"""Parts of the cross-validation, and repetitions with shuffled labels, where no number is given."""
+
 
 def probe(
     activations: Activations,
     method: Method | str | None = None,
     *,
-    folds: SupportsIndex = 5,
-    controls: SupportsIndex = 5,
+    folds: SupportsIndex = FOLDS,
+    controls: SupportsIndex = CONTROLS,
     seed: SupportsIndex = 0,
     progress: bool = True,
     cells: Cells | None = None,

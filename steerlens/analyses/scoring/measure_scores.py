@@ -42,7 +42,7 @@ class _Prompts(Examples):
 
     number: Int[Tensor, " example"]
 
-    def rows(self, index: slice) -> _Prompts:
+    def rows(self, index: slice | Int[Tensor, " some"]) -> _Prompts:
         return replace(super().rows(index), number=self.number[index])
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.analyses.writing.judging import Texts, judge_name, judge_texts
-from steerlens.analyses.writing.text_batches import batch_rows, written_tokens
+from steerlens.analyses.writing.text_batches import Job, batch_rows, grouped, written_tokens
 from steerlens.analyses.writing.writing_map import WritingMap
 from steerlens.arguments import as_float, as_int
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
@@ -80,7 +80,7 @@ def writing(
                     task = "How fluent is this text, from 0 to 10? Answer with a number.\\n"
                     return [float(ask(task + p + c)) for p, c in zip(prompts, continuations)]
         cells: Where finished units of work are kept and found; nothing is kept by default. A unit
-            is the texts of one intervention, or the unsteered ones.
+            is the texts of some interventions, which are written in one batch.
 
     Raises:
         ValueError: For fewer than two prompts, equal ones, or one that leaves no room for the new
@@ -106,28 +106,34 @@ def writing(
     facts = {"work": _digest([multipliers, prompts, options])}
     rows = batch_rows(model, prompts, new)
     steered = [m for m in multipliers if m != 0]
-    work: list[tuple[str, Intervention | None, list[float]]] = [(UNSTEERED, None, [0.0])]
-    work += [(name, edit, steered) for name, edit in named.items()]
-    units = []
-    with kept.bar(len(prompts) * (1 + len(named) * len(steered)), "text") as bar:
-        for k, (name, edit, ms) in enumerate(work):
+    jobs = [Job(UNSTEERED, None, (0.0,), prompts)]
+    jobs += [Job(name, edit, tuple(steered), prompts) for name, edit in named.items()]
+    units: list[_Unit] = []
+    with kept.bar(sum(map(len, jobs)), "text") as bar:
+        for k, group in enumerate(grouped(jobs, rows)):
 
-            def written(edit=edit, ms=ms) -> dict[str, Tensor]:
-                tokens = written_tokens(model, edit, prompts, ms, rows, options)
+            def written(group=group) -> dict[str, Tensor]:
+                tokens = torch.cat(written_tokens(model, group, rows, options))
                 scores = surprisal(model, prompts, tokens.transpose(0, 1), rows=rows).T
                 return {"tokens": tokens, "surprisals": scores.contiguous()}
 
-            found = kept.part("written", arm=name, **facts).compute(k, written)
-            texts, scores = _texts(model, prompts, found["tokens"]), None
-            if judge is not None:
-                asked = kept.part("judged", arm=name, judge=judge_name(judge) or "", **facts)
+            arms_of = ", ".join(job.name for job in group)
+            found = kept.part("written", arms=arms_of, **facts).compute(k, written)
+            counts = [len(job.multipliers) for job in group]
+            parts = (found[name].split(counts) for name in ("tokens", "surprisals"))
+            for job, tokens, surprisals in zip(group, *parts, strict=True):
+                texts, scores = _texts(model, prompts, tokens), None
+                if judge is not None:
+                    asked = kept.part(
+                        "judged", arm=job.name, judge=judge_name(judge) or "", **facts
+                    )
 
-                def scored(judge=judge, texts=texts) -> dict[str, Tensor]:
-                    return {"judged": judge_texts(judge, prompts, texts)}
+                    def scored(judge=judge, texts=texts) -> dict[str, Tensor]:
+                        return {"judged": judge_texts(judge, prompts, texts)}
 
-                scores = asked.compute(k, scored)["judged"]
-            units.append(_Unit(found["tokens"], found["surprisals"], texts, scores))
-            bar.update(len(prompts) * len(ms))
+                    scores = asked.compute(len(units), scored)["judged"]
+                units.append(_Unit(tokens, surprisals, texts, scores))
+            bar.update(sum(map(len, group)))
     made_by = {
         **model.facts,
         "question": "What does steering do to writing?",
