@@ -79,7 +79,7 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
         if name == "values":
             bar = colour_bar(unit, top, clipped)
             marker |= {"color": heat[index].tolist(), "colorbar": bar, **scale}
-        restyled[len(figure.data)] = {
+        restyled[len(restyled)] = {  # bars are the first traces
             "base": [short_starts[i] for i in index],
             "y": [short_lines[i] for i in index],
             **(LYING if name == "values" else {}),
