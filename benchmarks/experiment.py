@@ -32,6 +32,7 @@ from unittest.mock import patch
 
 STARTED = time.perf_counter(), time.process_time()
 
+import psutil  # noqa: E402
 import torch  # noqa: E402 (its import is part of what is timed)
 import tyro  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -248,7 +249,7 @@ def run(experiment: SteerabilityExperiment, model: Model, count: bool) -> dict[s
         if count:
             stack.enter_context(Counting(clock))
         _peak_memory()
-        clock.base = _peak_memory()
+        clock.base = psutil.Process().memory_info().rss
         experiment.run(folder, progress=False, model=model)
         clock.turn()
     return clock.parts
@@ -362,6 +363,7 @@ def main(on: On = "smollm2", threads: int = 2, floor: bool = True) -> None:
     with clock.part("model: load and checks"):
         model = experiment.load_model() if given is None else given
     loading = clock.parts["model: load and checks"]
+    forecast = experiment.forecast(model)
     parts = run(experiment, model, count=False)
     counted = run(experiment, model, count=True) if floor else {}
     rates = Rates()
@@ -386,6 +388,7 @@ def main(on: On = "smollm2", threads: int = 2, floor: bool = True) -> None:
         floors, loops = floors + least, loops + naive
         print(_line(name, part, total, least, naive))
     print(_line("all", total, total, floors, loops))
+    print(f"\nBefore the run it was said to take:\n\n{forecast}")
     fast = max(rates.known.values(), default=0.0)
     print(
         f"\nThe best rate of a product here is {fast / 1e9:.0f} G multiply-adds per second. One "

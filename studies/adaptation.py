@@ -1,8 +1,9 @@
-"""What changes of weights do to the stream, how much data ways need, and whether they add up.
+"""What weights do to the stream, how much data ways need, whether they add up, and where to put them.
 
     python studies/adaptation.py equivalence    # the first order of full fine-tuning and of LoRA
     python studies/adaptation.py data           # gain over the number of pairs
     python studies/adaptation.py together       # three concepts at once
+    python studies/adaptation.py sites          # equally many parameters after blocks, and inside them
 
 On the reference model, layer 5, one thread. docs/adaptation.md has the numbers.
 """
@@ -10,25 +11,36 @@ On the reference model, layer 5, one thread. docs/adaptation.md has the numbers.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from steerlens.analyses.comparison.compare_ways import compare_ways
 from steerlens.analyses.comparison.data_efficiency import data_efficiency
 from steerlens.analyses.comparison.making import Making, make_way
 from steerlens.analyses.comparison.measure_way import multiplier_at
+from steerlens.analyses.comparison.way_data import WayData
 from steerlens.analyses.comparison.way_task import WayTask
 from steerlens.analyses.comparison.ways import way_named
 from steerlens.analyses.equivalence.first_order import shift_equivalence
 from steerlens.analyses.stacking.measure_stacking import stacking
 from steerlens.experiment import ComparisonExperiment
 from steerlens.experiment.comparison_data import world_task
+from steerlens.forms import LowRankAdapter, PostBlock
+from steerlens.forms.form import Form, Parameters
+from steerlens.interventions.changes import Composed, StreamEdit
+from steerlens.interventions.composition import composed
 from steerlens.interventions.scaled import scaled
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.results import Result
-from steerlens.sites import Site
+from steerlens.sites import Site, Stream
+from steerlens.store.cells import Cells
+from steerlens.training.objectives.lm import LM
+from steerlens.training.trainer import Trainer
 from steerlens.units import BUDGET
 
 SITE = Site(5)
@@ -116,8 +128,62 @@ def together(model: Model, folder: Path) -> None:
             print(f"{name}, {quantity}: joint less sum {found.interaction(quantity)}")  # noqa: T201
 
 
+@dataclass(frozen=True)
+class AtStream(PostBlock):
+    """The adapters of post-block at another stream of every block, with as many parameters."""
+
+    stream: Stream = "resid_post"
+
+    def intervention(self, model: Model, params: Parameters) -> Composed:
+        """One edit for every block."""
+        edits = [
+            dataclasses.replace(one, site=Site(one.site.layer, self.stream))
+            for one in super().intervention(model, params).changes(model)
+            if isinstance(one, StreamEdit)
+        ]
+        return composed(edits, repr(self))
+
+
+@dataclass(frozen=True)
+class TrainedAs:
+    """A way of a form that has no name of its own, trained as named ones are."""
+
+    form: Form
+
+    def __call__(self, data: WayData) -> Intervention:
+        look = max(5, data.steps // 6)
+        trainer = Trainer(
+            LM(), data.steps, self.form.rate, data.batch, seed=data.seed, look_every=look
+        )
+        return trainer.fit(
+            self.form, data.model, data.fit, validation=data.validation, progress=False
+        )
+
+
+def sites(model: Model, folder: Path) -> None:
+    """8,192 parameters after every block, inside every block, or after one; each made three times."""
+    stated = ComparisonExperiment(contrast="reviews/register", repeats=3, written=0, others=())
+    task = world_task(stated, model, "register")
+    ways = {
+        "after the block": TrainedAs(AtStream(4)),
+        "after the MLP": TrainedAs(AtStream(4, stream="mlp_out")),
+        "after attention": TrainedAs(AtStream(4, stream="attn_out")),
+        "before the MLP": TrainedAs(AtStream(4, stream="resid_mid")),
+        "after one block": TrainedAs(LowRankAdapter(SITE, 32, constant=False)),
+    }
+    found = compare_ways(
+        model, ways, [task], Making(site=SITE), factors=(0.0, 1.0), progress=False,
+        cells=Cells(folder / "cells"),
+    )  # fmt: skip
+    keep(found, folder, "register")
+    first, *rest = ways
+    for name in ("share", "gain", "utility"):
+        for other in rest:
+            print(f"{name}: {first} less {other} {found.difference(name, first, other)}")  # noqa: T201
+
+
 STUDIES: dict[str, Callable[[Model, Path], None]] = {
-    "equivalence": equivalence, "data": data, "together": together,
+    "equivalence": equivalence, "data": data, "together": together, "sites": sites,
 }  # fmt: skip
 
 

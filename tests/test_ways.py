@@ -17,6 +17,7 @@ from steerlens.analyses.comparison.concept_numbers import Writings
 from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
 from steerlens.analyses.comparison.making import Making
 from steerlens.analyses.comparison.operator_ways import OPERATORS, unmet
+from steerlens.analyses.comparison.share_of_full import verdict_on
 from steerlens.analyses.comparison.verdicts import Constraints
 from steerlens.analyses.comparison.way_comparison import WayComparison
 from steerlens.analyses.comparison.way_data import WayData, WayError
@@ -241,6 +242,43 @@ def test_it_says_what_it_found_on_its_page(run, found):
     assert {"gain_low", "parameters", "trained"} <= set(found.to_frame().columns)
 
 
+def test_the_answer_names_a_way_that_other_models_can_have_too(found):
+    """One that was trained on the ideal itself is no choice elsewhere."""
+    first, second = (found.ways[i] for i in found.ranking[:2])
+    named = {first: "adapter, ideal", second: "LoRA, LM"}
+    of_ideal = dataclasses.replace(found, ways=tuple(named.get(way, way) for way in found.ways))
+    told = " ".join(of_ideal.section({}).answer)
+    assert "**adapter, ideal** has the highest" in told
+    assert "were not trained on the ideal itself" in told and "**LoRA, LM** comes first" in told
+
+
+def test_what_is_not_known_is_not_told_apart(found):
+    """With fewer groups than an interval needs, no way is said to be better than another."""
+    (one,) = found.each
+    few = dataclasses.replace(one, question_groups=("a",) * len(one.question_groups))
+    second = found.ways[found.ranking[1]]
+    unknown = dataclasses.replace(found, numbers={found.concepts[0]: few})
+    assert f"not told apart from `{second}`" in unknown.section({}).answer[0]
+
+
+@pytest.mark.parametrize(
+    ("reach", "cheap", "said"),
+    [
+        ([], [], "no other way reaches 90% of full fine-tuning."),
+        (["a"], [], "`a` alone reaches 90% of full fine-tuning, at 5% or more of its seconds."),
+        (["a"], ["a"], "at under 5%"),
+        (
+            ["a", "b"],
+            [],
+            "`a`, `b` reach 90% of full fine-tuning, none at under 5% of its seconds.",
+        ),
+        (["a", "b"], ["b"], "`b` at under 5%"),
+    ],
+)
+def test_the_verdict_on_a_share_of_full_fine_tuning_is_a_sentence(reach, cheap, said):
+    assert said in verdict_on(reach, cheap)
+
+
 def test_concepts_with_readers_of_their_own_are_read_together(found):
     (one,) = found.each
     own = one.writings
@@ -253,7 +291,43 @@ def test_concepts_with_readers_of_their_own_are_read_together(found):
     torch.testing.assert_close(
         both.criterion("written")[0], found.criterion("written")[0] + 1, equal_nan=True
     )
-    assert both.section({}).blocks
+    assert any(
+        getattr(block, "line", "") == "Concept by concept" for block in both.section({}).blocks
+    )
+    assert torch.equal(both.on("a").criterion("gain")[0], found.criterion("gain")[0])
+    with pytest.raises(ValueError, match="'c' was not compared on. Use one of a, b"):
+        both.on("c")
+
+
+def test_a_share_of_another_way_is_a_ratio_of_means_over_concepts(found):
+    """A concept on which the other way does next to nothing does not decide the share."""
+    (one,) = found.each
+    twice = dataclasses.replace(
+        one, gain=one.gain * torch.tensor([2.0, 1, 1, 1, 1])[:, None, None, None]
+    )
+    both = dataclasses.replace(found, concepts=("a", "b"), numbers={"a": one, "b": twice})
+    to = found.ways[2]
+    gain = both.criterion("gain")[0]
+    torch.testing.assert_close(both.relative("gain", to)[0], gain / gain[2])
+
+
+def test_a_share_of_what_contexts_change_is_a_ratio_of_means_over_concepts(found):
+    """Contexts that change next to nothing on one concept do not decide the share."""
+    (one,) = found.each
+    (name,) = one.writings.steered
+    before = one.writings.unsteered[name]
+
+    def read(context: float):
+        own = dataclasses.replace(one.writings, in_context={name: before + context})
+        return dataclasses.replace(one, writings=own)
+
+    both = dataclasses.replace(
+        found, concepts=("a", "b"), numbers={"a": read(1.0), "b": read(1e-6)}
+    )
+    change = both.criterion("written")[0]
+    torch.testing.assert_close(
+        both.criterion("written share")[0], change / 0.5, equal_nan=True, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_it_reads_back_to_the_same_numbers(run, found):

@@ -26,8 +26,8 @@ LOOKS = 4.5
 """How often lengths at equal KL are tried, about."""
 CELLS = 3
 """Cells whose texts are confirmed, at most: the recommended one and its runners-up."""
-BACKWARD = 2.0
-"""A backward pass takes as long as so many forward passes."""
+BACKWARD, HOOKED = 2.0, 2.5
+"""A backward pass takes as long as so many forward passes; and so does a pass with hooks."""
 
 
 @runtime_checkable
@@ -91,11 +91,15 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
     looks = NOTHING
     if asked.unit == "equal_kl":
         looks = cost_work(model, half, arms, (0.0, 1.0)) * LOOKS
-    one_map = swept(inputs.choose, arms, strengths, odds=True)
+    every = (
+        swept(inputs.choose, arms * asked.nulls, strengths, odds=True) if asked.nulls else NOTHING
+    )
     asking, prompt = texts_of(inputs.choose)
     questions = passes(n_layers, asking / 2, prompt)
     whole = Work(states=len(sites) * asking / 2)
-    predicted = questions * (2 + BACKWARD) + whole + cost_work(model, half[:TEXTS], arms, (0, 1))
+    predicted = (
+        questions * (1 + HOOKED + BACKWARD) + whole + cost_work(model, half[:TEXTS], arms, (0, 1))
+    )
     confirmed = _confirmed(asked, model, inputs, n_layers)
     in_layers = len(sites) if asked.written_layers is None else len(asked.written_layers) + 1
     texts = len(inputs.prompts) * (1 + in_layers * steered)
@@ -103,10 +107,10 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
     written = writing_steps(n_layers, texts, long, asked.new_tokens, texts / 192)
     written += passes(n_layers, texts, asked.new_tokens, texts / 192)
     written += Work(states=texts * asked.new_tokens)
-    held = questions * (2 * (1 + BACKWARD) + asked.attributed + 2)
-    nulls = max(asked.nulls, 1)
+    held = questions * (2 * (HOOKED + BACKWARD) + HOOKED * (asked.attributed + 3))
     shifts = sum((swept(p, arms, strengths) for p in inputs.shifts.shifted.values()), NOTHING)
-    others = sum((swept(p, arms[:1], strengths, True) for p in inputs.others.values()), NOTHING)
+    also = arms[:1] * (1 + asked.nulls)
+    others = sum((swept(p, also, strengths, True) for p in inputs.others.values()), NOTHING)
     far = tuple(float(k) for k in range(asked.strengths))
     return forecast_of(
         [
@@ -117,7 +121,7 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
             part("lengths at equal KL", looks) if asked.unit == "equal_kl" else None,
             part("map", swept(inputs.choose, arms, strengths)),
             part("cost (KL)", cost_work(model, half, arms, strengths)),
-            part("null maps", one_map * 2 * nulls, "nulls 0", True) if asked.nulls else None,
+            part("null maps", every * 2, "nulls 0", True) if asked.nulls else None,
             part("predictors of each layer", predicted) if asked.budget > 0 else None,
             part("confirmed in writing", confirmed, "confirmed 0") if inputs.confirming else None,
             part("writing in every cell", written, "written 0") if inputs.prompts else None,
@@ -125,7 +129,7 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
             part("what carries the gain", held, "attributed 0") if asked.attributed else None,
             part("validity curves", swept(inputs.report, arms[:1], far), "strengths 0")
             if asked.strengths else None,
-            part("other concepts", others * (1 + nulls), "others") if inputs.others else None,
+            part("other concepts", others, "others") if inputs.others else None,
         ]
     )  # fmt: skip
 

@@ -95,8 +95,16 @@ def run_grid(
     said = Lines(cells, root, progress)
     with RunFolder.open(folder) as grid:
         grid.reopen()
-        outcomes = Schedule(cells, engine, setup, said, limit).run(count)
-        made = _collected(experiment, cells, outcomes, root, folder)
+        read: dict[int, GridRun] = {}
+
+        def read_back(k: int, outcome: Outcome) -> None:
+            read[k] = _read_back(experiment, cells[k], outcome, root)
+
+        outcomes = Schedule(cells, engine, setup, said, limit, read_back).run(count)
+        for k, outcome in enumerate(outcomes):
+            if k not in read:
+                read_back(k, outcome)
+        made = _collected(experiment, cells, outcomes, [read[k] for k in range(len(cells))], folder)
         _write(made, experiment)
         grid.finish([FILE, TABLE, PAGE, SUMMARY])
     return made
@@ -147,32 +155,31 @@ class Lines:
         return f"{words} ({took})"
 
 
+def _read_back(experiment: Experiment, cell: GridCell, outcome: Outcome, root: Path) -> GridRun:
+    """A run with its numbers, read from its folder and checked there."""
+    numbers: Mapping[str, float] = {}
+    headline: Mapping[str, str] = {}
+    error = outcome.error
+    if not error:
+        try:
+            found = Run.load(root / outcome.folder, type(experiment).results)
+            numbers = headline_numbers_of(found.results.values())
+            headline = headline_of(found.results.values())
+        except (ValueError, OSError) as damaged:
+            error = str(damaged)
+    values = {name: as_json(name, value) for name, value in cell.values.items()}
+    seconds = float("nan") if outcome.before or outcome.error else outcome.seconds
+    return GridRun(values, root / cell.folder, numbers, headline, error, outcome.fault, seconds)
+
+
 def _collected(
     experiment: Experiment,
     cells: Sequence[GridCell],
     outcomes: Sequence[Outcome],
-    root: Path,
+    runs: Sequence[GridRun],
     folder: Path,
 ) -> GridRuns:
-    """The runs with their numbers, read back from their folders and checked there."""
-    kinds = type(experiment).results
-    runs = []
-    for cell, outcome in zip(cells, outcomes, strict=True):
-        values = {name: as_json(name, value) for name, value in cell.values.items()}
-        numbers: Mapping[str, float] = {}
-        headline: Mapping[str, str] = {}
-        error = outcome.error
-        if not error:
-            try:
-                found = Run.load(root / outcome.folder, kinds)
-                numbers = headline_numbers_of(found.results.values())
-                headline = headline_of(found.results.values())
-            except (ValueError, OSError) as damaged:
-                error = str(damaged)
-        seconds = float("nan") if outcome.before or outcome.error else outcome.seconds
-        runs.append(
-            GridRun(values, root / cell.folder, numbers, headline, error, outcome.fault, seconds)
-        )
+    """All runs, and what they share."""
     differ = set(cells[0].values)
     shared = {k: v for k, v in experiment.fields().items() if k not in differ}
     warned = Counter(text for outcome in outcomes for text in outcome.warnings)

@@ -18,6 +18,8 @@ SLOW, SLOWEST = 60.0, 3.0
 TICK = 2.0
 """Seconds after which slow runs are looked for although nothing has happened."""
 
+Finished = Callable[[int, Outcome], None]
+"""Is told the index of a run and what came of it, once its worker has been given the next one."""
 Say = Callable[[int, Outcome | None, str], None]
 """Is told the index of a run, what came of it if it is over, and a line about it otherwise."""
 
@@ -49,6 +51,7 @@ class Schedule:
     say: Say
     limit: float | None = None
     """Seconds that a run may take; its worker is then ended."""
+    finished: Finished | None = None
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     _packed: list[bytes] = field(default_factory=list)
     _todo: list[int] = field(default_factory=list)
@@ -84,8 +87,10 @@ class Schedule:
             worker.ready = True
             self._give(event.worker)
         elif isinstance(event, Done):
-            self._over(worker, event.outcome)
+            k = self._over(worker, event.outcome)
             self._give(event.worker)
+            if self.finished is not None:  # the worker does not wait for it
+                self.finished(k, event.outcome)
         else:
             self._lost(event.worker, worker, event.why, event.for_good)
 
@@ -113,7 +118,7 @@ class Schedule:
         free = [k for k in self._todo if keys[k] is None or keys[k] not in taken]
         return (free or self._todo)[0]
 
-    def _over(self, worker: _Worker, outcome: Outcome) -> None:
+    def _over(self, worker: _Worker, outcome: Outcome) -> int:
         k = worker.cell
         assert k is not None
         worker.cell = None
@@ -121,6 +126,7 @@ class Schedule:
         if not outcome.error and not outcome.before:
             self._seconds.append(outcome.seconds)
         self.say(k, outcome, "")
+        return k
 
     def _lost(self, number: int, worker: _Worker, why: str, for_good: bool) -> None:
         """Puts back what a dead worker had, and starts another if there is work for it."""

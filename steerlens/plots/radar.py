@@ -107,7 +107,7 @@ def criteria_radar(
     drawn.height = top + drawn.margin.t + drawn.margin.b
     make_narrow(
         figure, title=title, note=whole, left=6,
-        layout={"margin.b": 12, "polar.angularaxis.ticktext": _labels(spokes, 10)},
+        layout={"margin.b": 12, "polar.angularaxis.ticktext": _labels(spokes, 10, " →<br>")},
     )  # fmt: skip
     return figure
 
@@ -167,11 +167,15 @@ def _draw(
         )  # fmt: skip
 
 
-def _labels(spokes: Mapping[str, Spoke], letters: int) -> list[str]:
-    """What stands at the spokes of the large circle: number, name in short lines, ends of the scale."""
+def _labels(spokes: Mapping[str, Spoke], letters: int, first: str = " → ") -> list[str]:
+    """What stands at the spokes of the large circle: number, name in short lines, ends of the scale.
+
+    Args:
+        first: What stands between the ends of the uppermost one, which has others on both sides.
+    """
     return [
         f"{k}  {broken(safe(name), letters)}<br><span style='color:{QUIET}'>"
-        f"{spoke.words[0]} → {spoke.words[1]}</span>"
+        f"{spoke.words[0]}{first if k == 1 else ' → '}{spoke.words[1]}</span>"
         for k, (name, spoke) in enumerate(spokes.items(), start=1)
     ]
 

@@ -17,7 +17,7 @@ from steerlens.analyses.comparison.criterion import (
     format_count,
     format_tokens,
 )
-from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
+from steerlens.analyses.comparison.crossed import as_ratio, as_ratios, crossed_interval
 from steerlens.analyses.comparison.fading import fading_interval
 from steerlens.report.numbers import format_percent, format_signed
 from steerlens.stats import Bounds
@@ -65,27 +65,27 @@ def _written(result: Compared, which: int, change: bool) -> Examples:
 
 
 def _of_context(result: Compared) -> Examples:
-    """The change as a share of what contexts change."""
-    parts = []
+    """The change as a share of what contexts change, each the mean over concepts."""
+    parts, scales = [], []
     for one in result.each:
         found, name = _readings(one, 0)
         before = found.unsteered[name]
-        steered = found.steered[name] - before
-        scale = (found.in_context[name] - before).expand_as(steered)
-        parts.append(as_ratio(steered, scale))
-    return parts, [None for _ in result.each]
+        parts.append(found.steered[name] - before)
+        scales.append((found.in_context[name] - before).expand_as(parts[-1]))
+    return as_ratios(parts, scales), [None for _ in result.each]
 
 
 def _in_context(result: Compared) -> bool:
-    """Whether contexts change what is written, so that there is a scale."""
+    """Whether contexts change what is written, on average over concepts, so that there is a scale."""
     if not result.readers:
         return False
+    changes = []
     for one in result.each:
         found, name = _readings(one, 0)
-        there = found.in_context.get(name)
-        if there is None or float((there - found.unsteered[name]).mean()) <= 0:
+        if name not in found.in_context:
             return False
-    return True
+        changes.append(float((found.in_context[name] - found.unsteered[name]).mean()))
+    return sum(changes) > 0
 
 
 def _after(result: Compared, field: str) -> Examples:

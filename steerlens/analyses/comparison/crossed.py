@@ -77,8 +77,29 @@ def as_ratio(
     >>> as_ratio(torch.tensor([[1.0, 3.0]]), torch.tensor([[4.0, 4.0]]))
     tensor([[0.2500, 0.7500]])
     """
+    return as_ratios([one], [other])[0]
+
+
+def as_ratios(
+    parts: Sequence[Float[Tensor, "*grid repeat _example"]],
+    others: Sequence[Float[Tensor, "*grid repeat _example"]],
+) -> list[Float[Tensor, "*grid repeat _example"]]:
+    """`as_ratio` of several parts: the mean over them, as of `crossed_interval`, is a ratio of means.
+
+    A part whose own mean is near 0 does not decide it, as it would a mean of ratios.
+
+    >>> one = torch.ones(1, 2)
+    >>> sum(float(part.mean()) for part in as_ratios([one, one], [0 * one, 4 * one])) / 2
+    0.5
+    """
+
     # In double precision: equal numbers must have the ratio 1 and no spread.
-    above, under = one.double(), other.double()
-    below = under.mean((-1, -2), keepdim=True)
-    ratio = above.mean((-1, -2), keepdim=True) / below
-    return (ratio + (above - ratio * under) / below).to(one)
+    def mean(given: Sequence[Tensor]) -> Tensor:
+        return torch.stack([x.double().mean((-1, -2), keepdim=True) for x in given]).mean(0)
+
+    below = mean(others)
+    ratio = mean(parts) / below
+    return [
+        (ratio + (one.double() - ratio * other.double()) / below).to(one)
+        for one, other in zip(parts, others, strict=True)
+    ]

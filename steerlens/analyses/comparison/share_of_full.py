@@ -56,11 +56,7 @@ def against_full(shown: OfFull, order: list[str]) -> Section:
             w for w in order if w != FULL and float(bounds[name][0][shown.ways.index(w)]) >= 0.9
         ]
         cheap = [w for w in reach if float(seconds[shown.ways.index(w)]) < 0.05 * full]
-        verdicts.append(
-            f"By **{short[name]}**, {listed(reach) or 'no other way'} "
-            f"{'reach' if len(reach) > 1 else 'reaches'} 90% of full fine-tuning, and "
-            f"{listed(cheap) or 'none of them'} at under 5% of its seconds."
-        )
+        verdicts.append(f"By **{short[name]}**, {verdict_on(reach, cheap)}")
     for way in order:
         if way == FULL:
             continue
@@ -83,11 +79,26 @@ def against_full(shown: OfFull, order: list[str]) -> Section:
             Listing(tuple(verdicts)),
             Table(
                 head, tuple(rows),
-                caption="Ratios of means over the same examples, with 95% intervals. A metric is left "
-                "out where that of full fine-tuning is not clearly above 0.",
+                caption="Ratios of means over the same examples of all concepts, with 95% intervals. "
+                "A metric is left out where that of full fine-tuning is not clearly above 0.",
             ),
         ),
     )  # fmt: skip
+
+
+def verdict_on(reach: list[str], cheap: list[str]) -> str:
+    """Which ways reach 90% of full fine-tuning, and which of these are cheap."""
+    if not reach:
+        return "no other way reaches 90% of full fine-tuning."
+    if len(reach) == 1:
+        took = "under 5%" if cheap else "5% or more"
+        return f"{listed(reach)} alone reaches 90% of full fine-tuning, at {took} of its seconds."
+    took = (
+        f"{listed(cheap)} at under 5% of its seconds"
+        if cheap
+        else "none at under 5% of its seconds"
+    )
+    return f"{listed(reach)} reach 90% of full fine-tuning, {took}."
 
 
 def _percent(value: float) -> str:

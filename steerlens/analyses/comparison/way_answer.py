@@ -55,7 +55,11 @@ def answer(shown: Answered, order: list[str]) -> tuple[str, ...]:
     top = shown.interval(by.name, best)
     if top.value != top.value:
         return ("No way has a multiplier that costs the budget, so none could be compared.",)
-    near = [way for way in order[1:] if shown.difference(by.name, best, way).low <= 0]
+    apart = {way: shown.difference(by.name, best, way) for way in order[1:]}
+    # An unknown interval tells nothing apart; a way without a number was not compared.
+    near = [
+        way for way, by_how in apart.items() if by_how.value == by_how.value and not by_how.low > 0
+    ]
     told = f", not told apart from {listed(near)} on the same examples" if near else ""
     sentence = (
         f"**{best}** has the highest {by.short}: {written_of(shown, by, best)} {by.unit}{told}."
@@ -76,20 +80,32 @@ def answer(shown: Answered, order: list[str]) -> tuple[str, ...]:
 
 
 def _without(shown: Answered, order: list[str]) -> list[str]:
-    """The best ways without changed weights, and without training, where the best one has them."""
+    """The best ways without changed weights, and without training, where the best one has them.
+
+    Ways that were trained on the ideal itself are no choice on another model, so they come first in
+    none of these.
+    """
     by = named(shown, shown.ranked_by)
+    rivals = [way for way in order if not _of_the_ideal(way)]
     first: dict[str, list[str]] = {}
+    if rivals and rivals[0] != order[0]:
+        first[rivals[0]] = ["were not trained on the ideal itself"]
     for words, has in (
         ("change no weights", shown.changes_weights), ("need no training", shown.trained),
     ):  # fmt: skip
-        rest = [way for way in order if not bool(has[shown.ways.index(way)])]
-        if rest and rest[0] != order[0]:
+        rest = [way for way in rivals if not bool(has[shown.ways.index(way)])]
+        if rest and rest[0] != rivals[0]:
             first.setdefault(rest[0], []).append(words)
     return [
         f"Of the ways that {' and '.join(words)}, **{way}** comes first: {written_of(shown, by, way)} "
         f"{by.unit}."
         for way, words in first.items()
     ]
+
+
+def _of_the_ideal(way: str) -> bool:
+    """Whether a way's name says that it was trained on the exact distribution that is wanted."""
+    return way.partition(",")[2].strip() == "ideal"
 
 
 def _left_in_cache(shown: Answered) -> list[str]:

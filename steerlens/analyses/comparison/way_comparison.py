@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,7 @@ from steerlens.analyses.comparison import way_pictures
 from steerlens.analyses.comparison.concept_numbers import ConceptNumbers
 from steerlens.analyses.comparison.criteria import CRITERIA, ranks_by
 from steerlens.analyses.comparison.criterion import Criterion
-from steerlens.analyses.comparison.crossed import as_ratio, crossed_interval
+from steerlens.analyses.comparison.crossed import as_ratios, crossed_interval
 from steerlens.analyses.comparison.recommending import Recommendation, recommend
 from steerlens.analyses.comparison.verdicts import Constraints, Verdict, usual, verdicts
 from steerlens.analyses.comparison.way_section import way_section
@@ -77,6 +77,18 @@ class WayComparison(Result):
         if way not in self.ways:
             raise ValueError(f"{way!r} was not compared. Use one of {', '.join(self.ways)}.")
         return self.ways.index(way)
+
+    def on(self, concept: str) -> WayComparison:
+        """The comparison on one of its concepts alone.
+
+        Raises:
+            ValueError: If it was not compared on.
+        """
+        if concept not in self.numbers:
+            raise ValueError(
+                f"{concept!r} was not compared on. Use one of {', '.join(self.concepts)}."
+            )
+        return replace(self, concepts=(concept,), numbers={concept: self.numbers[concept]})
 
     @property
     def each(self) -> tuple[ConceptNumbers, ...]:
@@ -170,6 +182,8 @@ class WayComparison(Result):
     def relative(self, name: str, to: str) -> Bounds:
         """A criterion as a share of another way's, with an interval over paired examples.
 
+        Of several concepts it is the mean over them that is a share of the other's mean.
+
         Args:
             name: One whose numbers are of examples: "share", "gain" or "written".
             to: The way that counts as 1.
@@ -179,7 +193,7 @@ class WayComparison(Result):
         """
         criterion, k = self._of_examples(name), self.find(to)
         parts, groups = criterion(self)
-        return crossed_interval([as_ratio(part, part[k].expand_as(part)) for part in parts], groups)
+        return crossed_interval(as_ratios(parts, [x[k].expand_as(x) for x in parts]), groups)
 
     def difference(self, name: str, way: str, than: str) -> Interval:
         """A criterion of one way less that of another, on the same examples.

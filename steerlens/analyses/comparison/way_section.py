@@ -77,6 +77,7 @@ class Shown(Answered, Protocol):
 
     @property
     def each(self) -> tuple[ConceptNumbers, ...]: ...
+    def on(self, concept: str) -> Answered: ...
     @property
     def repeats(self) -> int: ...
     @property
@@ -101,6 +102,7 @@ def way_section(shown: Shown) -> Section:
     blocks: list[Block] = [
         Paragraph(_introduction(shown)),
         _table(shown, order, "does"),
+        *_by_concept(shown, order),
         *_left_alone(shown, order),
         Figure(
             shown.plot_tradeoff,
@@ -243,6 +245,21 @@ def _table(shown: Shown, order: list[str], about: About) -> Table:
         f"middle of a text. Brackets: 95% intervals over texts{more}.",
     }[about]
     return Table(tuple(head), rows, caption=caption, marked=0 if about == "does" else None)
+
+
+def _by_concept(shown: Shown, order: list[str]) -> tuple[Block, ...]:
+    """What the means of the first table are of."""
+    if len(shown.concepts) < 2:
+        return ()
+    some = [named(shown, name) for name in dict.fromkeys((shown.ranked_by, "gain"))]
+    alone = [(concept, shown.on(concept)) for concept in shown.concepts]
+    head = [Heading("way", number=False)]
+    head += [Heading(f"{one.short}, {concept}", one.unit) for one in some for concept, _ in alone]
+    rows = tuple(
+        (way, *(written_of(on, one, way) for one in some for _, on in alone)) for way in order
+    )
+    told = Table(tuple(head), rows, caption="The same on each concept alone.")
+    return (Folded("Concept by concept", (told,)),)
 
 
 def _decisions(shown: Shown, order: list[str]) -> Section:
