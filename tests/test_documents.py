@@ -14,6 +14,8 @@ from steerlens.models.checkpoints import MissingCheckpoint, packaged_gguf
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"```python\n(.*?)```", re.S)
+PRINTED = re.compile(r"```text\n(.*?)```", re.S)
+"""What a page says that its code prints, with … for what is left out."""
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "tutorial.md",
@@ -89,5 +91,7 @@ def test_the_code_of_a_page_runs_from_the_top(path, request, tmp_path, monkeypat
                 pytest.skip(str(error))
         exec(compile(block, f"{path.name}, block {k}", "exec"), names)
     said = capsys.readouterr().out
+    for part in re.split("…|\n", "\n".join(PRINTED.findall(text_of(path)))):
+        assert part.strip() in said, f"{path.name} shows {part!r}"
     if path.stem in ("README", "tutorial"):
         assert "best cell" in said and "held out" in said and "wonderful" in said

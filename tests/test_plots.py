@@ -505,6 +505,9 @@ def test_long_texts_run_over_lines_without_overlap():
     spans = sorted(zip(bars.y, bars.base, bars.x, strict=True))
     for (line, start, width), (next_line, next_start, _) in zip(spans, spans[1:], strict=False):
         assert line != next_line or start + width <= next_start
+    (shorter,) = named(plots.paper(figure, 1), "values")
+    ends = [start + width for start, width in zip(shorter.base, shorter.x, strict=True)]
+    assert max(ends) <= 35 and max(shorter.y) > max(bars.y), "shorter lines on a phone"
 
 
 def test_html_holds_plotly_once_and_nothing_from_the_network():
@@ -569,9 +572,6 @@ def test_every_figure_says_how_it_looks_on_a_phone():
     for name, figure in everything().items():
         fit_narrow(figure)
         narrow = stated_narrow(figure)
-        if name == "token_heat":  # a text keeps its lines
-            assert narrow is None
-            continue
         assert narrow is not None, name
         json.dumps(narrow)
         one = plots.paper(figure, 1)

@@ -31,9 +31,10 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         run_grid(experiment(), {"power": (1.0,)}, on="ray")
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Two nodes with a processor each, on this machine."""
+@pytest.fixture(scope="class")
+def cluster():
+    """Two nodes with a processor each, on this machine; gone before the test that starts its own,
+    since Ray joins a cluster that runs on the machine."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray = pytest.importorskip("ray", reason="Ray is not installed: steerlens[ray]")
     from ray.cluster_utils import Cluster

@@ -109,6 +109,17 @@ def test_every_section_and_figure_has_its_own_name(hostile):
     assert len(re.findall(r"plotly\.js v\d", hostile)) == 1
 
 
+def test_a_table_scrolls_in_its_own_box_or_is_stacked(hostile):
+    """So that the page itself never scrolls sideways on a phone."""
+    boxes = re.findall(r"<div([^>]*)><table([^>]*)>", hostile)
+    assert len(boxes) == 5 and all("scroll framed" in box for box, _ in boxes[:-1])
+    assert "scroll stacked" in boxes[-1][0], "the data, whose cells are words"
+    alone = re.findall(r"(?<!>)<table([^>]*)>", hostile)
+    assert set(alone) == {' class="plain"'}, "names and values, which break anywhere"
+    cells = re.findall(r'<td[^>]*data-name="([^"]*)"', hostile)
+    assert cells == ["name", "pairs", "source", "content hash"]
+
+
 def test_what_is_said_at_the_top_stands_in_the_order_of_the_results():
     one = Section("One", (), question="Which?", answer=("First.",), facts=(Fact("a", "1", ""),))
     two = Section("Two", (), question="What?", answer=("**Second**.",), limits=("Not `all`.",))

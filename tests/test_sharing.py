@@ -99,7 +99,16 @@ def test_the_card_says_what_it_is_how_it_is_used_and_that_nothing_was_measured(d
         "| method | a \\| b |", "| data (hash) | 0a1b |", "| pairs | 12 |", NOT_MEASURED,
     ):  # fmt: skip
         assert line in body, line
-    compile(body.split("```python\n")[1].split("```")[0], "card", "exec")
+
+
+def test_the_code_of_the_card_runs(direction, gpt2, monkeypatch, capsys):
+    import steerlens as sl
+
+    monkeypatch.setattr(sl.Model, "load", lambda name: gpt2)
+    monkeypatch.setattr(sl, "from_hub", lambda name, model: direction)
+    code = vector_card(direction, name="me/tea").split("```python\n")[1].split("```")[0]
+    exec(compile(code.replace("…", "the soup was"), "card", "exec"), {})
+    assert capsys.readouterr().out.strip()
 
 
 def test_the_card_has_the_held_out_numbers_of_its_own_cell(planted, planted_data):
@@ -176,7 +185,7 @@ def test_without_a_network_the_folder_is_the_way(direction, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(SharingError, match="cannot be reached: .*save_shared can be handed over"):
+    with pytest.raises(SharingError, match="cannot be uploaded: HF_HUB_OFFLINE.*hf upload me/tea"):
         push_to_hub(direction, "me/tea")
-    with pytest.raises(SharingError, match="cannot be reached"):
+    with pytest.raises(SharingError, match="cannot be downloaded: .*read it with load_shared"):
         from_hub("me/tea")

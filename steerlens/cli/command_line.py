@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from steerlens.cli.finished_command import finished_before, note
 from steerlens.cli.grid_command import Asked, asked_of, named_in, require_name, run_asked_grid
+from steerlens.cli.plain_terminal import any_encoding
 from steerlens.cli.tracking_options import require_tracking, track, tracking_options
 from steerlens.store.headline import MANIFEST, Listed, runs_in, table
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         "run": _run, "show": _show, "list": _list, "compare": _compare, "doctor": _doctor,
     }  # fmt: skip
     try:
-        with _terminable(), _any_encoding():
+        with _terminable(), any_encoding():
             if not words or words[0] in ("-h", "--help"):
                 print(USAGE, end="", flush=True)
                 return 0 if words else ERROR
@@ -222,7 +222,8 @@ def _show(words: list[str]) -> int:
 def _list(words: list[str]) -> int:
     root = Path(words[0] if words else "results")
     if not root.is_dir():
-        raise ValueError(f"{root} is not a folder. Give the folder that holds the runs.")
+        here = "" if words else " here, so no run was made here yet"
+        raise ValueError(f"There is no folder {root}{here}. Give the folder that holds the runs.")
     found = runs_in(root)
     if not found:
         hint = " It is a run itself: steerlens show." if (root / MANIFEST).exists() else ""
@@ -254,20 +255,6 @@ def _doctor(words: list[str]) -> int:
 def _refused(why: str) -> int:
     print(f"steerlens: {why}", file=sys.stderr)
     return ERROR
-
-
-@contextmanager
-def _any_encoding() -> Iterator[None]:
-    """Prints "?" for what the terminal's encoding lacks (cp1252, gbk), instead of ending there."""
-    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, TextIOWrapper)]
-    before = [stream.errors for stream in streams]
-    for stream in streams:
-        stream.reconfigure(errors="replace")
-    try:
-        yield
-    finally:
-        for stream, errors in zip(streams, before, strict=True):
-            stream.reconfigure(errors=errors)
 
 
 @contextmanager

@@ -86,7 +86,8 @@ class OnRay:
     """
 
     address: str | None = None
-    """Of a cluster, e.g. "auto"; by default RAY_ADDRESS, or a cluster that is started here."""
+    """Of a cluster, e.g. "auto". By default RAY_ADDRESS, else the cluster that `ray start` has started
+    on this machine, else one that is started here; "local" always starts one."""
     cpus: int | None = None
     """Of each worker, and the threads of torch in it. By default OMP_NUM_THREADS where it is set,
     else the cores of the cluster divided by the workers."""

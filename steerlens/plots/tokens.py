@@ -13,10 +13,23 @@ from plotly.colors import sample_colorscale
 from steerlens.plots.arrays import array
 from steerlens.plots.look import DIVERGING, INK, MISSING, MONO, colour_bar, colour_range, house
 from steerlens.plots.marks import key
-from steerlens.plots.words import measured, safe
+from steerlens.plots.narrow import make_narrow
+from steerlens.plots.words import measured, number, safe
 
-LINE = 66
-"""Characters of a line."""
+LINE, NARROW_LINE = 66, 34
+"""Characters of a line, and of one on a phone or in one column."""
+PITCH, FEWEST = 30, 3
+"""Pixels of a line, and the lines that there is room for at least."""
+LYING = {
+    "marker.colorbar.orientation": "h",
+    "marker.colorbar.x": 0.5,
+    "marker.colorbar.xanchor": "center",
+    "marker.colorbar.y": 1,
+    "marker.colorbar.yanchor": "bottom",
+    "marker.colorbar.len": 0.9,
+    "marker.colorbar.title.text": "",
+}
+"""The colour bar above the text, where there is no room beside it."""
 
 
 def token_colours(values: ArrayLike) -> list[tuple[str, str]]:
@@ -36,7 +49,8 @@ def token_colours(values: ArrayLike) -> list[tuple[str, str]]:
 
 
 def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: str) -> go.Figure:
-    """A text, token by token, each on the colour of its value; long texts run over lines.
+    """A text, token by token, each on the colour of its value; long texts run over lines, which are
+    shorter on a phone and in one column of a paper.
 
     Spaces are drawn as "·" and line ends as "⏎", so that every token can be seen.
 
@@ -52,13 +66,9 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
     heat = array("values", values, (len(tokens),), f"{len(tokens)} tokens")
     top, clipped = colour_range(heat)
     shown = [visible(token) for token in tokens]
-    starts, lines, at, line = [], [], 0, 0
-    for text in shown:
-        if at and at + len(text) + 1 > LINE:
-            at, line = 0, line + 1
-        starts.append(at)
-        lines.append(line)
-        at += len(text) + 1
+    starts, lines, across = _wrapped(shown, LINE)
+    short_starts, short_lines, short_across = _wrapped(shown, NARROW_LINE)
+    restyled: dict[int, dict[str, Any]] = {}
     scale = {"colorscale": DIVERGING, "cmin": -top, "cmax": top}
     figure = go.Figure()
     for name, chosen in (("values", ~np.isnan(heat)), ("not measured", np.isnan(heat))):
@@ -69,6 +79,11 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
         if name == "values":
             bar = colour_bar(unit, top, clipped)
             marker |= {"color": heat[index].tolist(), "colorbar": bar, **scale}
+        restyled[len(restyled)] = {  # bars are the first traces
+            "base": [short_starts[i] for i in index],
+            "y": [short_lines[i] for i in index],
+            **(LYING if name == "values" else {}),
+        }
         figure.add_bar(
             orientation="h",
             x=[len(shown[i]) + 0.9 for i in index],
@@ -90,13 +105,35 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
         )
         if name == "not measured":
             key(figure, name, symbol="square", size=11, color=MISSING)
-    count = max(line + 1, 3)
-    house(figure, title=title, height=150 + 30 * count, left=14, right=112)
+    count, short_count = max(lines[-1] + 1, FEWEST), max(short_lines[-1] + 1, FEWEST - 1)
+    house(figure, title=title, height=150 + PITCH * count, left=14, right=112)
     figure.update_layout(barmode="overlay")
-    figure.update_xaxes(visible=False, range=[-0.3, LINE + 1 if line else max(at + 1, 30)])
     # A text of one or two lines keeps the height of its boxes instead of filling the panel.
+    figure.update_xaxes(visible=False, range=across)
     figure.update_yaxes(visible=False, range=[count - 0.5, -0.5])
+    make_narrow(
+        figure,
+        title=title,
+        note=f"Colours: {unit}{f', clipped at ±{number(top, 3)}' if clipped else ''}",
+        left=10,
+        above=50,
+        panel=44 + PITCH * short_count,
+        layout={"xaxis.range": short_across, "yaxis.range": [short_count - 0.5, -0.5]},
+        restyled=restyled,
+    )
     return figure
+
+
+def _wrapped(shown: Sequence[str], most: int) -> tuple[list[int], list[int], list[float]]:
+    """Where each token starts and in which line, of so many characters, and the range of them all."""
+    starts, lines, at, line = [], [], 0, 0
+    for text in shown:
+        if at and at + len(text) + 1 > most:
+            at, line = 0, line + 1
+        starts.append(at)
+        lines.append(line)
+        at += len(text) + 1
+    return starts, lines, [-0.3, most + 1 if line else max(at + 1, min(30, most + 1))]
 
 
 def visible(token: str) -> str:

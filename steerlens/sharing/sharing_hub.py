@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from steerlens.directions import Direction
-from steerlens.models.checkpoints import CheckpointError
-from steerlens.models.checkpoints.hub import require_hub
+from steerlens.models.checkpoints.hub import why_no_hub
 from steerlens.models.model import Model
 from steerlens.sharing.shared_folder import (
     CARD,
@@ -67,7 +66,11 @@ def push_to_hub(
         folder = save_shared(
             shared, Path(made) / "shared", name=repo_id, license=license, effect=effect, notes=notes
         )
-        client = hub or _client(repo_id, token)
+        client = hub or _client(
+            repo_id, token, "uploaded",
+            "Write the folder with save_shared, and upload it where there is a network: "
+            f"hf upload {repo_id} FOLDER",
+        )  # fmt: skip
         try:
             address = client.create_repo(repo_id, private=private, exist_ok=True)
             client.upload_folder(
@@ -109,7 +112,11 @@ def from_hub(
     _require_name(repo_id)
     folder = None if hub is not None else _cached(repo_id, revision)
     if folder is None:
-        client = hub or _client(repo_id, token)
+        client = hub or _client(
+            repo_id, token, "downloaded",
+            f"Download it where there is a network (hf download {repo_id}), or have the folder of "
+            "save_shared handed over, and read it with load_shared.",
+        )  # fmt: skip
         try:
             tree = client.list_repo_tree(repo_id, revision=revision, recursive=False)
             sizes = {str(one.path): int(getattr(one, "size", 0) or 0) for one in tree}
@@ -137,17 +144,16 @@ def _cached(repo_id: str, revision: str | None) -> str | None:
         return None
 
 
-def _client(repo_id: str, token: str | None) -> Hub:
-    """The hub's own client, where the hub answers within seconds."""
+def _client(repo_id: str, token: str | None, done: str, instead: str) -> Hub:
+    """The hub's own client, where the hub answers within seconds.
+
+    Args:
+        done, instead: What the client is for, and what to do without it, for the error.
+    """
     from huggingface_hub import HfApi
 
-    try:
-        require_hub(repo_id)
-    except CheckpointError as error:
-        raise SharingError(
-            f"The hub cannot be reached: {error} A folder of save_shared can be handed over by hand "
-            "and read by load_shared."
-        ) from error
+    if why := why_no_hub():
+        raise SharingError(f"{repo_id!r} cannot be {done}: {why}. {instead}")
     client: Any = HfApi(token=token)
     return client
 

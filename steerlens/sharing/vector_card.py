@@ -101,7 +101,7 @@ def _use(shared: Shareable, name: str, made: Mapping[str, str]) -> list[str]:
         lines += ["with intended(shared).attach(model, multiplier=1.0):"]
     else:
         lines += ["with shared.attach(model, multiplier=1.0):"]
-    return [*lines, '    print(model.generate(["…"], max_new_tokens=20))']
+    return [*lines, '    print(sl.generate(model, "…", max_new_tokens=20))']
 
 
 def _facts(shared: Shareable) -> dict[str, str]:

@@ -98,16 +98,22 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
 def require_hub(name: str, seconds: float = 4.0) -> None:
     """Fails within seconds where the hub's own client would retry for minutes."""
     from huggingface_hub import constants
+
+    if why := why_no_hub(seconds):
+        raise UnreachableHub(
+            f"{name!r} is not in the local cache, and {why}. Download it where there is a network "
+            "(hf download <name>) and pass the folder, or copy that machine's cache to "
+            f"{constants.HF_HUB_CACHE}."
+        )
+
+
+def why_no_hub(seconds: float = 4.0) -> str:
+    """Why the hub cannot be asked, as half a sentence; "" where it answers."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    advice = (
-        "Download it where there is a network (hf download <name>) and pass the folder, or copy "
-        f"that machine's cache to {constants.HF_HUB_CACHE}."
-    )
     if constants.HF_HUB_OFFLINE:
-        raise UnreachableHub(
-            f"{name!r} is not in the local cache, and HF_HUB_OFFLINE is set. {advice}"
-        )
+        return "HF_HUB_OFFLINE is set"
     outcome: list[str] = [f"no answer in {seconds:.0f} s"]
 
     def ask() -> None:
@@ -121,11 +127,7 @@ def require_hub(name: str, seconds: float = 4.0) -> None:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
-    if outcome[0]:
-        raise UnreachableHub(
-            f"{name!r} is not in the local cache, and the hub at {constants.ENDPOINT} cannot be "
-            f"reached ({outcome[0]}). {advice}"
-        )
+    return outcome[0] and f"the hub at {constants.ENDPOINT} cannot be reached ({outcome[0]})"
 
 
 def _download(repo: str, revision: str | None, allow: list[str], ignore: list[str] | None) -> Path:
