@@ -325,6 +325,14 @@ def test_an_experiment_that_cannot_work_is_refused_when_it_is_written(fields, me
         SteerabilityExperiment(**fields)
 
 
+def test_too_few_ordinary_texts_are_refused_before_anything_is_written(tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the hotel was lovely and the staff kind\nthe book was dull\n")
+    with pytest.raises(ValueError, match="2 neutral texts are 2 groups.*Give more texts"):
+        SteerabilityExperiment(neutral=str(texts)).run(tmp_path / "results", progress=False)
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("rule", ["answer", "span", "everywhere"])
 def test_positions_that_cannot_be_steered_by_name_are_refused(unchecked, rule):
     with pytest.raises(ExperimentError, match="cannot be steered by name. Use one of all, last"):

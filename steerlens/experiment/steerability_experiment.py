@@ -58,6 +58,7 @@ from steerlens.interventions.arms import layer_family, site_of
 from steerlens.interventions.residual import Add
 from steerlens.measures.dose_response import DoseResponse, dose_response
 from steerlens.measures.ordinary_texts import given_or_written, text_halves
+from steerlens.measures.tokenised import halved
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention, first_block
@@ -178,6 +179,9 @@ class SteerabilityExperiment(Experiment):
         asked = {**shifts.shifted, **others}
         for one in (data.choose, data.report, *asked.values()):
             scorable(model, one)
+        if data.neutral is not None:
+            for half in text_halves(data.neutral):
+                halved(model, half)
         prompts = first_prompts(model, data.report, self.written, self.new_tokens)
         if self.written and len(prompts) < 2:
             raise ExperimentError(
