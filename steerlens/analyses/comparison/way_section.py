@@ -15,7 +15,7 @@ from steerlens.analyses.comparison.published import published_judgements
 from steerlens.analyses.comparison.share_of_full import FULL, against_full
 from steerlens.analyses.comparison.verdicts import Verdict
 from steerlens.analyses.comparison.way_answer import Answered, answer, named, written_of
-from steerlens.report.numbers import format_number, format_percent
+from steerlens.report.numbers import format_number, format_percent, in_words
 from steerlens.report.section import (
     Block,
     Fact,
@@ -137,7 +137,7 @@ def way_section(shown: Shown) -> Section:
         short="Ways",
         blocks=tuple(blocks),
         parts=tuple(parts),
-        question=f"Which way of adapting the model to {' and '.join(shown.concepts)} is best?",
+        question=f"Which way of adapting the model to {in_words(shown.concepts)} is best?",
         answer=answer(shown, order),
         facts=_facts(shown, order),
         limits=_limits(shown),
