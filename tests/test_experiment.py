@@ -426,7 +426,7 @@ def test_the_command_line_overrides_fields_by_their_types(script, tmp_path, caps
     [
         (["run", "missing.py"], "is not a file"),
         (["show", "nowhere"], "is not a run"),
-        (["list", "nowhere"], "is not a folder"),
+        (["list", "nowhere"], "There is no folder nowhere"),
         (["fly"], "no command"),
         (["run"], "name the file"),
     ],
