@@ -17,14 +17,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import psutil
 import torch
 import tyro
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from worker import resident_bytes, start_of_peak
 
 from steerlens import Add, ContrastPair, Direction, Model, Positions
 from steerlens.data import ContrastSet
@@ -93,25 +92,14 @@ def timed(size: Size) -> tuple[float, float, float, float]:
     speed, rows = speed_of(model), edits[: size.layers]
     said = speed.seconds(cost_work(model, texts, rows, strengths))
     said += plan(model, asked, edits, strengths, log_odds_only=True).seconds or 0.0
-    _peak_memory()
-    before = psutil.Process().memory_info().rss
+    before = start_of_peak()
     start = time.process_time()
     sweep(model, asked, edits, strengths, log_odds_only=True, progress=False)
     middle = time.process_time()
     divergence(model, texts, rows, strengths, progress=False)
     end = time.process_time()
-    memory = (_peak_memory() - before) / 2**20
+    memory = 0.0 if before is None else (resident_bytes("VmHWM") - before) / 2**20
     return middle - start, end - middle, memory, said / (end - start)
-
-
-def _peak_memory() -> int:
-    """The peak of resident memory since the last call, in bytes; 0 off Linux."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return 0
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

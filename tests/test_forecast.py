@@ -111,10 +111,14 @@ def test_a_part_that_is_left_out_is_not_in_the_forecast(capsys, tmp_path):
         "attributed": 0,
         "strengths": 0,
     }
-    whole = SteerabilityExperiment(layers=(4,), n_fit=40)
+    few: dict[str, Any] = {
+        "layers": (4,), "n_fit": 20, "n_choose": 8, "n_report": 8, "n_neutral": 8, "confirmed": 4,
+        "shifts": (), "others": (),
+    }  # fmt: skip
+    whole = SteerabilityExperiment(**few)
     model = whole.load_model()
     names = {part.name: part for part in whole.forecast(model).parts}
-    left = SteerabilityExperiment(layers=(4,), n_fit=40, **lean).forecast(model)
+    left = SteerabilityExperiment(**few | lean).forecast(model)
     gone = set(names) - {part.name for part in left.parts}
     assert gone == {part.name for part in names.values() if part.without.endswith(" 0")}
     assert {part.without for part in names.values()} >= {f"{name} 0" for name in lean}
@@ -122,7 +126,7 @@ def test_a_part_that_is_left_out_is_not_in_the_forecast(capsys, tmp_path):
     path = tmp_path / "planned.py"
     path.write_text(
         "from steerlens.experiment import SteerabilityExperiment\n"
-        "experiment = SteerabilityExperiment(layers=(4,), n_fit=40)\n"
+        f"experiment = SteerabilityExperiment(**{few})\n"
     )
     assert main(["run", str(path), "--plan", "--results", str(tmp_path / "results")]) == 0
     assert "null maps" in capsys.readouterr().out
