@@ -24,6 +24,9 @@ class ForecastPart:
 class Forecast:
     """What an experiment will take. It is an estimate: expect it to be right within a factor of 1.5.
 
+    The start, the summary and the page are not in it, about 15 s together; nor is what calls cost
+    beside their products, so that it says half of what a very small model takes.
+
     The work is counted; its speed is measured on two blocks and one read-out, so that another load
     of the machine while the experiment runs changes the time and not the forecast.
     """
