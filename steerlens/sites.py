@@ -272,7 +272,7 @@ class TokenBatch:
         )
 
     def columns(self, first: int, stop: int) -> TokenBatch:
-        """The same rows without the columns before `first` and from `stop` on, which are padding."""
+        """The same rows, of which only the columns from `first` to before `stop`."""
         return replace(
             self,
             tokens=self.tokens[:, first:stop],

@@ -9,6 +9,8 @@ import torch
 
 from steerlens.analyses.prediction.predict_layers import TEXTS
 from steerlens.analyses.probe.measure_probe import CONTROLS, FOLDS
+from steerlens.analyses.steerability.runners_up import COUNT
+from steerlens.analyses.writing.text_batches import batch_rows
 from steerlens.data import ContrastSet
 from steerlens.directions import Direction
 from steerlens.directions.methods import Logistic
@@ -17,15 +19,18 @@ from steerlens.experiment.steerability_inputs import Questions
 from steerlens.interventions.residual import Add
 from steerlens.measures.divergence import cost_work
 from steerlens.measures.ordinary_texts import BATCH, TOKENS
+from steerlens.measures.reading import PAIRS
 from steerlens.measures.sweep import plan
+from steerlens.measures.tokenised import neutral_texts_of
 from steerlens.models.model import Model
 from steerlens.models.speed import NOTHING, Work, passes, speed_of, writing_steps
 from steerlens.sites import Positions, Site
 
 LOOKS = 4.5
 """How often lengths at equal KL are tried, about."""
-CELLS = 3
-"""Cells whose texts are confirmed, at most: the recommended one and its runners-up."""
+CELLS = 1 + COUNT
+"""Cells whose texts are confirmed, about: the recommended one and its runners-up. The best one by the
+mediated gain is often among them."""
 BACKWARD, HOOKED = 2.0, 2.5
 """A backward pass takes as long as so many forward passes; and so does a pass with hooks."""
 
@@ -81,11 +86,11 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
         return plan(model, pairs, edits, multipliers, log_odds_only=odds).work or NOTHING
 
     rows, width = texts_of(inputs.fit)
-    reading = passes(n_layers, rows, width, rows / 16)
+    reading = passes(n_layers, rows, width, rows / (2 * PAIRS))
     count = asked.n_neutral if inputs.neutral is None else len(inputs.neutral)
     if inputs.neutral is None:
         ordinary = writing_steps(n_layers, count, 1, TOKENS, count / BATCH)
-        half = [" a" * TOKENS] * (count // 2)
+        half = [_like_written(model, inputs.choose)] * (count // 2)
     else:
         ordinary, half = NOTHING, inputs.neutral[: count // 2]
     looks = NOTHING
@@ -103,9 +108,11 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
     confirmed = _confirmed(asked, model, inputs, n_layers)
     in_layers = len(sites) if asked.written_layers is None else len(asked.written_layers) + 1
     texts = len(inputs.prompts) * (1 + in_layers * steered)
-    long = _mean_length(model, inputs.prompts)
-    written = writing_steps(n_layers, texts, long, asked.new_tokens, texts / 192)
-    written += passes(n_layers, texts, asked.new_tokens, texts / 192)
+    long, batches = _mean_length(model, inputs.prompts), 0.0
+    if inputs.prompts:
+        batches = texts / batch_rows(model, inputs.prompts, asked.new_tokens)
+    written = writing_steps(n_layers, texts, long, asked.new_tokens, batches)
+    written += passes(n_layers, texts, asked.new_tokens, batches)
     written += Work(states=texts * asked.new_tokens)
     held = questions * (2 * (HOOKED + BACKWARD) + HOOKED * (asked.attributed + 3))
     shifts = sum((swept(p, arms, strengths) for p in inputs.shifts.shifted.values()), NOTHING)
@@ -147,6 +154,16 @@ def _confirmed(asked: Asked, model: Model, inputs: Questions, n_layers: int) -> 
     reads = 2 * (alike + placed)
     found += passes(n_layers, 2 * prompts, long + context, 2) + passes(n_layers, reads, new, 2)
     return found + Work(states=reads * new)
+
+
+def _like_written(model: Model, asked: ContrastSet) -> str:
+    """Words of the questions, about as long as the texts that the model would write."""
+    text, length = "", min(TOKENS, model.n_ctx // 2)
+    for word in " ".join(neutral_texts_of(asked)).split():
+        if text and len(model.ids(text)) >= length:
+            break
+        text = f"{text} {word}".strip()
+    return text
 
 
 def _mean_length(model: Model, texts: list[str]) -> float:

@@ -133,13 +133,7 @@ class _OpenWhere:
 
 def _prompts(batch: TokenBatch) -> TokenBatch:
     """The columns up to the last end of a prompt."""
-    end = int(batch.prompt_end.max())
-    return replace(
-        batch,
-        tokens=batch.tokens[:, :end],
-        mask=batch.mask[:, :end],
-        special=batch.special[:, :end],
-    )
+    return batch.columns(0, int(batch.prompt_end.max()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,13 +80,7 @@ def target_share(
     counted = tokens.counted[:, POSITIVE]
     read = int(counted.sum(-1).max())
     batch = tokens.batch.rows(slice(None, None, 2))
-    width = tokens.prompt_width + read - 1
-    batch = replace(
-        batch,
-        tokens=batch.tokens[:, :width],
-        mask=batch.mask[:, :width],
-        special=batch.special[:, :width],
-    )
+    batch = batch.columns(0, tokens.prompt_width + read - 1)
     wanted = tuple(wanted_along(model, given, tokens, target))
     examples = _Aimed(batch, 1, tokens.prompt_width, read, counted[:, :read], wanted)
     engine = Engine(model, list(named.values()), strengths, memory)
