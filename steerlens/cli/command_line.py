@@ -141,7 +141,10 @@ def run_experiment(
     require_tracking(options)
     only_planned, watched = "plan" not in own and options.plan, sys.stderr.isatty()
     with _plain_warnings(DataWarning):
-        model = options.experiment.load_model() if only_planned or watched else None
+        # A run that was begun would take less, and one that is finished nothing.
+        begun = options.experiment.run_folder(options.results, chosen).exists()
+        foretold = only_planned or (watched and not begun)
+        model = options.experiment.load_model() if foretold else None
         forecast = None if model is None else options.experiment.forecast(model)
         if only_planned:
             print(forecast or f"{type(experiment).__name__} does not say how long it takes.")

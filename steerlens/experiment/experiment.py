@@ -178,13 +178,17 @@ class Experiment(ABC):
         model = self.load_model() if model is None else self._with_sites(model)
         inputs = self.load(model)
         stated = self._stated(model, inputs)
-        path = Path(results) / f"{name or self.kind}-{self.digest}"
+        path = self.run_folder(results, name)
         manifest.require_same_inputs(path, stated)
         if not is_finished(path):
             with RunFolder.open(path) as folder:
                 if not folder.finished:  # nor has another process just finished it
                     self._work(folder, model, inputs, stated, kinds, progress)
         return Run.load(path, kinds.values())
+
+    def run_folder(self, results: Path | str, name: str | None = None) -> Path:
+        """Where `run` with these arguments keeps what it measures."""
+        return Path(results) / f"{name or self.kind}-{self.digest}"
 
     def _work(
         self,
