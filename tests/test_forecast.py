@@ -70,7 +70,7 @@ def test_a_plan_says_seconds_and_equal_plans_may_differ_in_them(gpt2, monkeypatc
     found = {}
     for factor in (1.0, 3.0):
         speed = Speed(*(factor * x for x in (1e-3, 1e-5, 1e-8, 1e-4)))
-        monkeypatch.setattr(sweep_module, "speed_of", lambda model, speed=speed: speed)
+        monkeypatch.setattr(sweep_module, "speed_of", lambda *_, speed=speed: speed)
         found[factor] = plan(gpt2, ONE_TOKEN, edits, MULTIPLIERS)
     assert found[1.0] == found[3.0]
     assert found[3.0].seconds == pytest.approx(3 * found[1.0].seconds)

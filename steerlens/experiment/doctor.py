@@ -60,6 +60,7 @@ def diagnose() -> Diagnosis:
         ("memory", _memory()),
         ("devices", _devices()),
         ("precision", _precision()),
+        ("products", _products()),
         ("terminal", _terminal()),
     ]
     start = time.perf_counter()
@@ -125,6 +126,25 @@ def _precision() -> str:
         f"default {str(torch.get_default_dtype()).removeprefix('torch.')}, float32 products "
         f"{torch.get_float32_matmul_precision()}, bfloat16 on a GPU: {small}, deterministic "
         f"{torch.are_deterministic_algorithms_enabled()}"
+    )
+
+
+def _products() -> str:
+    """Rates of matrix products, of which the second decides whether `products="bfloat16"` pays."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weight = (torch.randn(512, 512).to(dtype) for _ in range(2))
+        rows @ weight
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            rows @ weight
+            seconds.append(time.perf_counter() - start)
+        found[dtype] = 512**3 / min(seconds) / 1e9
+    one, half = found.values()
+    return (
+        f"{one:.3g} G multiply-adds per second in float32, {half:.3g} in bfloat16 "
+        f"({half / one:.2g} times), on the CPU"
     )
 
 

@@ -61,6 +61,7 @@ from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.tokenised import halved
 from steerlens.measures.tokenised import questions as scorable
 from steerlens.models.model import Model
+from steerlens.models.products import Products
 from steerlens.protocols import Intervention, first_block
 from steerlens.results import Cell, Result
 from steerlens.sites import Positions, format_sites
@@ -92,6 +93,9 @@ class SteerabilityExperiment(Experiment):
     nulls: int = 20
     """Null maps of each kind (shuffled labels, random directions): at least 19, which allow
     p = 0.05; or 0 for none, and no p-values."""
+    null_products: Products | None = None
+    """"bfloat16" computes the null maps with matrix products in half precision: about twice as fast
+    on processors that have them. Nothing else is computed so."""
     n_choose: int = 64
     """Most questions to choose the cell on."""
     n_report: int = 64
@@ -238,8 +242,8 @@ class SteerabilityExperiment(Experiment):
                     run.model, read, asked.choose, asked.report, method=self.method, sites=sites,
                     multipliers=self.multipliers, positions=rule, unit=self.unit,
                     neutral=self.n_neutral if asked.neutral is None else asked.neutral,
-                    budget=self.budget, nulls=self.nulls, seed=self.seed,
-                    progress=run.progress, cells=run.cells.part("map"),
+                    budget=self.budget, nulls=self.nulls, null_products=self.null_products,
+                    seed=self.seed, progress=run.progress, cells=run.cells.part("map"),
                 ),
                 ordinary=asked.ordinary,
             ),

@@ -37,6 +37,7 @@ from steerlens.measures.tokenised import Examples
 from steerlens.models.kernel import Kernel
 from steerlens.models.memory import free_bytes, in_chunks
 from steerlens.models.model import Model
+from steerlens.models.products import products_of
 from steerlens.models.replay import Replay
 from steerlens.models.speed import NOTHING, Work
 from steerlens.protocols import Intervention, ResidualEdit
@@ -154,7 +155,13 @@ class Engine:
         interventions: Sequence[Intervention],
         multipliers: Sequence[float],
         memory: int | None = None,
+        products: str | None = None,
     ) -> None:
+        """
+        Args:
+            memory: Bytes of working memory; by default a quarter of what is free.
+            products: As in `sweep`.
+        """
         strengths = as_floats("multipliers", multipliers)
         if not interventions or not strengths:
             raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
@@ -164,6 +171,7 @@ class Engine:
         with model.unchanging():
             changes = tuple(changes_of(intervention, model) for intervention in interventions)
         self.grid = Grid(tuple(interventions), strengths, changes)
+        self.products = products_of(model, products)
         self.paths = self._paths()
 
     def _paths(self) -> list[Path]:
@@ -173,7 +181,7 @@ class Engine:
         # Laid out once, while nothing of the grid is attached.
         kernel: Kernel | None = None
         if not self.model.attached and set(kinds.values()) - {None, Prompted}:
-            kernel = self.model.kernel()
+            kernel = self.model.kernel(products=self.products)
         by_kind: dict[type[Path], list[int]] = {}
         blocks: Replay | None = None
         if {Wavefront, SeveralEdits} & set(kinds.values()) and not self.model.attached:
@@ -185,6 +193,12 @@ class Engine:
                 in_rows = isinstance(grid.interventions[i], ResidualEdit) and self.model.is_bridge
                 kind = ByRows if in_rows else OneByOne
             by_kind.setdefault(kind, []).append(i)
+        if self.products is not None and (other := set(by_kind) - {Wavefront, SeveralEdits}):
+            i = by_kind[other.pop()][0]
+            raise ValueError(
+                f"products={str(self.products)[6:]!r} is for edits of the residual stream, and "
+                f"{grid.interventions[i]!r:.80} is none. Leave products out, or sweep it apart."
+            )
         paths: list[Path] = []
         for kind in (Wavefront, SeveralEdits, Reweighted, Recached):
             if kind in by_kind:
@@ -291,11 +305,12 @@ class Engine:
         """What decides the numbers of a unit, so far as it can be written down."""
         if cells.folder is None:
             return {}
-        return {
+        facts = {
             "examples": examples.digest,
             "multipliers": repr(self.grid.multipliers),
             "order": "by length",  # which examples a unit holds
         }
+        return facts if self.products is None else {**facts, "products": str(self.products)}
 
     def _unit(
         self,

@@ -19,6 +19,7 @@ from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
+from steerlens.models.products import Products, products_of
 from steerlens.sites import (
     Positions,
     Site,
@@ -66,20 +67,26 @@ def chunks(
     batch_size: int,
     cells: Cells | None = None,
     pool: Pool = "none",
+    products: Products | None = None,
 ) -> Iterator[Chunk]:
     """Reads pairs a few at a time, both sides in one batch, texts of like length together.
 
     Args:
         cells: Where chunks are kept and found; by default nowhere.
+        products: As in `activations`.
     """
     kept = cells_or_none(cells, "activations", progress=False)
     for site in sites:
         model.require_site(site)
     lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
     order = torch.tensor(sorted(range(len(pairs)), key=lambda i: (lengths[i], i)))
-    kernel = (
-        model.kernel() if all(s.entry is not None for s in sites) and not model.attached else None
-    )
+    half, inside = products_of(model, products), [s for s in sites if s.entry is None]
+    if half is not None and inside:
+        raise ValueError(
+            f"products={products!r} is for the streams between blocks, and {inside[0]} is inside one. "
+            "Leave products out."
+        )
+    kernel = None if inside or model.attached else model.kernel(products=half)
     for k, index in enumerate(order.split(batch_size)):
         ready = kept.load(k)
         if ready is not None and torch.equal(ready["index"], index):
@@ -110,6 +117,7 @@ def activations(
     positions: Positions | str | None = None,
     pool: Pool = "none",
     batch_size: int = 32,
+    products: Products | None = None,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> Activations:
@@ -126,12 +134,16 @@ def activations(
         pool: "mean" reads the mean over all tokens that `positions` chooses, e.g. "all" of a text
             or those after the prompt ("generated"); by default they must be one.
         batch_size: Pairs of one chunk.
+        products: "bfloat16" rounds both factors of each product with the blocks' weights, and keeps
+            the stream in float32: about twice as fast on processors with bfloat16 instructions. The
+            `dtype` of what is read says so.
         cells: Where chunks are kept and found; by default nowhere. `ActivationStore` keeps them for
             any later run.
 
     Raises:
         ValueError: For a site the model does not have, a text longer than the context, positions
-            that choose no token, or both sides being read at a token where they cannot differ.
+            that choose no token, both sides being read at a token where they cannot differ, or
+            `products` of a model or a site that cannot have them.
 
     Source of the mean over a response's tokens: persona vectors, arXiv:2507.21509.
     """
@@ -143,7 +155,7 @@ def activations(
     norms = torch.empty(2, len(pairs), len(where))
     kept = cells_or_none(cells, "activations", progress)
     with kept.bar(len(pairs), "pair") as bar:
-        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, kept, pool):
+        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, kept, pool, products):
             positive[chunk.index], negative[chunk.index] = chunk.positive, chunk.negative
             norms[:, chunk.index] = chunk.norms.unflatten(0, (2, -1))
             bar.update(len(chunk.index))
@@ -160,7 +172,7 @@ def activations(
         model=model.name,
         fingerprint=model.fingerprint,
         data=pairs.hash,
-        dtype=model.dtype,
+        dtype=_dtype(model, products),
         revision=model.revision or "",
     )
 
@@ -173,6 +185,7 @@ def diffmean(
     positions: Positions | str | None = None,
     pool: Pool = "none",
     batch_size: int = 32,
+    products: Products | None = None,
     progress: bool = True,
 ) -> list[Direction]:
     """One DiffMean direction per site from running sums: no activation is kept.
@@ -186,7 +199,8 @@ def diffmean(
     total = torch.zeros(len(where), _one_width(model, where), dtype=torch.float64)
     norms = []
     with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
-        for chunk in chunks(model, tuple(pairs), where, rule, batch_size, pool=pool):
+        read = chunks(model, tuple(pairs), where, rule, batch_size, pool=pool, products=products)
+        for chunk in read:
             total += (chunk.positive.double() - chunk.negative.double()).sum(0)
             norms.append(chunk.norms)
             bar.update(len(chunk.index))
@@ -204,7 +218,7 @@ def diffmean(
             fingerprint=fingerprint,
             data=pairs.hash,
             pairs=len(pairs),
-            dtype=model.dtype,
+            dtype=_dtype(model, products),
             revision=model.revision or "",
         )
         for i, site in enumerate(where)
@@ -220,6 +234,7 @@ def fit_directions(
     layers: Iterable[SupportsIndex] | None = None,
     positions: Positions | str | None = None,
     pool: Pool = "none",
+    products: Products | None = None,
 ) -> list[Direction]:
     """One direction per site by any method; DiffMean streams.
 
@@ -229,9 +244,13 @@ def fit_directions(
     """
     method, where = as_method(method), sites_or_layers(sites, layers)
     if isinstance(method, DiffMean):
-        return diffmean(model, pairs, where, positions=positions, pool=pool)
-    read = activations(model, pairs, where, positions=positions, pool=pool)
+        return diffmean(model, pairs, where, positions=positions, pool=pool, products=products)
+    read = activations(model, pairs, where, positions=positions, pool=pool, products=products)
     return list(read.directions(method))
+
+
+def _dtype(model: Model, products: Products | None) -> str:
+    return model.dtype if products is None else f"{model.dtype}, products in {products}"
 
 
 def pooled(positions: Positions, pool: Pool) -> str:

@@ -15,6 +15,7 @@ from steerlens.measures.answer_scores import AnswerScores
 from steerlens.measures.engine import Engine, Plan, Read, Reading
 from steerlens.measures.tokenised import Examples, Questions, questions
 from steerlens.models.model import Model, as_model
+from steerlens.models.products import Products
 from steerlens.models.speed import speed_of
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells, cells_or_none
@@ -50,6 +51,7 @@ def plan(
     *,
     log_odds_only: bool = False,
     memory: int | None = None,
+    products: Products | None = None,
 ) -> Plan:
     """What `sweep` would do with these arguments, and what memory and time it would need.
 
@@ -60,10 +62,11 @@ def plan(
     """
     model = as_model(model)
     asked = questions(model, pairs)
-    engine = Engine(model, interventions, multipliers, memory)
+    engine = Engine(model, interventions, multipliers, memory, products)
     reading = _reading(model, asked, log_odds_only, engine.memory)
     work = engine.work(asked, reading)
-    return replace(engine.plan(asked, reading), work=work, seconds=speed_of(model).seconds(work))
+    seconds = speed_of(model, products).seconds(work)
+    return replace(engine.plan(asked, reading), work=work, seconds=seconds)
 
 
 @torch.no_grad()
@@ -75,6 +78,7 @@ def sweep(
     *,
     log_odds_only: bool = False,
     memory: int | None = None,
+    products: Products | None = None,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> Swept:
@@ -91,17 +95,21 @@ def sweep(
         log_odds_only: Skip the normaliser over the vocabulary. Enough for propensities; utility
             needs the log-probabilities themselves.
         memory: Bytes of working memory; by default a quarter of what is free.
+        products: "bfloat16" rounds both factors of each product with the blocks' weights, and keeps
+            the stream in float32: faster on processors with bfloat16 instructions, and less exact
+            (docs/models.md). For screens and null maps, not for numbers that are reported.
         cells: Where finished units of examples are kept and found; by default nowhere.
 
     Raises:
         ValueError: For questions that cannot be scored, an intervention that does not fit the
-            model, or log-probabilities that are NaN or infinite.
+            model, log-probabilities that are NaN or infinite, or `products` of a model or an
+            intervention that cannot have them.
         SteeringError: If an intervention would edit no token of some prompt.
     """
     model = as_model(model)
     cells = cells_or_none(cells, "sweep", progress)
     asked = questions(model, pairs)
-    engine = Engine(model, interventions, multipliers, memory)
+    engine = Engine(model, interventions, multipliers, memory, products)
     reading = _reading(model, asked, log_odds_only, engine.memory)
     planned = engine.plan(asked, reading)
     _log.info("%s: %s, %.0f MiB may be used", cells.name, planned, planned.budget / 2**20)

@@ -87,14 +87,35 @@ def _changed(module: torch.nn.Module) -> str | None:
     return None
 
 
+class _Product:
+    """Rows times a weight matrix, plus its bias if it has one."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, factors: torch.dtype | None) -> None:
+        """
+        Args:
+            factors: The precision to which both factors are rounded, and in which the product is
+                given; None leaves them as they are.
+        """
+        self.weight = weight if factors is None else weight.to(factors)
+        self.bias = bias if bias is None or factors is None else bias.to(factors)
+        self.factors = factors
+
+    def __call__(self, rows: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "n d_out"]:
+        flat = rows.flatten(0, -2)
+        flat = flat if self.factors is None else flat.to(self.factors)
+        if self.bias is None:
+            return flat @ self.weight
+        return torch.addmm(self.bias, flat, self.weight)
+
+
 @dataclass(frozen=True, eq=False)
 class _Block:
     norm1: Callable[[Tensor], Tensor]
     norm2: Callable[[Tensor], Tensor]
     post1: Callable[[Tensor], Tensor]
     post2: Callable[[Tensor], Tensor]
-    qkv: tuple[Tensor, Tensor]  # [d_model, (heads + 2 kv_heads) * d_head], bias
-    out: tuple[Tensor, Tensor]
+    qkv: _Product  # [d_model, (heads + 2 kv_heads) * d_head]
+    out: _Product
     mlp: Callable[[Tensor], Tensor] | None
     scale: float
     window: int | None
@@ -191,12 +212,19 @@ class Kernel:
     """
 
     def __init__(
-        self, hooked: Any, known_hooks: Counter[str] | None = None, first: int = 0
+        self,
+        hooked: Any,
+        known_hooks: Counter[str] | None = None,
+        first: int = 0,
+        products: torch.dtype | None = None,
     ) -> None:
         """
         Args:
             known_hooks: Hooks that the caller applies itself, as in `why_not`.
             first: The first block that will be run; those below are not laid out.
+            products: The precision of the products with the blocks' weights, of which there is then
+                a copy; by default that of the weights. The stream, norms, attention patterns and
+                the read-out keep theirs.
         """
         reason = why_not(hooked, known_hooks)
         if reason is not None:
@@ -206,6 +234,7 @@ class Kernel:
         self.heads = cfg.n_heads
         self.kv_heads = cfg.n_key_value_heads or cfg.n_heads
         self.d_head = cfg.d_head
+        self.products = products
         self._lay_out_ends(hooked)
         self.n_layers: int = cfg.n_layers
         self.blocks = {
@@ -249,9 +278,9 @@ class Kernel:
             norm2=_norm(getattr(block, "ln2", None), cfg),
             post1=_norm(block.ln1_post if both else None, cfg),
             post2=_norm(block.ln2_post if both and not cfg.attn_only else None, cfg),
-            qkv=(weight, bias),
-            out=(attn.W_O.flatten(0, 1), attn.b_O),
-            mlp=None if cfg.attn_only else _mlp(block.mlp, cfg),
+            qkv=_Product(weight, bias, self.products),
+            out=_Product(attn.W_O.flatten(0, 1), attn.b_O, self.products),
+            mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, self.products),
             scale=float(attn.attn_scale),
             window=cfg.window_size if attn.attn_type == "local" else None,
             rotary=attn if cfg.positional_embedding_type == "rotary" else None,
@@ -305,7 +334,7 @@ class Kernel:
         if tail is not None and tail < resid.shape[2]:
             q, resid, normed = q[..., -tail:, :], resid[:, :, -tail:], normed[:, :, -tail:]
         z = self._attention(b, q, own, shared, columns)
-        attn_out = b.post1(torch.addmm(b.out[1], z.flatten(0, -2), b.out[0]).view_as(resid))
+        attn_out = b.post1(b.out(z).to(resid.dtype).view_as(resid))
         if b.mlp is None:
             return resid + attn_out, (k, v)
         if self.cfg.parallel_attn_mlp:
@@ -398,7 +427,7 @@ class Kernel:
 
     def _qkv(self, b: _Block, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         prompts, rows, width, _ = normed.shape
-        mixed = torch.addmm(b.qkv[1], normed.flatten(0, -2), b.qkv[0])
+        mixed = b.qkv(normed).to(normed.dtype)
         mixed = mixed.view(prompts, rows, width, -1, self.d_head).transpose(2, 3)
         qk, v = mixed.split([self.heads + self.kv_heads, self.kv_heads], 2)
         if b.rotary is not None:
@@ -495,26 +524,21 @@ def _norm(module: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
-def _mlp(mlp: Any, cfg: Any) -> Callable[[Tensor], Tensor]:
+def _mlp(mlp: Any, cfg: Any, products: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     activation = _ACTIVATIONS[cfg.act_fn]
     # Read once, as all other weights are: the kernel is of one moment.
-    w_in, b_in, w_out, b_out = mlp.W_in, mlp.b_in, mlp.W_out, mlp.b_out
-
-    def plain(x: Tensor) -> Tensor:
-        hidden = activation(torch.addmm(b_in, x.flatten(0, -2), w_in))
-        return torch.addmm(b_out, hidden, w_out).view_as(x)
-
+    w_out = _Product(mlp.W_out, mlp.b_out, products)
     if not cfg.gated_mlp:
-        return plain
-    w_gate = mlp.W_gate
+        w_in = _Product(mlp.W_in, mlp.b_in, products)
+        return lambda x: w_out(activation(w_in(x))).to(x.dtype).view_as(x)
+    up, gate = (_Product(weight, None, products) for weight in (mlp.W_in, mlp.W_gate))
     # Most gated models have no bias here, and TransformerLens keeps zeros.
-    learns = torch.is_grad_enabled() and b_in.requires_grad
-    biased = learns or bool(b_in.any())
+    learns = torch.is_grad_enabled() and mlp.b_in.requires_grad
+    bias = mlp.b_in.to(up.weight.dtype) if learns or bool(mlp.b_in.any()) else None
 
     def gated(x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)
-        hidden = activation(flat @ w_gate) * (flat @ w_in)
-        hidden = hidden + b_in if biased else hidden
-        return torch.addmm(b_out, hidden, w_out).view_as(x)
+        hidden = activation(gate(x)) * up(x)
+        hidden = hidden if bias is None else hidden + bias
+        return w_out(hidden).to(x.dtype).view_as(x)
 
     return gated

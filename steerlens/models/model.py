@@ -563,18 +563,19 @@ class Model(LensNames):
             )
         return Stepping(self.attached, kernel, texts.width)
 
-    def kernel(self, first: int = 0) -> Kernel | None:
+    def kernel(self, first: int = 0, products: torch.dtype | None = None) -> Kernel | None:
         """The fast forward pass, or None where the model (or a foreign hook) needs the hooked one.
 
         It does not apply attached steering: the caller applies `attached`.
 
         Args:
             first: The first block that will be run.
+            products: The precision of the products with weights; by default their own.
         """
         known, differs = self.attached.hooks, measured(self.wrapped).readout_differs
         if self.is_bridge or differs or why_not(self.wrapped, known) is not None:
             return None
-        return Kernel(self.wrapped, known, first)
+        return Kernel(self.wrapped, known, first, products)
 
     def replay(self) -> Replay | None:
         """The blocks of a bridge one by one, or None where that is not possible; as `kernel`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerlens.models.kernel import Columns
 from steerlens.models.model import Model
+from steerlens.models.products import products_of
 from steerlens.sites import TokenBatch
 
 FEW, MANY = (2, 8), (32, 16)
@@ -93,20 +94,24 @@ class Speed:
         )
 
 
-_KNOWN: WeakKeyDictionary[Any, Speed] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, dict[str | None, Speed]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
-def speed_of(model: Model) -> Speed:
-    """The speed of a model, measured once: two blocks at two sizes, and one read-out."""
-    known = _KNOWN.get(model.wrapped)
-    if known is None:
-        known = _KNOWN[model.wrapped] = _measured(model)
-    return known
+def speed_of(model: Model, products: str | None = None) -> Speed:
+    """The speed of a model, measured once: two blocks at two sizes, and one read-out.
+
+    Args:
+        products: The precision of the products with the blocks' weights; by default their own.
+    """
+    known = _KNOWN.setdefault(model.wrapped, {})
+    if products not in known:
+        known[products] = _measured(model, products_of(model, products))
+    return known[products]
 
 
-def _measured(model: Model) -> Speed:
-    few, many = (_block_seconds(model, _batch(model, *size)) for size in (FEW, MANY))
+def _measured(model: Model, products: torch.dtype | None) -> Speed:
+    few, many = (_block_seconds(model, _batch(model, *size), products) for size in (FEW, MANY))
     small, large = FEW[0] * FEW[1], MANY[0] * MANY[1]
     token = max(many - few, 0.5 * many) / (large - small)
     cfg = model.cfg
@@ -130,9 +135,9 @@ def _batch(model: Model, rows: int, width: int) -> TokenBatch:
     return TokenBatch(tokens, real, ~real, torch.full((rows,), width, device=model.device))
 
 
-def _block_seconds(model: Model, batch: TokenBatch) -> float:
+def _block_seconds(model: Model, batch: TokenBatch, products: torch.dtype | None) -> float:
     """Seconds of one block on a batch."""
-    kernel, blocks = model.kernel(), min(BLOCKS, model.n_layers)
+    kernel, blocks = model.kernel(products=products), min(BLOCKS, model.n_layers)
     if kernel is None:
         return _best(lambda: model.states(batch), model) / model.n_layers
     columns = Columns.of(batch)

@@ -239,6 +239,11 @@ def facts(numbers: MapNumbers, found: Recommendation) -> Iterator[Fact]:
         yield _less(numbers)
 
 
+def _in_half(numbers: MapNumbers) -> str:
+    products = numbers.made_by.get("null_products")
+    return f" The null maps were computed with products in {products}." if products else ""
+
+
 def _null_facts(numbers: MapNumbers, cells: int) -> Iterator[Fact]:
     """Whether the map is more than chance: one p-value, and what it is made of."""
     if not numbers.nulls:
@@ -254,7 +259,8 @@ def _null_facts(numbers: MapNumbers, cells: int) -> Iterator[Fact]:
         "More than chance?",
         format_p_value(numbers.p_value, most),
         f"Probability that the best of all {cells} cells stands out as much by chance: {both}. "
-        f"{MEASURED if len(numbers.nulls) > 1 else ''}".rstrip(),
+        f"{MEASURED if len(numbers.nulls) > 1 else ''}".rstrip()
+        + _in_half(numbers),
     )
     if (null := numbers.label_null) is not None:
         yield Fact(

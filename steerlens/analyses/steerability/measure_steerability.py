@@ -32,6 +32,7 @@ from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import halved, questions
 from steerlens.models.model import Model, as_model
+from steerlens.models.products import Products, products_of
 from steerlens.protocols import Intervention
 from steerlens.sites import Positions, SiteLike, as_positions, sites_or_layers
 from steerlens.stats import group_numbers
@@ -54,6 +55,7 @@ def steerability(
     neutral: Sequence[str] | SupportsIndex | None = None,
     budget: SupportsFloat = BUDGET,
     nulls: SupportsIndex | None = None,
+    null_products: Products | None = None,
     seed: SupportsIndex = 0,
     progress: bool = True,
     cells: Cells | None = None,
@@ -86,13 +88,15 @@ def steerability(
             best; or 0 for a map without p-values. Fewer are made where the answer is clear earlier,
             i.e. where p is far above 0.05. By default 20 for fitted directions and for interventions
             that are all along one direction (random directions only), and 0 for others.
+        null_products: "bfloat16" computes the null maps, and nothing else, with products in half
+            precision, as in `sweep`: about twice as fast on processors that have them.
         seed: Seeds the null maps.
         cells: Where finished parts are kept, so that a stopped run goes on.
 
     Raises:
         ValueError: For multipliers without 0, questions shared between the splits, a site that the
-            model does not have, an intervention that does not fit it, or answers that cannot be
-            scored; all before the sweep starts.
+            model does not have, an intervention that does not fit it, answers that cannot be
+            scored, or `null_products` of a model that cannot have them; all before the sweep starts.
 
     Source: propensity and slope, arXiv:2407.12404; utility, arXiv:2602.02343; the strength unit,
     the splits, the nulls and the budget are ours.
@@ -104,6 +108,7 @@ def steerability(
     fit, choose = _pairs_or_arms(fit), as_contrast_set(choose)
     report = None if report is None else as_contrast_set(report)
     fitted = isinstance(fit, ContrastSet | Activations)
+    products_of(model, null_products)
     require_disjoint(fit=fit if fitted else None, choose=choose, report=report)
     for part in (choose, report):
         if part is not None:
@@ -139,7 +144,9 @@ def steerability(
     zero, sign = multipliers.index(0.0), torch.tensor(multipliers, dtype=torch.float32).sign()
     observed = ((odds - odds[:, zero, None]) * sign[:, None]).mean(-1)
     shuffled, others = (
-        null_gains(model, choose, make, observed, multipliers, count, cells.part(name))
+        null_gains(
+            model, choose, make, observed, multipliers, count, cells.part(name), null_products
+        )
         for name, make in (("shuffled", maps.shuffled), ("random", maps.random))
     )
     made = SteerabilityMap(
@@ -166,6 +173,7 @@ def steerability(
             "report": None if report is None else report.hash,
             "seed": seed,
             "direction_null": maps.what,
+            **({} if null_products is None else {"null_products": null_products}),
             "ordinary": what,
             "utilities_clamped": float(scores.utility(swept).clamped.float().mean()),
         },

@@ -21,6 +21,7 @@ from steerlens.analyses.steerability.fitted_family import FittedFamily
 from steerlens.data import ContrastSet
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
+from steerlens.models.products import Products
 from steerlens.protocols import Intervention
 from steerlens.store.cells import Cells
 
@@ -93,6 +94,7 @@ def null_gains(
     multipliers: Sequence[float],
     count: int,
     cells: Cells,
+    products: Products | None = None,
 ) -> Float[Tensor, "null row multiplier"] | None:
     """Mean oriented gain of every cell of the null maps; None if there are none.
 
@@ -102,6 +104,7 @@ def null_gains(
     Args:
         observed: The same of the real map.
         count: How many maps at most.
+        products: As in `sweep`.
     """
     if make is None:
         return None
@@ -109,7 +112,8 @@ def null_gains(
     for last in stats.looks(count):
         edits = [edit for k in range(len(found), last) for edit in make(k)]
         part = cells.part(f"maps-{len(found)}")
-        gains = _gains(model, choose, edits, multipliers, part).unflatten(0, (-1, len(observed)))
+        gains = _gains(model, choose, edits, multipliers, part, products)
+        gains = gains.unflatten(0, (-1, len(observed)))
         found = torch.cat([found, gains])
         if stats.clear_after(observed, found, count) is None:
             continue
@@ -125,8 +129,11 @@ def _gains(
     edits: Sequence[Intervention],
     multipliers: Sequence[float],
     cells: Cells,
+    products: Products | None,
 ) -> Float[Tensor, "edit multiplier"]:
-    swept = sweep(model, choose, edits, multipliers, log_odds_only=True, cells=cells)
+    swept = sweep(
+        model, choose, edits, multipliers, log_odds_only=True, cells=cells, products=products
+    )
     odds, zero = swept.log_odds, list(multipliers).index(0.0)
     sign = torch.tensor(multipliers, dtype=torch.float32).sign()
     return (odds - odds[:, zero, None]).mean(-1) * sign
