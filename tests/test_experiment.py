@@ -205,6 +205,7 @@ def whole(tmp_path_factory):
         budget=0.3,
         written=3,
         new_tokens=4,
+        attributed=2,
         strengths=11,
         shifts=("here is a phone . {prompt}",),
     )

@@ -22,6 +22,7 @@ from steerlens.experiment import SteerabilityExperiment
 experiment = SteerabilityExperiment(
     layers=(3, 6), n_fit=24, n_choose=10, n_report=8, n_neutral=8, nulls=19, budget=0.5,
     multipliers=(-0.5, 0.0, 0.5, 1.0), written=2, new_tokens=4, samples=1, strengths=11,
+    confirmed=8, attributed=2,
     shifts=("here is a phone . {prompt}",), others=("reviews/register",),
 )
 """
