@@ -72,7 +72,9 @@ class Coverage:
     concepts: tuple[str, ...] = CONCEPTS
     """Concepts of the reference world."""
     repeats: int = 100
-    """Repeats of each concept with real labels, and as many with shuffled ones."""
+    """Repeats of each concept with real labels."""
+    shuffled_repeats: int | None = None
+    """Repeats with shuffled labels; by default as many."""
     n_fit: int = 100
     """Pairs that fit the directions."""
     n_choose: int = 32
@@ -99,8 +101,9 @@ class Coverage:
     """A JSON file that keeps the summary, under "coverage"."""
 
     def __post_init__(self) -> None:
-        if min(self.repeats, self.draws, self.again, self.block, self.threads) < 1:
-            raise ValueError("repeats, draws, again, block and threads must be at least 1.")
+        counts = self.count("shuffled"), self.repeats, self.draws, self.again
+        if min(*counts, self.block, self.threads) < 1:
+            raise ValueError("Repeats, draws, again, block and threads must be at least 1.")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,9 +121,10 @@ class Coverage:
         claim_folder(self.output, self.settings)
         tasks = [
             (kind, concept, index)
-            for index in range(self.repeats)
+            for index in range(max(self.count("real"), self.count("shuffled")))
             for kind in ("real", "shuffled")
             for concept in self.concepts
+            if index < self.count(kind)
         ]
         for task in tqdm(tasks, desc="repeats", unit="map"):
             folder = self.folder(*task)
@@ -130,13 +134,19 @@ class Coverage:
             self._measure_truths(concept)
         return summary(self)
 
+    def count(self, kind: str) -> int:
+        """How many repeats of a kind there are of each concept."""
+        if kind == "shuffled" and self.shuffled_repeats is not None:
+            return self.shuffled_repeats
+        return self.repeats
+
     def folder(self, kind: str, concept: str, index: int) -> Path:
         """Where a repeat is kept."""
         return self.output / f"{kind}-{concept}-{index}"
 
     def maps(self, kind: str, concept: str) -> Iterator[tuple[int, SteerabilityMap]]:
         """The finished repeats of a kind."""
-        for index in range(self.repeats):
+        for index in range(self.count(kind)):
             yield index, SteerabilityMap.load(self.folder(kind, concept, index))
 
     def seeded(self, index: int) -> int:
@@ -253,7 +263,11 @@ def summary(study: Coverage) -> dict[str, Any]:
             own[concept].append({**claims, "chosen_gain": claim(chosen.gain, large["chosen_gain"])})
             for other in samples(found.confirmation, large, study.again, index):
                 again[concept].append(claims_of(other, large))
-    out: dict[str, Any] = {"settings": study.settings, "repeats": study.repeats}
+    out: dict[str, Any] = {
+        "settings": study.settings,
+        "repeats": study.repeats,
+        "shuffled_repeats": study.count("shuffled"),
+    }
     for name, group in {**{c: (c,) for c in study.concepts}, "all": study.concepts}.items():
         mine = [claims for c in group for claims in own[c]]
         fresh = [claims for c in group for claims in again[c]]
@@ -334,7 +348,7 @@ def coverage_of(claims: Sequence[Claim]) -> dict[str, Any]:
 
 def tables(found: dict[str, Any]) -> list[str]:
     """The tables of docs/trust.md: coverage, and what is flagged."""
-    groups = [name for name in found if name not in ("settings", "repeats")]
+    groups = [name for name in found if name not in ("settings", "repeats", "shuffled_repeats")]
     covered = [
         "| 95% interval of | concept | repeats | covers the truth | truth below / above it | "
         "bias | width | truth, its error | covers, drawn again |",
