@@ -6,7 +6,7 @@
 
 A case is a model and a contrast. For each one, every predictor is taken of every layer without
 steering; then a vector is added at each layer at the length that costs the budget, and its gain, direct
-and mediated, is measured on other questions. With the reference model there are its four concepts,
+and mediated, is measured on other questions, with the share that is written. With the reference model there are its four concepts,
 drawn `draws` times, and `planted` models whose live layers are known. With any other model there are
 contrasts of topics, from system prompts, and of the files in experiments/data.
 """
@@ -14,7 +14,7 @@ contrasts of topics, from system prompts, and of the files in experiments/data.
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from steerlens.analyses.confirmation.contexts import Contexts
+from steerlens.analyses.confirmation.measure_written import confirm_in_writing
 from steerlens.analyses.prediction.predict_layers import predict_layers
 from steerlens.analyses.prediction.prediction_study import PredictionStudy
 from steerlens.analyses.prediction.predictors import PREDICTORS
@@ -30,8 +32,8 @@ from steerlens.cli import run_file
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.formats.chat import render_chat
 from steerlens.experiment import Experiment, Inputs, Workplace
-from steerlens.experiment.experiment_data import load_data
-from steerlens.interventions.arms import layer_family
+from steerlens.experiment.experiment_data import first_prompts, load_data
+from steerlens.interventions.arms import layer_family, site_of
 from steerlens.measures import scores
 from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.equal_cost import lengths_within_budget
@@ -39,7 +41,8 @@ from steerlens.measures.ordinary_texts import given_or_written, text_halves
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
-from steerlens.results import Result
+from steerlens.protocols import Intervention
+from steerlens.results import Cell, Result
 from steerlens.sites import Positions
 from steerlens.store.cells import cells_or_none
 from steerlens.testbed.grammar import CONCEPTS
@@ -80,6 +83,7 @@ class Case:
     concept: str
     make: Callable[[], tuple[Model, ContrastSet, ContrastSet, ContrastSet]]
     """The model, the contexts, and the questions to choose and to report on."""
+    writes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,10 @@ class PredictionExperiment(Experiment):
     """Contrasts of models other than the reference model."""
     budget: float = 0.1
     """Nats of KL per token."""
+    written: int = 12
+    """Prompts that are continued with the vector of every layer, for the share that is written; 0 for
+    none. Planted models write nothing that could be read."""
+    new_tokens: int = 16
 
     kind: ClassVar[str] = "prediction"
     results: ClassVar[tuple[type[Result], ...]] = (PredictionStudy,)
@@ -132,7 +140,7 @@ class PredictionExperiment(Experiment):
                 concepts=tuple(case.concept for case in cases),
                 predictors=tuple(PREDICTORS),
                 values=padded("values"),
-                outcomes=("gain", "mediated", "direct"),
+                outcomes=("gain", "mediated", "direct", "written"),
                 effects=padded("effects"),
                 by_choosing=padded("chosen"),
                 seconds=torch.stack([one["seconds"] for one in found]),
@@ -157,7 +165,12 @@ class PredictionExperiment(Experiment):
         ]
         places = [(write, read) for write in range(5) for read in range(write + 1, 6)]
         return found + [
-            Case(f"planted {w}-{r}", f"planted {w}-{r}", lambda w=w, r=r: self.planted_at(w, r))
+            Case(
+                f"planted {w}-{r}",
+                f"planted {w}-{r}",
+                lambda w=w, r=r: self.planted_at(w, r),
+                writes=False,
+            )
             for w, r in places[: self.planted]
         ]
 
@@ -228,19 +241,39 @@ class PredictionExperiment(Experiment):
         lengths = lengths_within_budget(
             model, directions, for_lengths, budget=self.budget, positions=positions, progress=False
         )
-        arms = list(layer_family(directions, positions, lengths).values())
+        family = layer_family(directions, positions, lengths)
+        arms = list(family.values())
         gains = {}
         for name, asked in (("choose", choose), ("report", report)):
             odds = scores.preference(sweep(model, asked, arms, (0.0, 1.0), progress=False))
             gains[name] = (odds[:, 1] - odds[:, 0]).mean(-1)
         mapping = time.process_time() - started + reading
         direct = direct_gain(model, report, arms, (0.0, 1.0), progress=False)[:, 1].mean(-1)
+        written = torch.full_like(direct, torch.nan)
+        if case.writes and self.written:
+            written = self.written_share(model, family, fit, report)
+        effects = [gains["report"], gains["report"] - direct, direct, written]
         return {
             "values": predicted.values,
-            "effects": torch.stack([gains["report"], gains["report"] - direct, direct]).float(),
+            "effects": torch.stack(effects).float(),
             "chosen": gains["choose"].float(),
             "seconds": torch.tensor([predicting, mapping]),
         }
+
+    def written_share(
+        self, model: Model, arms: Mapping[str, Intervention], fit: ContrastSet, asked: ContrastSet
+    ) -> Tensor:
+        """What is written at each layer, as a share of what the contrast's contexts write."""
+        prompts = first_prompts(model, asked, self.written, self.new_tokens)
+        at = [Cell(row, 1.0, site_of(arm)) for row, arm in arms.items()]
+        contexts = Contexts.from_pairs(model, fit, prompts, room=self.new_tokens)
+        effect = confirm_in_writing(
+            model, arms, at, prompts, contexts, max_new_tokens=self.new_tokens, temperature=0.0,
+            progress=False,
+        )  # fmt: skip
+        if not effect.reader_is_good:  # it does not tell the texts of the two contexts apart
+            return torch.full((len(at),), torch.nan)
+        return torch.tensor([effect.share(k).value for k in range(len(at))])
 
 
 FILES = {"sentiment": "sentiment", "she over he": "she_he", "weddings": "weddings"}

@@ -40,7 +40,8 @@ class PredictionStudy(Result):
     predictors: tuple[str, ...]
     values: Float[Tensor, "case predictor site"]
     outcomes: tuple[str, ...]
-    """"gain" (at the budget, on held-out questions), "mediated", "direct"."""
+    """"gain" (at the budget, on held-out questions), "mediated", "direct", and "written" (the share of
+    what the contrast's contexts write); NaN in cases whose texts were not read."""
     effects: Float[Tensor, "case outcome site"]
     by_choosing: Float[Tensor, "case site"]
     """Gain on the questions by which a search would choose; `effects` are on others."""
@@ -93,9 +94,10 @@ class PredictionStudy(Result):
         effects = self.effects[:, self._index(outcome, self.outcomes)]
         rows = [self.values[:, self._index(name, self.predictors)] for name in asked]
         found, groups = [], []
-        for concept in dict.fromkeys(self.concepts):
-            own = [i for i, name in enumerate(self.concepts) if name == concept]
-            others = [i for i in range(len(self.cases)) if i not in own]
+        measured = [i for i in range(len(self.cases)) if bool(effects[i].isfinite().any())]
+        for concept in dict.fromkeys(self.concepts[i] for i in measured):
+            own = [i for i in measured if self.concepts[i] == concept]
+            others = [i for i in measured if i not in own]
             if not others:
                 return Interval(*3 * (float("nan"),))
             x = torch.cat([_ranks([row[i] for row in rows], effects[i])[0] for i in others])
