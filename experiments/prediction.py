@@ -5,10 +5,11 @@
     steerlens run experiments/prediction.py --draws 1 --planted 2            # a short look
 
 A case is a model and a contrast. For each one, every predictor is taken of every layer without
-steering; then a vector is added at each layer at the length that costs the budget, and its gain, direct
-and mediated, is measured on other questions, with the share that is written. With the reference model there are its four concepts,
-drawn `draws` times, and `planted` models whose live layers are known. With any other model there are
-contrasts of topics, from system prompts, and of the files in experiments/data.
+steering; then a vector is added at each layer at the length that costs the budget. Its gain, direct and
+mediated, is measured on other questions, and the share that it writes on their prompts. With the
+reference model there are its four concepts, drawn `draws` times, and `planted` models whose live layers
+are known. With any other model there are contrasts of topics, from system prompts, and of the files in
+experiments/data.
 """
 
 import logging

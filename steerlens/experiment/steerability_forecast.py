@@ -67,7 +67,6 @@ class Asked(Protocol):
 def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Forecast:
     """The parts of the experiment in their order, with what they will take."""
     speed, n_layers = speed_of(model), model.n_layers
-    fast = speed_of(model, asked.null_products)
     sites, rule = asked.sites(model), getattr(Positions, asked.positions)()
     arms = [Add(Direction(torch.ones(model.d_model), site), rule, 1.0) for site in sites]
     strengths, steered = asked.multipliers, len(asked.multipliers) - 1
@@ -102,6 +101,8 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
     every = (
         swept(inputs.choose, arms * asked.nulls, strengths, odds=True) if asked.nulls else NOTHING
     )
+    fast = speed_of(model, asked.null_products)
+    nulls = ForecastPart("null maps", fast.seconds(every * 2), "nulls 0", True)
     asking, prompt = texts_of(inputs.choose)
     questions = passes(n_layers, asking / 2, prompt)
     whole = Work(states=len(sites) * asking / 2)
@@ -131,7 +132,7 @@ def steerability_forecast(asked: Asked, model: Model, inputs: Questions) -> Fore
             part("lengths at equal KL", looks) if asked.unit == "equal_kl" else None,
             part("map", swept(inputs.choose, arms, strengths)),
             part("cost (KL)", cost_work(model, half, arms, strengths)),
-            ForecastPart("null maps", fast.seconds(every * 2), "nulls 0", True) if asked.nulls else None,
+            nulls if asked.nulls else None,
             part("predictors of each layer", predicted) if asked.budget > 0 else None,
             part("confirmed in writing", confirmed, "confirmed 0") if inputs.confirming else None,
             part("writing in every cell", written, "written 0") if inputs.prompts else None,
