@@ -80,7 +80,8 @@ def test_null_maps_alone_have_them(planted, planted_data):
     fit, choose, _ = planted_data
     plain, half = (
         steerability(
-            Model(planted.model), fit, choose, layers=(1, 2), multipliers=(-1.0, 0.0, 1.0), unit="resid_norm",
+            Model(planted.model), fit, choose, layers=(1, 2), multipliers=(-1.0, 0.0, 1.0),
+            unit="resid_norm",
             neutral=[pair.prompt for pair in choose], nulls=19, null_products=products, progress=False,
         )
         for products in (None, "bfloat16")
