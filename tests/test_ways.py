@@ -400,6 +400,12 @@ def test_multipliers_far_apart_and_values_far_out_are_drawn_readably():
     )  # fmt: skip
     drawn = dict(zip(dots.data[0].text, dots.data[0].x, strict=True))
     assert max(drawn.values()) < 0.4 and "13" in drawn
+    # A dot within the others' whiskers is drawn where it is.
+    bands = ([1.6, 4.4, 4.5], [0.1, 2.6, 2.6], [3.0, 6.1, 6.5])
+    dots = plots.criteria_dots(
+        {"gain": (bands, "nats", False, "more")}, rows=["a", "b", "c"], title="x"
+    )
+    assert sorted(dots.data[0].x) == [1.6, 4.4, 4.5] and not any(dots.data[0].text)
 
 
 # The reference world ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerlens.plots.arrays import array, band, bands, ordered
+from steerlens.plots.arrays import Band, array, band, bands, ordered
 from steerlens.plots.look import INK, PALETTE, SYMBOLS, house, span
 from steerlens.plots.marks import line, rule, whiskers
 from steerlens.plots.narrow import make_narrow
@@ -214,6 +214,14 @@ def within(values: list[float]) -> tuple[float, float]:
     return kept[0], kept[-1]
 
 
+def _ends(drawn: Band) -> tuple[float, float]:
+    """Where the axis of a panel ends: at 0 and the whiskers of all dots but a few far ones."""
+    low, high = within(drawn.mean[~np.isnan(drawn.mean)].tolist())
+    near = (drawn.mean >= low) & (drawn.mean <= high)
+    reach = np.concatenate([[0.0], *(part[near] for part in drawn)])
+    return float(np.nanmin(reach)), float(np.nanmax(reach))
+
+
 def criteria_dots(
     panels: Mapping[str, tuple[Any, str, bool, str]],
     *,
@@ -257,7 +265,7 @@ def criteria_dots(
         if known.size:
             best = float(known.max() if better == "more" else known.min())
         colours = [PALETTE[0] if m == best else "white" for m in drawn.mean]
-        ends = within(known.tolist()) if known.size and not log else (-math.inf, math.inf)
+        ends = _ends(drawn) if known.size and not log else (-math.inf, math.inf)
         away = (drawn.mean < ends[0]) | (drawn.mean > ends[1])
         beyond |= bool(away.any())
         far = drawn.mean.copy()
