@@ -106,6 +106,14 @@ def test_stored_cells_of_one_precision_are_not_those_of_another(gpt2, tmp_path):
     with pytest.raises(DamagedFile):
         swept(None)
 
+    def read(products):
+        cells = Cells(tmp_path / "read", "activations", {}, False)
+        return activations(gpt2, PAIRS, products=products, progress=False, cells=cells).positive
+
+    assert torch.equal(read(None), read(None))
+    with pytest.raises(DamagedFile):
+        read("bfloat16")
+
 
 def test_plans_and_speeds_are_those_of_the_precision(gpt2):
     planned = plan(gpt2, PAIRS, list(arms(gpt2)), (0.0, 1.0), products="bfloat16")

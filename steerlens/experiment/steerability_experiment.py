@@ -94,8 +94,8 @@ class SteerabilityExperiment(Experiment):
     """Null maps of each kind (shuffled labels, random directions): at least 19, which allow
     p = 0.05; or 0 for none, and no p-values."""
     null_products: Products | None = None
-    """"bfloat16" computes the null maps with matrix products in half precision: about twice as fast
-    on processors that have them. Nothing else is computed so."""
+    """"bfloat16" computes the null maps, and nothing else, with matrix products in half precision:
+    faster on processors that have them."""
     n_choose: int = 64
     """Most questions to choose the cell on."""
     n_report: int = 64

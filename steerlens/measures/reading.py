@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, SupportsIndex, get_args
 
 import torch
@@ -76,6 +76,8 @@ def chunks(
         products: As in `activations`.
     """
     kept = cells_or_none(cells, "activations", progress=False)
+    if products is not None:
+        kept = replace(kept, facts={**kept.facts, "products": products})
     for site in sites:
         model.require_site(site)
     lengths = [len(p.prompt) + max(len(p.positive), len(p.negative)) for p in pairs]
@@ -135,8 +137,8 @@ def activations(
             or those after the prompt ("generated"); by default they must be one.
         batch_size: Pairs of one chunk.
         products: "bfloat16" rounds both factors of each product with the blocks' weights, and keeps
-            the stream in float32: about twice as fast on processors with bfloat16 instructions. The
-            `dtype` of what is read says so.
+            the stream in float32: faster on processors with bfloat16 instructions (docs/models.md).
+            The `dtype` of what is read says so.
         cells: Where chunks are kept and found; by default nowhere. `ActivationStore` keeps them for
             any later run.
 

@@ -89,7 +89,7 @@ def steerability(
             i.e. where p is far above 0.05. By default 20 for fitted directions and for interventions
             that are all along one direction (random directions only), and 0 for others.
         null_products: "bfloat16" computes the null maps, and nothing else, with products in half
-            precision, as in `sweep`: about twice as fast on processors that have them.
+            precision, as in `sweep`: faster on processors that have them.
         seed: Seeds the null maps.
         cells: Where finished parts are kept, so that a stopped run goes on.
 
