@@ -82,7 +82,7 @@ class DataCurve(Result):
     def plot(self) -> go.Figure:
         """Gain over the number of pairs, a line with its band for each way."""
         bounds = self.gain
-        return plots.measured_lines(
+        figure = plots.measured_lines(
             {
                 way: (list(self.sizes), tuple(part[i].tolist() for part in bounds))
                 for i, way in enumerate(self.ways)
@@ -96,3 +96,4 @@ class DataCurve(Result):
             rule=(0.0, "no gain"),
             note=f"At {format_number(self.budget)} nats of KL per token. Bands: 95% intervals.",
         )
+        return figure.update_xaxes(tickvals=self.sizes, ticktext=[str(n) for n in self.sizes])
