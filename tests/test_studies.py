@@ -196,8 +196,8 @@ def test_the_page_holds_the_numbers_that_were_saved(coverage, proxies):
 
 def test_the_saved_study_is_as_large_as_the_page_says(coverage):
     saved = json.loads((ROOT / "docs" / "trust.json").read_text("utf-8"))["coverage"]
-    for kind in ("real", "shuffled"):
-        assert saved["all"]["flagged"][kind]["both"]["n"] >= 300
+    for kind, least in (("real", 300), ("shuffled", 60)):
+        assert saved["all"]["flagged"][kind]["both"]["n"] >= least
     assert saved["all"]["coverage"]["held_gain"]["covered"]["n"] >= 300
 
 
