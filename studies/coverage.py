@@ -263,11 +263,9 @@ def summary(study: Coverage) -> dict[str, Any]:
             own[concept].append({**claims, "chosen_gain": claim(chosen.gain, large["chosen_gain"])})
             for other in samples(found.confirmation, large, study.again, index):
                 again[concept].append(claims_of(other, large))
-    out: dict[str, Any] = {
-        "settings": study.settings,
-        "repeats": study.repeats,
-        "shuffled_repeats": study.count("shuffled"),
-    }
+    out: dict[str, Any] = {"settings": study.settings, "repeats": study.repeats}
+    if study.shuffled_repeats is not None:
+        out["shuffled_repeats"] = study.shuffled_repeats
     for name, group in {**{c: (c,) for c in study.concepts}, "all": study.concepts}.items():
         mine = [claims for c in group for claims in own[c]]
         fresh = [claims for c in group for claims in again[c]]
@@ -346,6 +344,12 @@ def coverage_of(claims: Sequence[Claim]) -> dict[str, Any]:
 # Showing
 
 
+def _bias(bounds: Sequence[float]) -> str:
+    """A bias; one that is the same in all repeats has no interval."""
+    value, low, high = bounds
+    return f"{value:+.3f}" if math.isnan(low) else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def tables(found: dict[str, Any]) -> list[str]:
     """The tables of docs/trust.md: coverage, and what is flagged."""
     groups = [name for name in found if name not in ("settings", "repeats", "shuffled_repeats")]
@@ -363,7 +367,7 @@ def tables(found: dict[str, Any]) -> list[str]:
             cells = (
                 words, group, str(c["covered"]["n"]), _share(c["covered"]),
                 f"{c['truth_below']} / {c['truth_above']}",
-                "{:+.3f} [{:+.3f}, {:+.3f}]".format(*c["bias"]), f"{c['width']:.3f}",
+                _bias(c["bias"]), f"{c['width']:.3f}",
                 f"{c['truth']:.3f} ± {c['truth_error']:.3f}",
                 f"{again['share']:.1%}" if again else "",
             )  # fmt: skip
