@@ -1,7 +1,7 @@
 """What do matrix products in half precision save, and what do they change?
 
     python benchmarks/half_precision.py                  # SmolLM2-135M-Instruct, some minutes
-    python benchmarks/half_precision.py --maps 4         # fewer null maps
+    python benchmarks/half_precision.py --maps 2         # fewer null maps
 
 Null maps (30 layers x 7 multipliers) and activations of SmolLM2 on sentiment, with products in float32
 and in bfloat16, in turn and in one process: processor seconds, and how far the numbers are apart. One
@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from steerlens.directions.methods import DiffMean
 from steerlens.measures.sweep import sweep
 from steerlens.sites import Positions, Site
 from steerlens.store.cells import cells_or_none
+from steerlens.units import MULTIPLIERS
 
 DATA = Path(__file__).parents[1] / "experiments" / "data"
 T = TypeVar("T")
@@ -47,7 +49,6 @@ def quantiles(x: torch.Tensor) -> str:
 def compare_maps(model: sl.Model, fit: sl.ContrastSet, choose: sl.ContrastSet, maps: int) -> None:
     """Null maps by both kinds of product: seconds, cells, and the largest gain of each map."""
     texts = [pair.prompt for pair in choose]
-    multipliers = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
     family = fit_family(
         model, fit, model.sites(), texts, method=DiffMean(), unit="resid_norm", budget=0.1,
         positions=Positions.from_prompt_end(), cells=cells_or_none(None, "", progress=False),
@@ -57,13 +58,14 @@ def compare_maps(model: sl.Model, fit: sl.ContrastSet, choose: sl.ContrastSet, m
     edits = [edit for k in range(maps) for make in (made.shuffled, made.random) for edit in make(k)]
     rows = {}
     for products in (None, "bfloat16"):
-        run = lambda p=products: sweep(  # noqa: E731
-            model, choose, edits, multipliers, log_odds_only=True, products=p, progress=False
-        )
+        run = partial(
+            sweep, model, choose, edits, MULTIPLIERS, log_odds_only=True, products=products,
+            progress=False,
+        )  # fmt: skip
         seconds, swept = timed(run)
         odds = swept.log_odds.mean(-1).unflatten(0, (2 * maps, -1))
-        sign = torch.tensor(multipliers).sign()
-        rows[products] = seconds, (odds - odds[..., 3:4]) * sign
+        unsteered = odds[..., [MULTIPLIERS.index(0.0)]]
+        rows[products] = seconds, (odds - unsteered) * torch.tensor(MULTIPLIERS).sign()
     (one, exact), (other, half) = rows[None], rows["bfloat16"]
     best, again = (gains.flatten(1).amax(1) for gains in (exact, half))
     print(f"{2 * maps} null maps of {exact[0].numel()} cells on {len(choose)} questions")
@@ -83,7 +85,7 @@ def compare_directions(model: sl.Model, fit: sl.ContrastSet, repeats: int) -> No
         for name in seconds:
             products = None if name == "float32" else "bfloat16"
             spent, found[name] = timed(
-                lambda p=products: sl.activations(model, fit, products=p, progress=False)
+                partial(sl.activations, model, fit, products=products, progress=False)
             )
             seconds[name].append(spent)
     one, other = (sorted(seconds[name])[repeats // 2] for name in seconds)

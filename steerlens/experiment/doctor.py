@@ -20,6 +20,7 @@ from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.models.memory import free_bytes
 from steerlens.models.model import Model
+from steerlens.models.speed import least_seconds
 
 EXTRAS = ("sae-lens", "gguf", "kaleido", "ipykernel", "nbclient")
 """Packages of the extras."""
@@ -131,17 +132,11 @@ def _precision() -> str:
 
 def _products() -> str:
     """Rates of matrix products, of which the second decides whether `products="bfloat16"` pays."""
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        rows, weight = (torch.randn(512, 512).to(dtype) for _ in range(2))
-        rows @ weight
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            rows @ weight
-            seconds.append(time.perf_counter() - start)
-        found[dtype] = 512**3 / min(seconds) / 1e9
-    one, half = found.values()
+    factor, rates = torch.randn(512, 512), []
+    for own in (factor, factor.bfloat16()):
+        seconds = least_seconds(lambda own=own: own @ own, factor.device)
+        rates.append(512**3 / seconds / 1e9)
+    one, half = rates
     return (
         f"{one:.3g} G multiply-adds per second in float32, {half:.3g} in bfloat16 "
         f"({half / one:.2g} times), on the CPU"

@@ -572,10 +572,16 @@ class Model(LensNames):
             first: The first block that will be run.
             products: The precision of the products with weights; by default their own.
         """
-        known, differs = self.attached.hooks, measured(self.wrapped).readout_differs
-        if self.is_bridge or differs or why_not(self.wrapped, known) is not None:
-            return None
-        return Kernel(self.wrapped, known, first, products)
+        known = self.attached.hooks
+        return None if self.why_no_kernel() else Kernel(self.wrapped, known, first, products)
+
+    def why_no_kernel(self) -> str | None:
+        """Why there is no fast forward pass; None where there is one."""
+        if self.is_bridge:
+            return f"{self.name!r} is a TransformerBridge"
+        if measured(self.wrapped).readout_differs:
+            return f"{self.name!r} reads out in a way of its own"
+        return why_not(self.wrapped, self.attached.hooks)
 
     def replay(self) -> Replay | None:
         """The blocks of a bridge one by one, or None where that is not possible; as `kernel`."""

@@ -6,8 +6,6 @@ from typing import Literal, get_args
 
 import torch
 
-from steerlens.models.kernel import why_not
-from steerlens.models.measured import measured
 from steerlens.models.model import Model
 
 Products = Literal["bfloat16", "float16"]
@@ -36,20 +34,10 @@ def products_of(model: Model, products: str | None) -> torch.dtype | None:
             f"products={products!r} rounds the factors of a float32 model, and {model.name!r} is "
             f"{model.dtype} already. Leave products out."
         )
-    reason = _why_not(model)
+    reason = "something is attached to the model" if model.attached else model.why_no_kernel()
     if reason is not None:
         raise ValueError(
             f"products={products!r} needs a HookedTransformer whose blocks run without hooks, and "
             f"that is not possible here: {reason}. Leave products out."
         )
     return getattr(torch, products)
-
-
-def _why_not(model: Model) -> str | None:
-    if model.is_bridge:
-        return f"{model.name!r} is a TransformerBridge"
-    if model.attached:
-        return "something is attached to the model"
-    if measured(model.wrapped).readout_differs:
-        return f"{model.name!r} reads out in a way of its own"
-    return why_not(model.wrapped, model.attached.hooks)

@@ -119,7 +119,7 @@ def _measured(model: Model, products: torch.dtype | None) -> Speed:
     inner = 0 if getattr(cfg, "attn_only", False) else (cfg.d_mlp or 0) * (2 + cfg.gated_mlp)
     weights = cfg.d_model * (2 * queries + 2 * keys + inner)
     states = torch.randn(ROWS, cfg.d_model, device=model.device)
-    read = _best(lambda: model.readout.log_normaliser(states, 2**30), model)
+    read = least_seconds(lambda: model.readout.log_normaliser(states, 2**30), model.device)
     return Speed(
         block=max(few - small * token, 0.0),
         token=token,
@@ -139,20 +139,20 @@ def _block_seconds(model: Model, batch: TokenBatch, products: torch.dtype | None
     """Seconds of one block on a batch."""
     kernel, blocks = model.kernel(products=products), min(BLOCKS, model.n_layers)
     if kernel is None:
-        return _best(lambda: model.states(batch), model) / model.n_layers
+        return least_seconds(lambda: model.states(batch), model.device) / model.n_layers
     columns = Columns.of(batch)
     resid = kernel.embed(batch.tokens[:, None], columns.positions)
-    return _best(lambda: kernel.climb(resid, columns, top=blocks), model) / blocks
+    return least_seconds(lambda: kernel.climb(resid, columns, top=blocks), model.device) / blocks
 
 
-def _best(run: Callable[[], Tensor], model: Model) -> float:
+def least_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     """Seconds of a call, the least of some."""
     run()
     found = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         run()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         found.append(time.perf_counter() - start)
     return min(found)
