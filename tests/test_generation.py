@@ -8,7 +8,9 @@ import torch
 from steerlens.interventions import Ablate, Add, Together
 from steerlens.measures import generation
 from steerlens.measures.generation import generate, generated_tokens
+from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, SteeringError
+from steerlens.models.stepping import Stepping
 from steerlens.sites import Positions, Site
 from steerlens.testing import tiny_bridge, tiny_model
 
@@ -48,7 +50,7 @@ def steering(random_direction):
 def written(monkeypatch):
     """Writes text and keeps the logits from which every token was chosen."""
 
-    def write(model, **options):
+    def write(model, prompts=PROMPTS, **options):
         kept = []
 
         def sample(logits, temperature, draws):
@@ -58,7 +60,7 @@ def written(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(generation, "_sample", sample)
             tokens = generated_tokens(
-                model, PROMPTS, max_new_tokens=NEW, stop_at_eos=False, **options
+                model, prompts, max_new_tokens=NEW, stop_at_eos=False, **options
             )
         return tokens, torch.stack(kept, 1)
 
@@ -90,6 +92,35 @@ def test_cached_is_uncached_is_teacher_forced_without_hooks(tiny, steering, writ
         assert isinstance(generation._stepper(tiny, True, 16), generation._KernelSteps)
         tiny.logits(tiny.answered(["the cat"], [" ran"]))
     check_paths(tiny, intervention, written)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_equal_prompts_are_read_once_up_to_the_first_edited_token(
+    tiny, steering, written, monkeypatch, rule
+):
+    """Prompts of several strengths are equal; padding stands before the shorter ones."""
+    prompts = [*PROMPTS, *PROMPTS[::-1], PROMPTS[0]]
+    strengths = torch.tensor([2.0, -1.0, 0.0, 1.0, 0.5, -2.0, 0.0])
+    read, prefix = [], Kernel.prefix
+
+    def counted(kernel, batch, width):
+        read.append((len(batch), width))
+        return prefix(kernel, batch, width)
+
+    monkeypatch.setattr(Kernel, "prefix", counted)
+    with steering(rule).attach(tiny, strengths):
+        tokens, shared = written(tiny, prompts)
+        monkeypatch.setattr(Stepping, "_shared", lambda *_: 0)
+        again, alone = written(tiny, prompts)
+    assert torch.equal(tokens, again)
+    torch.testing.assert_close(shared, alone, atol=2e-5, rtol=1e-5)
+    batch = tiny.tokens(prompts, padding_side="left")
+    chosen = rule.mask(batch).any(0)
+    first = int(chosen.int().argmax()) if bool(chosen.any()) else batch.width
+    width = min(first, batch.width - 1)
+    different = {tuple(row) for row in batch.tokens[:, :width].tolist()}  # no prompt holds padding
+    assert len(different) < len(prompts)
+    assert read == [(len(different), width)] * (width > 0)
 
 
 @pytest.mark.parametrize("rule", [RULES[0], RULES[3]], ids=repr)

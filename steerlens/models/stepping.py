@@ -72,6 +72,8 @@ class Stepping:
                 own.add(keys, values)
             cut.done()
             start = cut.column
+        elif start == 0 and last_only and not inserted and entries is None:
+            start = self._shared(texts, kept)
         for begin, stop in self._pieces(start, texts.width):
             found.append(self._columns(texts, begin, stop, inserted, kept, last_only, entries))
         return found[-1] if last_only else torch.cat(found, 1)
@@ -93,6 +95,32 @@ class Stepping:
         found: dict[int, list[Tensor]] = {entry: [] for entry in entries.values()}
         self.run(texts, 0, inserted, entries=found)
         return {site: torch.cat(found[entry], 1) for site, entry in entries.items()}
+
+    def _shared(self, texts: TokenBatch, kept: list[Kept]) -> int:
+        """Keeps the columns before the first edited one, computed once for texts that are equal there.
+
+        Returns:
+            How many columns that are; 0 where no two texts are equal, and all is still to be computed.
+        """
+        if self.attached.nudges or torch.is_grad_enabled():
+            return 0
+        width = texts.width - 1  # the state of the last column is asked for
+        for rule in {one.positions for one in self.attached}:
+            edited = self.attached.chosen(rule, texts.width).any(0).nonzero()
+            width = min(width, int(edited[0]) if len(edited) else width)
+        start = texts.columns(0, width)
+        _, of_row, counts = torch.unique(
+            torch.cat([start.tokens, start.mask.long()], 1),
+            dim=0, return_inverse=True, return_counts=True,
+        )  # fmt: skip
+        if width == 0 or len(counts) == len(texts):
+            return 0
+        first = of_row.argsort(stable=True)[counts.cumsum(0) - counts]
+        found = self.kernel.prefix(start.rows(first), width)
+        assert found is not None
+        for own, (keys, values) in zip(kept, found, strict=True):
+            own.append(keys[of_row, None], values[of_row, None])
+        return width
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Columns that are computed at once: those that are nudged alone."""
