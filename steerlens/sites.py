@@ -428,6 +428,17 @@ class Positions:
         return f"Positions.{self.rule}({', '.join(arguments)})"
 
 
+def require_positions(value: object) -> None:
+    """Raises ArgumentError if a value is not a rule that chooses tokens, where no name will do."""
+    if not isinstance(value, Positions):
+        named = isinstance(value, str) and value in get_args(Rule) and value != "span"
+        made = f"Positions.{value}()" if named else "Positions.from_prompt_end()"
+        raise ArgumentError(
+            f"positions={value!r:.80} is not a Positions, which an intervention needs. Write e.g. "
+            f"positions={made}."
+        )
+
+
 def as_positions(value: Positions | str) -> Positions:
     """A rule from a `Positions` or from the name of one, e.g. "all" or "from_prompt_end".
 

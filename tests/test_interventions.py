@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerlens.directions import DirectionError
 from steerlens.interventions import Ablate, AblateEverywhere, Add, AddKeepingNorm, Clamp, Together
+from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
 from steerlens.testing import TEXTS, check_intervention, tiny_bridge, tiny_model
@@ -131,6 +132,15 @@ def test_together_of_nothing_and_of_too_few_weights_is_refused(direction):
         Together(())
     with pytest.raises(ValueError, match="1 weights for 2 interventions"):
         Together((Add(direction), Ablate(direction)), (1.0,))
+
+
+def test_the_name_of_a_rule_is_refused_where_a_rule_is_needed(gpt2, direction):
+    """Functions take "last"; an intervention keeps a rule."""
+    for made in (Add(direction, unit="direction"), Ablate(direction)):
+        object.__setattr__(made, "positions", "last")  # the types of arguments are checked in tests
+        message = r"'last' is not a Positions.* positions=Positions\.last\(\)"
+        with pytest.raises(ValueError, match=message):
+            sweep(gpt2, [("the cat", " ran", " sat")], [made], (0.0, 1.0))
 
 
 @pytest.mark.parametrize("unit", ["resid_norm", "projection_std"])

@@ -9,7 +9,7 @@ from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.models.model import Model
 from steerlens.protocols import Directed, Fitted, Intervention, ResidualEdit
-from steerlens.sites import Positions, Site
+from steerlens.sites import Positions, Site, require_positions
 from steerlens.units import StrengthUnit
 
 Steering = Intervention | Direction
@@ -99,12 +99,13 @@ def require_fit(model: Model, intervention: Intervention) -> None:
     """Raises ValueError if an intervention does not fit the model, as far as it says.
 
     Raises:
-        TypeError: If it is no intervention.
+        TypeError: If it is no intervention, or its positions are no rule.
     """
     if not isinstance(intervention, Intervention):
         raise _no_intervention(intervention)
     if isinstance(intervention, ResidualEdit):
         model.require_site(intervention.site)
+        require_positions(intervention.positions)
     if isinstance(intervention, Directed):
         model.require(intervention.direction)
     if isinstance(intervention, Fitted):

@@ -33,7 +33,7 @@ from steerlens.models.nudges import AttachedNudge
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
 from steerlens.protocols import Edit, Strength
-from steerlens.sites import Positions, Site, TokenBatch
+from steerlens.sites import Positions, Site, TokenBatch, require_positions
 
 
 @runtime_checkable
@@ -97,10 +97,12 @@ class AttachedEdits:
             factors: What the multiplier is multiplied by, for each text or token.
 
         Raises:
+            ArgumentError: If the positions are no rule.
             ValueError: If the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
         require_strength(multiplier)
+        require_positions(positions)
         attached = Attached(site, edit, positions, multiplier, factors=factors)
 
         def fire(resid: Tensor, hook: Any) -> Tensor:
