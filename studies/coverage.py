@@ -1,6 +1,6 @@
 """Do the intervals hold, and how often does a map see what is not there?
 
-    python studies/coverage.py                              # about an hour on one core
+    python studies/coverage.py                              # about two hours on one core
     python studies/coverage.py --numbers docs/trust.json    # also keeps the numbers of the docs
 
 Every repeat draws fresh data of the reference world and makes a map as a user would. With real
@@ -71,10 +71,8 @@ class Coverage:
 
     concepts: tuple[str, ...] = CONCEPTS
     """Concepts of the reference world."""
-    repeats: int = 100
-    """Repeats of each concept with real labels."""
-    shuffled_repeats: int | None = None
-    """Repeats with shuffled labels; by default as many."""
+    repeats: int = 102
+    """Repeats of each concept with real labels, and as many with shuffled ones."""
     n_fit: int = 100
     """Pairs that fit the directions."""
     n_choose: int = 32
@@ -101,9 +99,8 @@ class Coverage:
     """A JSON file that keeps the summary, under "coverage"."""
 
     def __post_init__(self) -> None:
-        counts = self.count("shuffled"), self.repeats, self.draws, self.again
-        if min(*counts, self.block, self.threads) < 1:
-            raise ValueError("Repeats, draws, again, block and threads must be at least 1.")
+        if min(self.repeats, self.draws, self.again, self.block, self.threads) < 1:
+            raise ValueError("repeats, draws, again, block and threads must be at least 1.")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,10 +118,9 @@ class Coverage:
         claim_folder(self.output, self.settings)
         tasks = [
             (kind, concept, index)
-            for index in range(max(self.count("real"), self.count("shuffled")))
+            for index in range(self.repeats)
             for kind in ("real", "shuffled")
             for concept in self.concepts
-            if index < self.count(kind)
         ]
         for task in tqdm(tasks, desc="repeats", unit="map"):
             folder = self.folder(*task)
@@ -134,19 +130,13 @@ class Coverage:
             self._measure_truths(concept)
         return summary(self)
 
-    def count(self, kind: str) -> int:
-        """How many repeats of a kind there are of each concept."""
-        if kind == "shuffled" and self.shuffled_repeats is not None:
-            return self.shuffled_repeats
-        return self.repeats
-
     def folder(self, kind: str, concept: str, index: int) -> Path:
         """Where a repeat is kept."""
         return self.output / f"{kind}-{concept}-{index}"
 
     def maps(self, kind: str, concept: str) -> Iterator[tuple[int, SteerabilityMap]]:
         """The finished repeats of a kind."""
-        for index in range(self.count(kind)):
+        for index in range(self.repeats):
             yield index, SteerabilityMap.load(self.folder(kind, concept, index))
 
     def seeded(self, index: int) -> int:
@@ -264,8 +254,6 @@ def summary(study: Coverage) -> dict[str, Any]:
             for other in samples(found.confirmation, large, study.again, index):
                 again[concept].append(claims_of(other, large))
     out: dict[str, Any] = {"settings": study.settings, "repeats": study.repeats}
-    if study.shuffled_repeats is not None:
-        out["shuffled_repeats"] = study.shuffled_repeats
     for name, group in {**{c: (c,) for c in study.concepts}, "all": study.concepts}.items():
         mine = [claims for c in group for claims in own[c]]
         fresh = [claims for c in group for claims in again[c]]
@@ -352,7 +340,7 @@ def _bias(bounds: Sequence[float]) -> str:
 
 def tables(found: dict[str, Any]) -> list[str]:
     """The tables of docs/trust.md: coverage, and what is flagged."""
-    groups = [name for name in found if name not in ("settings", "repeats", "shuffled_repeats")]
+    groups = [name for name in found if name not in ("settings", "repeats")]
     covered = [
         "| 95% interval of | concept | repeats | covers the truth | truth below / above it | "
         "bias | width | truth, its error | covers, drawn again |",
