@@ -64,9 +64,14 @@ def test_a_curve_at_an_end_has_an_interval_and_one_of_few_has_none():
 
 
 def test_the_log_rank_test_is_that_of_a_calculation_by_hand():
-    one, other = (TIMES, ENDED), ([8, 9, 9, 9, 9, 5, 9, 9], [True, *[False] * 4, True, False, False])
+    one, other = (
+        (TIMES, ENDED),
+        ([8, 9, 9, 9, 9, 5, 9, 9], [True, *[False] * 4, True, False, False]),
+    )
     observed = expected = variance = 0.0
-    for t in sorted({x for x, e in zip((*TIMES, *other[0]), (*ENDED, *other[1]), strict=True) if e}):
+    for t in sorted(
+        {x for x, e in zip((*TIMES, *other[0]), (*ENDED, *other[1]), strict=True) if e}
+    ):
         risk = [sum(x >= t for x in group[0]) for group in (one, other)]
         ends = [sum(x == t and e for x, e in zip(*group, strict=True)) for group in (one, other)]
         n, d = sum(risk), sum(ends)

@@ -128,9 +128,9 @@ def log_rank(
     pairs = [_checked(*group) for group in (one, other)]
     if not any(known.any() for _, known in pairs):
         return 1.0
-    data = [scipy_stats.CensoredData.right_censored(x, ~known) for x, known in pairs]
+    first, second = (scipy_stats.CensoredData.right_censored(x, ~known) for x, known in pairs)
     with np.errstate(all="ignore"):
-        found = float(scipy_stats.logrank(*data).pvalue)
+        found = float(scipy_stats.logrank(first, second).pvalue)
     return 1.0 if math.isnan(found) else found
 
 
