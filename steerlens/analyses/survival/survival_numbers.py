@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -26,7 +25,7 @@ Role = Literal["unsteered", "other draws", "positive", "negative", "steered", "k
 contexts, under steering, or under steering that is switched off with the cache kept or recomputed."""
 Event = Literal["broken", "lost"]
 PARTS = 4
-"""Parts of the texts that the tables show."""
+"""Parts of the texts that the tables show, at most."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ class SurvivalNumbers(Result):
 
     @property
     def parts(self) -> tuple[slice, ...]:
-        """The texts in at most four parts of about as many windows, as slices of windows."""
+        """The texts in equal parts, four at the most, as slices of windows."""
         count = self.scores.shape[-1]
-        edges = np.linspace(0, count, min(PARTS, count) + 1).round().astype(int).tolist()
-        return tuple(slice(a, b) for a, b in zip(edges, edges[1:], strict=False))
+        each = next(count // n for n in range(PARTS, 0, -1) if count % n == 0)
+        return tuple(slice(start, start + each) for start in range(0, count, each))
 
     def span(self, windows: slice) -> str:
         """Some windows in words: the tokens from which to which they go, counted from 1."""

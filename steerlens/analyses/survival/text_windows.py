@@ -88,7 +88,7 @@ def window_scores(
     befores: list[str] = []
     inside: list[str] = []
     for text, p, w in full.nonzero().tolist():
-        prompt: str = prompts[p]
+        prompt = prompts[int(p)]
         ids = model.ids(prompt)
         own = tokens[text, p, : (w + 1) * window].tolist()
         before = model.texts.continuation(ids, own[: w * window])
