@@ -93,6 +93,7 @@ from steerlens.measures.dose_response import dose_response as dose_response
 from steerlens.measures.sweep import sweep as sweep
 from steerlens.measures.divergence import divergence as divergence
 from steerlens.measures.switch_off import switched_off as switched_off
+from steerlens.measures.written_on import written_on as written_on
 from steerlens.measures.direct_gain import direct_gain as direct_gain
 from steerlens.measures.screen import screen as screen
 from steerlens.measures.token_attribution import token_attribution as token_attribution
@@ -108,6 +109,8 @@ from steerlens.analyses.confirmation.measure_written import confirm_in_writing a
 from steerlens.analyses.confirmation.contexts import Contexts as Contexts
 from steerlens.analyses.confirmation.readers import LikelihoodReader as LikelihoodReader
 from steerlens.analyses.confirmation.readers import WordReader as WordReader
+from steerlens.analyses.survival.measure_survival import survival as survival
+from steerlens.analyses.survival.breaking import Limits as Limits
 from steerlens.analyses.validity.measure_validity import decay as decay
 from steerlens.analyses.validity.validity_fit import fit_validity as fit_validity
 from steerlens.analyses.generalisation.measure_shift import shifted as shifted
@@ -140,6 +143,7 @@ from steerlens.analyses.prediction.layer_predictions import LayerPredictions as 
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
 from steerlens.analyses.confirmation.written_effect import WrittenEffect as WrittenEffect
+from steerlens.analyses.survival.text_survival import TextSurvival as TextSurvival
 from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap

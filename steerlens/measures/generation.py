@@ -13,6 +13,9 @@ from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat, turns_of
+from steerlens.measures.random_draws import RandomDraws as _Draws
+from steerlens.measures.random_draws import require_finite
+from steerlens.measures.random_draws import sampled as _sample
 from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.prompts import AttachedPrompt, Inserted
@@ -175,11 +178,7 @@ def generated_tokens(
         for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
             model.attached.computing(batch, start)
             logits = step(batch, start).float()
-            if not bool(torch.isfinite(logits.sum(-1)).all()):  # any NaN or infinity is in the sum
-                raise ValueError(
-                    "The logits of the next token are NaN or infinite, so no token can be chosen "
-                    "from them. Use float32 or bfloat16, and smaller multipliers."
-                )
+            require_finite(logits)
             chosen = _sample(logits, temperature, draw)
             chosen = torch.where(going, chosen, pad)
             real = going[:, None].clone()
@@ -191,29 +190,6 @@ def generated_tokens(
             if not bool(going.any()):
                 break
     return batch.tokens[:, first_new:]
-
-
-class _Draws:
-    """Random numbers for each row; rows of one stream have the same, drawn once."""
-
-    def __init__(self, seed: int, streams: Sequence[int]) -> None:
-        own = sorted(set(streams))
-        self.generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in own]
-        self.of_row = torch.tensor([own.index(s) for s in streams])
-
-    def gumbel(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
-        """-log(-log u) of uniform numbers, drawn on the CPU, where every machine draws the same."""
-        width = logits.shape[-1]
-        drawn = torch.stack([torch.rand(width, generator=g) for g in self.generators])
-        uniform = drawn.to(logits.device).clamp(1e-20, 1 - 1e-7)
-        return -torch.log(-torch.log(uniform)).to(logits)[self.of_row.to(logits.device)]
-
-
-def _sample(logits: Tensor, temperature: float, draws: _Draws) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    # Gumbel's trick: the argmax of logits plus this noise is a draw from the softmax.
-    return (logits / temperature + draws.gumbel(logits)).argmax(-1)
 
 
 def _stepper(model: Model, use_cache: bool, width: int) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,33 @@ def surprisal(
         ValueError: If a text has no token or does not fit the context, or a log-probability is not
             finite.
     """
+
+    def mean(nats: Tensor, real: Tensor) -> Tensor:
+        return nats.sum(-1) / real.sum(-1)
+
+    return _read(model, prompts, written, mean, rows)
+
+
+@torch.no_grad()
+def token_surprisal(
+    model: Model,
+    prompts: Sequence[str],
+    written: Int[Tensor, "prompt text new"],
+    *,
+    rows: int = ROWS,
+) -> Float[Tensor, "prompt text new"]:
+    """`surprisal`, token by token, in nats: 0 after the end of a text."""
+    return _read(model, prompts, written, lambda nats, real: nats, rows)
+
+
+def _read(
+    model: Model,
+    prompts: Sequence[str],
+    written: Int[Tensor, "prompt text new"],
+    shown: Callable[[Tensor, Tensor], Tensor],
+    rows: int,
+) -> Tensor:
+    """What is shown of the nats of each written token, and of where the texts are real."""
     model = as_model(model)
     require_unsteered(model)
     ids = [model.ids(prompt) for prompt in prompts]
@@ -59,11 +86,12 @@ def surprisal(
 
     def run(chunk: slice) -> Tensor:
         batch = model.tokens(prompts[chunk])
-        return _nats(model, kernel, batch, written[chunk].to(model.device)).cpu()
+        own = written[chunk].to(model.device)
+        return shown(_nats(model, kernel, batch, own), own >= 0).cpu()
 
     found = in_chunks(run, len(prompts), max(1, rows // written.shape[1]))
     if not bool(found.isfinite().all()):
-        prompt, text = (~found.isfinite()).nonzero()[0].tolist()
+        prompt, text = (~found.isfinite()).nonzero()[0].tolist()[:2]
         raise ValueError(
             f"The unsteered model's log-probabilities of text {text} after prompt {prompt} are NaN "
             "or infinite. Load it in float32 or bfloat16."
@@ -86,7 +114,8 @@ def _nats(
     kernel: Kernel | None,
     prompts: TokenBatch,
     written: Int[Tensor, "prompt text new"],
-) -> Float[Tensor, "prompt text"]:
+) -> Float[Tensor, "prompt text new"]:
+    """The nats of each written token; 0 after the end of a text."""
     real, targets = written >= 0, written.clamp(min=0)
     if kernel is None:
         flat, kept = targets.flatten(0, 1), real.flatten(0, 1)
@@ -99,7 +128,7 @@ def _nats(
     normaliser = model.readout.log_normaliser(own, free_bytes(model.device) // 4)
     nats = torch.zeros(real.shape, device=real.device)
     nats[real] = (normaliser - model.readout.of_tokens(own, tokens)).float()
-    return nats.sum(-1) / real.sum(-1)
+    return nats
 
 
 def _states(

@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens.arguments import as_float, as_int
 from steerlens.interventions.arms import require_fit
 from steerlens.measures.generation import generated_tokens
-from steerlens.measures.kept_run import KeptRun
+from steerlens.measures.kept_texts import KeptTexts
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sites import TokenBatch
@@ -165,23 +165,14 @@ class _Read:
         stepped: bool,
     ) -> None:
         # The last written token is read after the switch-off: it was chosen before, and not read.
-        self.before = _extended(model, base, written[:, :-1])
-        self.whole = _extended(model, self.before, torch.cat([written[:, -1:], later], 1))
-        every = [torch.arange(len(base), device=base.tokens.device)]
-        self.runs: list[tuple[Tensor, KeptRun]] = []
-        for rows in model.attached.parts(self.before, idle=True) or every:
-            run = KeptRun(model, self.whole.width, stepped=stepped)
-            with model.attached.of_rows(rows):
-                run.logits(self.before.rows(rows), 0, 1)
-            self.runs.append((rows, run))
+        before = _extended(model, base, written[:, :-1])
+        self.whole = _extended(model, before, torch.cat([written[:, -1:], later], 1))
+        self.later = later.shape[1]
+        self.texts = KeptTexts(model, before, self.whole.width, stepped=stepped)
 
     def go_on(self) -> Float[Tensor, "text token d_vocab"]:
         """Log-probabilities of the next token after each of the later tokens."""
-        start = self.before.width
-        last = self.whole.width - start - 1
-        found = [run.logits(self.whole.rows(rows), start, last) for rows, run in self.runs]
-        order = torch.cat([rows for rows, _ in self.runs]).argsort()
-        return torch.log_softmax(torch.cat(found)[order].float(), -1)
+        return torch.log_softmax(self.texts.logits(self.whole, self.later).float(), -1)
 
 
 def _extended(model: Model, batch: TokenBatch, tokens: Int[Tensor, "text new"]) -> TokenBatch:

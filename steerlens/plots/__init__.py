@@ -21,6 +21,7 @@ from steerlens.plots.html import to_html_div as to_html_div
 from steerlens.plots.learning import learning_curve as learning_curve
 from steerlens.plots.learning import rate_curve as rate_curve
 from steerlens.plots.learning import share_lines as share_lines
+from steerlens.plots.long_texts import long_texts as long_texts
 from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.many_runs import run_dots as run_dots

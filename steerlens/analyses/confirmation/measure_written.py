@@ -90,7 +90,7 @@ def confirm_in_writing(
     named = named_arms(arms)
     _require(named, at, prompts, reader)
     require_fits(model, named)
-    found, missing = _contexts(model, contexts, prompts, options["max_new_tokens"])
+    found, missing = contexts_or_none(model, contexts, prompts, options["max_new_tokens"])
     if found is None and reader is None:
         raise ValueError(
             f"Nothing can read the texts: {missing or 'there are no contexts and no reader'}. Give "
@@ -148,7 +148,7 @@ def confirm_in_writing(
     if writes is not None:  # the unsteered texts are first
         tokens, texts = ([*x[2:3], *x[:2], *x[3:]] for x in (tokens, texts))  # type: ignore[misc]
     by = reader or LikelihoodReader(model, reads)  # type: ignore[arg-type]
-    asked = kept.part("read", reader=_name(by), **facts)
+    asked = kept.part("read", reader=reader_name(by), **facts)
     numbers: list[Tensor] = []
     if isinstance(by, LikelihoodReader):
 
@@ -178,7 +178,7 @@ def confirm_in_writing(
         negative_texts=() if writes is None else texts[2],
         steered_texts=tuple(texts[first::2]),
         opposite_texts=tuple(texts[first + 1 :: 2]),
-        reader=_name(by),
+        reader=reader_name(by),
         unit=str(getattr(by, "unit", "as judged")),
         missing=missing,
         made_by={
@@ -194,10 +194,15 @@ def confirm_in_writing(
     )
 
 
-def _contexts(
+def contexts_or_none(
     model: Model, given: Contexts | ContrastSet | None, prompts: list[str], room: int
 ) -> tuple[Contexts | None, str]:
-    """The contexts, or why there are none."""
+    """The contexts, or why there are none.
+
+    Raises:
+        TypeError: If they are neither contexts nor pairs.
+        ContextError: If given contexts cannot stand before one of the prompts.
+    """
     if given is None:
         return None, "no contexts were given"
     if not isinstance(given, Contexts | ContrastSet):
@@ -265,7 +270,8 @@ def _texts(model: Model, asked: Sequence[str], tokens: Int[Tensor, "prompt draw 
     )
 
 
-def _name(reader: Scorer) -> str:
+def reader_name(reader: Scorer) -> str:
+    """What results call a reader."""
     if isinstance(reader, LikelihoodReader):
         return "the log-likelihood ratio of the two contexts"
     return judge_name(reader) or ""

@@ -14,14 +14,14 @@ DRAWS = 2000
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
-def _resampled(n: int, draws: int = DRAWS) -> Float[Tensor, "draw prompt"]:
+def resampled_prompts(n: int, draws: int = DRAWS) -> Float[Tensor, "draw prompt"]:
     """Weights of prompts in resamples of them, from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     picked = torch.randint(n, (draws, n), generator=generator)
     return torch.zeros(draws, n).scatter_add_(1, picked, torch.ones(draws, n)).double() / n
 
 
-def _tail(n: int, level: float = 0.95) -> float:
+def tail_share(n: int, level: float = 0.95) -> float:
     """Which percentile of resamples ends an interval: further out for few prompts.
 
     Source: the expanded percentile interval, Hesterberg 2015, doi:10.1080/00031305.2015.1089789.
@@ -43,7 +43,7 @@ def share_interval(done: Float[Tensor, " prompt"], *scales: Float[Tensor, " prom
     n = len(done)
     if n < FEWEST:
         return UNKNOWN
-    weights, tail = _resampled(n), _tail(n)
+    weights, tail = resampled_prompts(n), tail_share(n)
     wholes = torch.stack([weights @ scale.double() for scale in scales]).amax(0)
     if float(torch.quantile(wholes, tail)) <= 0:
         return UNKNOWN
@@ -71,7 +71,7 @@ def auroc_interval(
     value = float(wins.mean())
     if n < 2:
         return Interval(value, float("nan"), float("nan"))
-    weights, tail = _resampled(n), _tail(n)
+    weights, tail = resampled_prompts(n), tail_share(n)
     found = torch.einsum("di,ij,dj->d", weights, wins, weights)
     low, high = torch.quantile(found, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     if high - low < 1e-9:

@@ -142,10 +142,10 @@ def _continued(
         # All texts may end before the first token that is steered, which is a result and not an
         # error. Steering that edits nothing at all raises again.
         new = generated_tokens(model, asked, draws=draws, stop_at_eos=False, **options)
-    return _ended(model, new, options["max_new_tokens"]).cpu()
+    return until_end(model, new, options["max_new_tokens"]).cpu()
 
 
-def _ended(model: Model, new: Int[Tensor, "row some"], width: int) -> Int[Tensor, "row new"]:
+def until_end(model: Model, new: Int[Tensor, "row some"], width: int) -> Int[Tensor, "row new"]:
     """Generated tokens with -1 after the first token that ends a text, padded to the full width."""
     out = new.new_full((len(new), width), -1)
     out[:, : new.shape[1]] = new

@@ -1,0 +1,1 @@
+"""How long an effect lasts: long texts under steering, read window by window."""
