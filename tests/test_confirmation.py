@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steerlens import stats
 from steerlens.analyses.confirmation import written_section
 from steerlens.analyses.confirmation.contexts import ContextError, Contexts
 from steerlens.analyses.confirmation.measure_written import confirm_in_writing
@@ -222,6 +223,46 @@ def test_the_interval_of_a_share_covers():
         _, low, high = share_interval(done, whole)
         held += low <= 0.5 <= high
     assert held / 300 > 0.92
+
+
+def test_prompts_of_a_group_are_one_unit():
+    """Copies of every prompt add nothing to what is known, and do not narrow an interval."""
+    g = torch.Generator().manual_seed(3)
+    whole = 1 + 0.5 * torch.randn(N, generator=g)
+    done = 0.5 * whole + 0.3 * torch.randn(N, generator=g)
+    one = share_interval(done, whole)
+    groups = torch.arange(N).repeat(4)
+    again = share_interval(done.repeat(4), whole.repeat(4), groups=groups)
+    assert again == pytest.approx(one, rel=1e-5)
+    alone = share_interval(done.repeat(4), whole.repeat(4))
+    assert alone.high - alone.low < 0.6 * (one.high - one.low)
+    assert share_interval(done, whole, groups=torch.arange(N) % 7).low != one.low
+    assert all(x != x for x in share_interval(done, whole, groups=torch.arange(N) // (N // 6)))
+
+    texts = torch.randn(N, 1, generator=g) + 1, torch.randn(N, 1, generator=g)
+    read = auroc_interval(*texts)
+    copied = auroc_interval(*(side.repeat(4, 1) for side in texts), groups)
+    assert copied == pytest.approx(read, rel=1e-5)
+
+
+def test_an_effect_resamples_the_groups_of_its_prompts():
+    plain, names = effect(), [f"noun {k // 2}" for k in range(N)]
+    grouped = replace(plain, groups=stats.group_numbers(names))
+    assert plain.units.tolist() == list(range(N))  # no two prompts are near-duplicates
+    assert grouped.units.tolist() == [k // 2 for k in range(N)]
+    for of in ("change", "against_opposite", "share"):
+        alone, together = getattr(plain, of)(0), getattr(grouped, of)(0)
+        assert alone.value == pytest.approx(together.value) and alone.low != together.low
+    assert f"{N} prompts in {N // 2} groups" in grouped.summary()
+    few = replace(plain, groups=torch.arange(N) % 6)
+    assert f"{N} prompts in 6 groups are too few" in few.why_not()
+
+
+def test_near_duplicates_among_the_prompts_are_one_group():
+    prompts = list(effect().prompts)
+    prompts[1] = prompts[0].upper()
+    units = effect(prompts=tuple(prompts)).units.tolist()
+    assert units[0] == units[1] and len(set(units)) == N - 1
 
 
 def test_auroc_counts_ties_by_half_and_resamples_prompts():

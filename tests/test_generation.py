@@ -123,6 +123,15 @@ def test_equal_prompts_are_read_once_up_to_the_first_edited_token(
     assert read == [(len(different), width)] * (width > 0)
 
 
+def test_prompts_of_one_steered_token_share_nothing(gpt2, steering, written):
+    """There is no column before the first edited one."""
+    with steering(Positions.last()).attach(gpt2, torch.tensor([1.0, -1.0])):
+        assert gpt2.tokens(["", ""]).width == 1
+        _, cached = written(gpt2, ["", ""])
+        _, uncached = written(gpt2, ["", ""], use_cache=False)
+    torch.testing.assert_close(cached, uncached, atol=5e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rule", [RULES[0], RULES[3]], ids=repr)
 def test_cached_is_uncached_is_teacher_forced_with_hooks(tiny, steering, written, rule):
     intervention = steering(rule, inside=True)

@@ -19,6 +19,7 @@ def written_effect(
     at: Sequence[Cell],
     fit: ContrastSet,
     prompts: Sequence[str],
+    groups: Sequence[str],
     *,
     new_tokens: int,
     seed: int,
@@ -28,6 +29,7 @@ def written_effect(
     Args:
         fit: The pairs of which the contexts are made.
         prompts: What is continued; they had no part in fitting or choosing.
+        groups: The group of each prompt.
         new_tokens: Tokens of each text.
 
     Raises:
@@ -37,7 +39,7 @@ def written_effect(
     return run.compute(
         WrittenEffect,
         lambda: confirm_in_writing(
-            run.model, arms, at, prompts, contexts, max_new_tokens=new_tokens, seed=seed,
-            progress=run.progress, cells=run.cells.part("confirmed"),
+            run.model, arms, at, prompts, contexts, groups=groups, max_new_tokens=new_tokens,
+            seed=seed, progress=run.progress, cells=run.cells.part("confirmed"),
         ),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -282,3 +282,9 @@ def first_prompts(model: Model, asked: ContrastSet, count: int, room: int) -> li
     others = (pair.prompt for pair, fitting in zip(asked, fits, strict=True) if fitting)
     distinct = dict.fromkeys(itertools.chain(firsts.values(), others))
     return list(itertools.islice(distinct, count))
+
+
+def prompt_groups(asked: ContrastSet, prompts: Sequence[str]) -> list[str]:
+    """The group of each of some prompts of a set of questions."""
+    groups = {pair.prompt: group for pair, group in zip(asked, asked.groups, strict=True)}
+    return [groups[prompt] for prompt in prompts]

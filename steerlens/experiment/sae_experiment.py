@@ -31,6 +31,7 @@ from steerlens.experiment.experiment_data import (
     load_data,
     named_parts,
     neutral_stated,
+    prompt_groups,
     stating,
 )
 from steerlens.experiment.fields import (
@@ -185,7 +186,8 @@ class SAEExperiment(Experiment):
             return
         try:
             written_effect(
-                run, arms, at, asked.fit, asked.confirming, new_tokens=self.new_tokens,
+                run, arms, at, asked.fit, asked.confirming,
+                prompt_groups(asked.report, asked.confirming), new_tokens=self.new_tokens,
                 seed=self.seed,
             )  # fmt: skip
         except ContextError as error:

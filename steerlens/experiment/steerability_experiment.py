@@ -38,6 +38,7 @@ from steerlens.experiment.experiment_data import (
     load_shifts,
     named_parts,
     neutral_stated,
+    prompt_groups,
     stating,
 )
 from steerlens.experiment.fields import (
@@ -284,7 +285,8 @@ class SteerabilityExperiment(Experiment):
         asked, at = run.inputs, worth_reading(made)
         try:
             effect = written_effect(
-                run, arms, at, asked.fit, asked.confirming, new_tokens=self.new_tokens,
+                run, arms, at, asked.fit, asked.confirming,
+                prompt_groups(asked.report, asked.confirming), new_tokens=self.new_tokens,
                 seed=self.seed,
             )  # fmt: skip
         except ContextError as error:

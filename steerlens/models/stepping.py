@@ -108,12 +108,14 @@ class Stepping:
         for rule in {one.positions for one in self.attached}:
             edited = self.attached.chosen(rule, texts.width).any(0).nonzero()
             width = min(width, int(edited[0]) if len(edited) else width)
+        if width == 0:
+            return 0
         start = texts.columns(0, width)
         _, of_row, counts = torch.unique(
             torch.cat([start.tokens, start.mask.long()], 1),
             dim=0, return_inverse=True, return_counts=True,
         )  # fmt: skip
-        if width == 0 or len(counts) == len(texts):
+        if len(counts) == len(texts):
             return 0
         first = of_row.argsort(stable=True)[counts.cumsum(0) - counts]
         found = self.kernel.prefix(start.rows(first), width)

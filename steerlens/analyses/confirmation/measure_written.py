@@ -17,13 +17,14 @@ from steerlens.analyses.confirmation.written_effect import WrittenEffect
 from steerlens.analyses.confirmation.written_numbers import Texts
 from steerlens.analyses.writing.judging import judge_name, judge_texts
 from steerlens.analyses.writing.text_batches import Job, batch_rows, grouped, written_tokens
-from steerlens.arguments import as_float, as_int, as_texts
+from steerlens.arguments import ArgumentError, as_float, as_int, as_texts
 from steerlens.data import ContrastSet
 from steerlens.interventions.arms import Arms, named_arms, require_fits
 from steerlens.measures.surprisal import require_unsteered
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention, Scorer
 from steerlens.results import Cell
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 
 PROMPTS = 24
@@ -38,6 +39,7 @@ def confirm_in_writing(
     prompts: Sequence[str],
     contexts: Contexts | ContrastSet | None = None,
     *,
+    groups: Sequence[object] | None = None,
     reader: Scorer | None = None,
     draws: SupportsIndex = 1,
     max_new_tokens: SupportsIndex = 20,
@@ -59,6 +61,8 @@ def confirm_in_writing(
         at: The cells to look at: the recommended one first, then its runners-up.
         prompts: Different ones, that had no part in fitting or choosing; at least two, and better
             16 or more.
+        groups: The name of the group of each prompt, the unit of every interval. By default
+            near-duplicates are one group.
         contexts: The two-sided contexts of the contrast, or pairs to make them of
             (`Contexts.from_pairs`). Without them there is no share, and no verdict.
         reader: A number per text, more being more of the positive side: a `WordReader`, or a judge
@@ -89,6 +93,10 @@ def confirm_in_writing(
         )
     named = named_arms(arms)
     _require(named, at, prompts, reader)
+    if groups is not None and len(groups) != len(prompts):
+        raise ArgumentError(
+            f"There are {len(groups)} groups for {len(prompts)} prompts. Give the group of each prompt."
+        )
     require_fits(model, named)
     found, missing = contexts_or_none(model, contexts, prompts, options["max_new_tokens"])
     if found is None and reader is None:
@@ -168,6 +176,7 @@ def confirm_in_writing(
     return WrittenEffect(
         cells=tuple(at),
         prompts=tuple(prompts),
+        groups=None if groups is None else group_numbers(groups),
         unsteered=numbers[0],
         positive=None if writes is None else numbers[1],
         negative=None if writes is None else numbers[2],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steerlens import plots
+from steerlens import plots, stats
 from steerlens.analyses.confirmation.writing_verdict import ENOUGH
 from steerlens.analyses.confirmation.written_numbers import WrittenNumbers
 from steerlens.analyses.confirmation.written_section import written_section
@@ -29,7 +29,8 @@ class WrittenEffect(WrittenNumbers):
     def summary(self) -> str:
         """A verdict for every cell, with its share and what the reader is worth."""
         lines = [
-            f"What is written ({self.made_by.get('model', '')}): {len(self.prompts)} prompts, "
+            f"What is written ({self.made_by.get('model', '')}): "
+            f"{stats.sizes_in_words(self.units, len(self.prompts), 'prompts')}, "
             f"{self.unsteered.shape[1]} text(s) each, read by {self.reader}"
         ]
         lines += [f"  {self.line(k)}" for k in range(len(self.cells))]

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens import stats
 from steerlens.analyses.confirmation.writing_verdict import ENOUGH, Verdict, WritingVerdict
 from steerlens.analyses.confirmation.written_share import auroc_interval, share_interval
+from steerlens.data.near_duplicates import text_groups
 from steerlens.results import Cell, Column, Result
 from steerlens.stats import Interval
 from steerlens.stats.grouped import FEWEST
@@ -30,7 +31,8 @@ class WrittenNumbers(Result):
     """A reader's numbers of texts written at some cells, unsteered, and under the two contexts.
 
     The texts of one prompt share their random draws, so that they differ by the steering or the
-    context alone. Everything is paired by prompt, and the prompt is the unit of all intervals.
+    context alone. Everything is paired by prompt, and the group of prompts is the unit of all
+    intervals.
 
     The *share* of a cell is (steered - unsteered) / (written under the asked context - unsteered):
     0 where steering writes what the unsteered model writes, 1 where it writes as much of the asked
@@ -65,21 +67,29 @@ class WrittenNumbers(Result):
     """The unit of its numbers."""
     missing: str = ""
     """Why there is no context to compare with; "" where there is one."""
+    groups: Int[Tensor, " prompt"] | None = None
+    """The group of each prompt; by default near-duplicates are one group."""
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def units(self) -> Int[Tensor, " prompt"]:
+        """The group of each prompt, as a number: the unit of every interval."""
+        names = text_groups(self.prompts) if self.groups is None else self.groups.tolist()
+        return stats.group_numbers(names)
 
     # The reader
 
     @cached_property
     def reader_auroc(self) -> Interval:
         """Probability that a text written under the positive context is read as more positive than
-        one written under the negative context, with its 95% interval over prompts.
+        one written under the negative context, with its 95% interval over groups of prompts.
 
         NaN without contexts. The contexts that wrote the texts are not those that read them, where
         there are several.
         """
         if self.positive is None or self.negative is None:
             return Interval(float("nan"), float("nan"), float("nan"))
-        return auroc_interval(self.positive, self.negative)
+        return auroc_interval(self.positive, self.negative, self.units)
 
     @property
     def reader_is_good(self) -> bool:
@@ -101,12 +111,11 @@ class WrittenNumbers(Result):
         """Steered minus steered with the opposite multiplier, in the asked direction."""
         return self._mean((self.steered[cell] - self.opposite[cell]) * self.sign(cell))
 
-    @staticmethod
-    def _mean(values: Float[Tensor, "prompt draw"]) -> Interval:
+    def _mean(self, values: Float[Tensor, "prompt draw"]) -> Interval:
         each = values.mean(-1)
         if float(each.std()) == 0:
             return Interval(float(each.mean()), float(each.mean()), float(each.mean()))
-        return stats.interval_of_mean(each)
+        return stats.interval_of_mean(each, self.units)
 
     def share(self, cell: int) -> Interval:
         """The share of what the asked context achieves, with its 95% bootstrap interval.
@@ -122,7 +131,7 @@ class WrittenNumbers(Result):
         done = (self.steered[cell] - self.unsteered).mean(-1) * sign
         whole = (asked - self.unsteered).mean(-1) * sign
         half = (self.positive - self.negative).mean(-1) / 2
-        return share_interval(done, whole, half)
+        return share_interval(done, whole, half, groups=self.units)
 
     def verdict(self, cell: int) -> Verdict:
         """What is claimed of a cell.
@@ -166,8 +175,9 @@ class WrittenNumbers(Result):
         """Why no verdict is given; "" where one is."""
         if self.missing:
             return self.missing
-        if len(self.prompts) < FEWEST:
-            return f"{len(self.prompts)} prompts are too few: an interval needs {FEWEST}"
+        if (many := int(self.units.max()) + 1) < FEWEST:
+            of = "" if many == len(self.prompts) else f" in {many} groups"
+            return f"{len(self.prompts)} prompts{of} are too few: an interval needs {FEWEST}"
         if not self.reader_is_good:
             return (
                 f"the reader tells texts written under the two contexts apart with AUROC "

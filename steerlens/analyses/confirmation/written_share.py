@@ -1,4 +1,4 @@
-"""The share of an effect and the AUROC of a reader, with intervals over prompts."""
+"""The share of an effect and the AUROC of a reader, with intervals over groups of prompts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from steerlens.stats import Interval
-from steerlens.stats.grouped import FEWEST
+from steerlens.stats.grouped import FEWEST, Groups, Units
 
 DRAWS = 2000
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
-def resampled_prompts(n: int, draws: int = DRAWS) -> Float[Tensor, "draw prompt"]:
-    """Weights of prompts in resamples of them, from a fixed seed."""
+def resampled_prompts(
+    n: int, draws: int = DRAWS, groups: Groups = None
+) -> Float[Tensor, "draw prompt"]:
+    """Weights of prompts in resamples of their groups, from a fixed seed."""
+    units = Units.of(groups, n)
     generator = torch.Generator().manual_seed(0)
-    picked = torch.randint(n, (draws, n), generator=generator)
-    return torch.zeros(draws, n).scatter_add_(1, picked, torch.ones(draws, n)).double() / n
+    picked = torch.randint(len(units), (draws, len(units)), generator=generator)
+    counts = torch.zeros(draws, len(units)).scatter_add_(1, picked, torch.ones_like(picked).float())
+    each = counts[:, units.index].double()
+    return each / each.sum(-1, keepdim=True)
 
 
-def tail_share(n: int, level: float = 0.95) -> float:
-    """Which percentile of resamples ends an interval: further out for few prompts.
+def tail_share(n: float, level: float = 0.95) -> float:
+    """Which percentile of resamples ends an interval: further out for few prompts or groups.
 
     Source: the expanded percentile interval, Hesterberg 2015, doi:10.1080/00031305.2015.1089789.
     """
@@ -30,20 +35,22 @@ def tail_share(n: int, level: float = 0.95) -> float:
     return float(scipy_stats.norm.cdf(-reach))
 
 
-def share_interval(done: Float[Tensor, " prompt"], *scales: Float[Tensor, " prompt"]) -> Interval:
-    """Mean of `done` over the largest mean of the scales, with a paired bootstrap over prompts.
+def share_interval(
+    done: Float[Tensor, " prompt"], *scales: Float[Tensor, " prompt"], groups: Groups = None
+) -> Interval:
+    """Mean of `done` over the largest mean of the scales, with a paired bootstrap over groups.
 
-    NaN for fewer than eight prompts, and where the largest mean is not above 0 with 97.5%
+    NaN for fewer than eight groups of prompts, and where the largest mean is not above 0 with 97.5%
     confidence: there is then no scale.
 
     >>> whole = torch.linspace(0.5, 1.5, 20)
     >>> share_interval(0.5 * whole, whole)
     Interval(value=0.5, low=0.5, high=0.5)
     """
-    n = len(done)
-    if n < FEWEST:
+    units = Units.of(groups, len(done))
+    if len(units) < FEWEST:
         return UNKNOWN
-    weights, tail = resampled_prompts(n), tail_share(n)
+    weights, tail = resampled_prompts(len(done), groups=groups), tail_share(units.effective)
     wholes = torch.stack([weights @ scale.double() for scale in scales]).amax(0)
     if float(torch.quantile(wholes, tail)) <= 0:
         return UNKNOWN
@@ -55,9 +62,11 @@ def share_interval(done: Float[Tensor, " prompt"], *scales: Float[Tensor, " prom
 
 
 def auroc_interval(
-    positive: Float[Tensor, "prompt draw"], negative: Float[Tensor, "prompt draw"]
+    positive: Float[Tensor, "prompt draw"],
+    negative: Float[Tensor, "prompt draw"],
+    groups: Groups = None,
 ) -> Interval:
-    """AUROC of positive against negative texts, with an interval that resamples prompts.
+    """AUROC of positive against negative texts, with an interval that resamples groups of prompts.
 
     Where all resamples agree it is Wilson's interval.
 
@@ -69,12 +78,15 @@ def auroc_interval(
     equal = (positive[:, None, :, None] == negative[None, :, None, :]).double()
     wins = (above + 0.5 * equal).mean((-1, -2))  # [prompt, prompt]
     value = float(wins.mean())
-    if n < 2:
+    units = Units.of(groups, n)
+    if len(units) < 2:
         return Interval(value, float("nan"), float("nan"))
-    weights, tail = resampled_prompts(n), tail_share(n)
+    weights, tail = resampled_prompts(n, groups=groups), tail_share(units.effective)
     found = torch.einsum("di,ij,dj->d", weights, wins, weights)
     low, high = torch.quantile(found, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     if high - low < 1e-9:
-        known = scipy_stats.binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
+        known = scipy_stats.binomtest(round(value * len(units)), len(units)).proportion_ci(
+            0.95, method="wilson"
+        )
         low, high = float(known.low), float(known.high)
     return Interval(value, low, high)
