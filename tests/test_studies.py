@@ -260,6 +260,26 @@ def test_coverage_of_a_population_counts_groups(tmp_path):
         module.CoveragePretrained(sizes=(5,), output=tmp_path)
 
 
+def test_coverage_of_what_is_written_counts_groups(tmp_path):
+    """Steering does half of what the context does; texts of a noun are copies."""
+    module = script("coverage_pretrained")
+    study = module.CoveragePretrained(of_texts=40, output=tmp_path)
+    g = torch.Generator().manual_seed(0)
+    unsteered, positive = torch.randn(60, 1, generator=g), 2 + torch.randn(60, 1, generator=g)
+    negative = -2 + torch.randn(60, 1, generator=g)
+    kinds = {
+        "unsteered": unsteered, "positive": positive, "negative": negative,
+        "steered": unsteered + 0.5 * (positive - unsteered) + 0.2 * torch.randn(60, 1, generator=g),
+    }  # fmt: skip
+    copied = {name: read.expand(-1, 4) for name, read in kinds.items()}
+    found = study.texts_covered(copied, "written", 16, 4)
+    assert found["truth"] == pytest.approx(0.5, abs=0.05)
+    assert found["known"] == 40 and found["held"] >= 34
+    assert study.texts_covered(copied, "reader", 16, 2)["truth"] > 0.95
+    few = study.texts_covered(copied, "written", 7, 4)
+    assert few["known"] == 0, "seven groups have no interval, however many texts they hold"
+
+
 def test_simulated_intervals_count_what_they_say(tmp_path):
     module = script("simulated_intervals")
     study = module.SimulatedIntervals(
