@@ -80,6 +80,8 @@ class SurvivalExperiment(Experiment):
     """Tokens that are read at once: by default 32, and 8 on the reference model."""
     steered: int | None = None
     """Tokens after which steering is switched off: by default two windows."""
+    switch_off: bool = True
+    """Whether texts are also written for which the first strength is switched off."""
 
     kind: ClassVar[str] = "survival"
     results: ClassVar[tuple[type[Result], ...]] = (TextSurvival,)
@@ -125,10 +127,11 @@ class SurvivalExperiment(Experiment):
         prompts = first_prompts(model, data["report"], self.prompts or (96 if world else 16), room)
         others = first_prompts(model, _without(data["choose"], prompts), 96 if world else 24, room)
         reader = READERS.get(self.contrast)
+        steered = self.steered or 2 * window if self.switch_off else None
         found = survival(
             model, {f"layer {layer}": edit}, self.strengths, prompts, data["fit"], limits=others,
             reader=reader and reader(), new_tokens=new, window=window,
-            steered=self.steered or 2 * window, switched=self.strengths[:1], seed=self.seed,
+            steered=steered, switched=self.strengths[:1], seed=self.seed,
             progress=run.progress, cells=run.cells,
         )  # fmt: skip
         cost = {

@@ -115,16 +115,16 @@ def test_limits_come_from_other_prompts_alone(small, found):
 def test_a_strong_vector_breaks_texts_and_the_tests_say_so(small):
     found = find(small, (20.0,), limits=OTHERS)
     k, base = found.find("steered"), found.find("unsteered")
-    assert found.left(base).value > 0.7
-    assert found.left(k).value < 0.3 and found.against(k) < 0.05
-    assert found.extra_surprisal(k).low > 0
+    assert found.left(k).value < 0.3 < found.left(base).value and found.against(k) < 0.05
+    assert found.extra_surprisal(k).value > 0.5
     assert found.survival(k).median <= NEW
 
 
 def test_other_kinds_of_interventions_are_followed_as_well(small):
-    found = find(small, (4.0,), {"lora": KINDS["LoRA of all matrices"](small)}, steered=FIRST)
+    lora = {"lora": KINDS["LoRA of all matrices"](small)}
+    found = find(small, (4.0,), lora, steered=FIRST, new_tokens=16)
     assert [one.role for one in found.writers][-3:] == ["steered", "kept", "recomputed"]
-    prompt = find(small, (1.0,), {"prompt": KINDS["prompt"](small)}, steered=FIRST)
+    prompt = find(small, (1.0,), {"prompt": KINDS["prompt"](small)}, steered=FIRST, new_tokens=16)
     # A prompt in front is taken away with what was kept of it, so nothing stays in the cache.
     kept, new = (prompt.texts[prompt.find(role)] for role in ("kept", "recomputed"))
     assert kept == new
@@ -171,7 +171,7 @@ def test_it_is_stored_and_tabulated(found, tmp_path):
 
 def planted(share, prompts=24, windows=8):
     """Texts whose steered part has a known share of what the context writes."""
-    noise = 0.05 * torch.randn(5, prompts, windows, generator=torch.Generator().manual_seed(0))
+    noise = 0.05 * torch.randn(5, prompts, windows, generator=torch.Generator().manual_seed(1))
     level = torch.tensor([0.0, 0.0, 1.0, -1.0, 0.0])[:, None, None]
     scores = noise + level + 0.2 * torch.arange(prompts)[:, None] / prompts
     scores[4] += share
@@ -246,26 +246,33 @@ def test_texts_that_end_are_censored_and_not_broken():
     ],
 )
 def test_what_cannot_be_followed_is_refused(small, how, why):
-    options = {"arms": {"vector": arm(small)}, "multipliers": (1.0,), "prompts": PROMPTS,
-               "contexts": CONTEXTS, "limits": OTHERS, "new_tokens": NEW, "window": WINDOW, **how}  # fmt: skip
+    options = {"arms": {"vector": arm(small)}, "multipliers": (1.0,), "prompts": PROMPTS}
+    options |= {"contexts": CONTEXTS, "limits": OTHERS, "new_tokens": NEW, "window": WINDOW, **how}
     with pytest.raises(ValueError, match=why):
         survival(small, progress=False, **options)
 
 
-def test_a_steered_model_is_refused(small, found):
+def test_a_steered_model_is_refused(small):
     with arm(small).attach(small, 1.0):
         with pytest.raises(SteeringError, match="Steering is attached"):
             find(small)
         small.logits(PROMPTS)
+
+
+def test_an_event_that_is_not_known_is_refused(found, unchecked):
     with pytest.raises(ArgumentError, match="event='gone' must be"):
         found.ends(0, "gone")
 
 
 def test_a_figure_needs_something_to_draw():
     curve = ([1.0, 0.5], [1.0, 0.2], [1.0, 0.8])
-    figure = long_texts({"a": {"x": curve}}, {"b": {"x": curve}}, tokens=[8, 16], title="t", switched=8)
+    figure = long_texts(
+        {"a": {"x": curve}}, {"b": {"x": curve}}, tokens=[8, 16], title="t", switched=8
+    )
     assert list(figure.data[0].x) == [4, 12] and list(figure.data[1].y) == [1, 1, 0.5]
-    assert "tokens 9–16" in figure.data[0].hovertext[1] and "[0.2, 0.8]" in figure.data[0].hovertext[1]
+    assert (
+        "tokens 9–16" in figure.data[0].hovertext[1] and "[0.2, 0.8]" in figure.data[0].hovertext[1]
+    )
     for panels, steps, why in (({}, {}, "empty"), ({"a": {}}, {}, "empty"),
                                ({"a": {"x": curve}}, {"a": {"x": curve}}, "same name")):  # fmt: skip
         with pytest.raises(ValueError, match=why):
@@ -274,7 +281,8 @@ def test_a_figure_needs_something_to_draw():
 
 def test_the_shipped_experiment_runs(tmp_path):
     it = load_experiment(Path(__file__).parents[1] / "experiments" / "survival.py")
-    it = replace(it, n_fit=24, n_questions=24, prompts=10, n_neutral=8, new_tokens=16, strengths=(1.0,))
+    it = replace(it, n_fit=24, n_questions=24, prompts=10, n_neutral=8, new_tokens=16,
+                 window=4, strengths=(1.0,))  # fmt: skip
     run = it.run(tmp_path, progress=False)
-    assert run.survival.steered is None or run.survival.steered == 16 - 8
+    assert run.survival.steered == 8 and len(run.survival.prompts) == 10
     assert set(run.survival.made_by["kl"]) == {"1"}

@@ -94,6 +94,8 @@ def written_on(
         plain = all(one.site.entry is not None for one in model.attached)
         stepped = bool(model.attached.nudges) or (model.kernel() is not None and plain)
         texts = KeptTexts(model, before, width, stepped=stepped)
+        for prompt in model.attached.prompts:
+            prompt.ever_ran = True  # nothing of it is kept, so the text is read without it
     batch = _extended(model, before, written[:, -1:], torch.ones_like(written[:, -1:]).bool())
     draw = RandomDraws(seed, streams)
     return _write(model, texts, batch, draw, written.shape[1], new, temperature, stop_at_eos)

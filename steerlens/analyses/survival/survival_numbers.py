@@ -276,9 +276,13 @@ class SurvivalNumbers(Result):
             ends = ("", "_low", "_high")
             found += [Column(name + end, axes, values[..., j]) for j, end in enumerate(ends)]
         for event in ("broken", "lost"):
+            curves = [self.survival(k, event) for k in range(len(self.writers))]
             rows = [
-                [self.left(k, event, (w + 1) * self.window).value for w in windows]
-                for k in range(len(self.writers))
+                [
+                    float("nan") if curve is None else curve.at((w + 1) * self.window).value
+                    for w in windows
+                ]
+                for curve in curves
             ]
             found.append(Column(f"not_{event}", axes, torch.tensor(rows)))
         return found

@@ -38,8 +38,30 @@ def survival_section(found: SurvivalNumbers, draw: Callable[[], Any]) -> Section
         Folded(f"Texts after the first {min(SHOWN, len(found.prompts))} prompts", _texts(found)),
     )
     return Section(
-        "How long does an effect last?", blocks, short="Lasting", limits=(*_limits(found),)
+        "How long does an effect last?", blocks, short="Lasting", answer=_answer(found),
+        question="How long does the effect last, and does the text hold?", limits=(*_limits(found),),
+    )  # fmt: skip
+
+
+def _answer(found: SurvivalNumbers) -> tuple[str, ...]:
+    """What became of the first cell's texts."""
+    first, base = found.find("steered"), found.find("unsteered")
+    if first is None or base is None:
+        return ()
+    held = (
+        f"Of the texts written at {found.writers[first]}, "
+        f"{format_interval(found.left(first), format_percent)} are not broken after {found.tokens} "
+        f"tokens, and of unsteered texts {format_interval(found.left(base), format_percent)}."
     )
+    shares = [(found.span(part), found.share(first, part)) for part in found.parts]
+    known = [(span, share) for span, share in shares if not math.isnan(share.value)]
+    if not known:
+        return (held,)
+    written = " and ".join(
+        f"{format_interval(share, format_percent)} in tokens {span}"
+        for span, share in dict([known[0], known[-1]]).items()
+    )
+    return held, f"Of what the context itself writes, {written} is written under steering."
 
 
 def _how(found: SurvivalNumbers) -> str:

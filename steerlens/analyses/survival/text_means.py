@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -64,8 +66,14 @@ def _enough(*kinds: Float[Tensor, " prompt"]) -> bool:
 def _means(values: Float[Tensor, " prompt"]) -> Means:
     there = values.isfinite().double()
     filled = values.double().nan_to_num()
-    weights = resampled_prompts(len(values))
+    weights = _weights(len(values))
     return float(filled.sum() / there.sum()), (weights @ filled) / (weights @ there)
+
+
+@lru_cache(maxsize=4)
+def _weights(prompts: int) -> Float[Tensor, "draw prompt"]:
+    """The same resamples for every mean, so that differences are paired by prompt."""
+    return resampled_prompts(prompts)
 
 
 def _interval(value: float, drawn: Float[Tensor, " draw"], prompts: int) -> Interval:

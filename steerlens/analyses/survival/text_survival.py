@@ -71,7 +71,9 @@ class TextSurvival(SurvivalNumbers):
             unsteered = self.find(base)
             for k in [*self.shown, *([] if unsteered is None else [unsteered])]:
                 name = str(self.writers[k]) if k != unsteered else "unsteered"
-                found[name] = tuple(np.array([self.left(k, event, t) for t in ends]).T)
+                curve = self.survival(k, event)
+                if curve is not None:
+                    found[name] = tuple(np.array([curve.at(t) for t in ends]).T)
             return found
 
         panels = {}
@@ -84,7 +86,8 @@ class TextSurvival(SurvivalNumbers):
         )
         steps = {"share of texts not broken": curves("broken", "unsteered")}
         if not self.why_not():
-            steps["share of texts whose effect is not lost"] = curves("lost", "other draws")
+            lost = curves("lost", "other draws")
+            steps |= {"share of texts whose effect is not lost": lost} if lost else {}
         return plots.long_texts(
             panels, steps, tokens=ends, switched=self.steered,
             title="How long an effect lasts in a text",
