@@ -112,7 +112,7 @@ def law_errors(
         row_heights=heights, subplot_titles=[safe(name) for name in panels],
     )  # fmt: skip
     low, high = np.log10([LEAST, MOST])
-    ticks = [0.001, 0.01, 0.1, 1.0]
+    ticks = [0.01, 0.1, 1.0]
     longest = max(len(law) for laws, _ in panels.values() for law in laws)
     for k, (quantity, (laws, errors)) in enumerate(panels.items(), start=1):
         shape = (len(names), len(laws))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,12 @@ from steerlens import plots, stats
 from steerlens.analyses.strength_laws.known_laws import UNITS
 from steerlens.analyses.strength_laws.law_errors import LawFacts, places
 from steerlens.analyses.strength_laws.laws_section import laws_section, laws_summary
-from steerlens.analyses.strength_laws.local_exponent import local_exponent
+from steerlens.analyses.strength_laws.local_exponent import (
+    FIRST,
+    NEAR,
+    local_exponent,
+    strengths_between,
+)
 from steerlens.analyses.strength_laws.token_bumps import Bumps, find_bumps
 from steerlens.arguments import ArgumentError, as_int
 from steerlens.report.section import Section
@@ -216,25 +221,30 @@ class LawComparison(Result):
         won = int((first < second)[rows].sum())
         return Duel(Interval(*(float(torch.tensor(x).exp()) for x in ratio)), won, len(rows))
 
-    @cached_property
-    def exponents(self) -> Mapping[str, tuple[Interval, ...]]:
-        """The power of the strength with which KL and cross-entropy begin, row by row.
+    def exponents(self, quantity: str, *, first: bool = False) -> tuple[Interval, ...]:
+        """The power of the strength with which KL or cross-entropy begins, row by row.
 
         Intervals are over texts: see `local_exponent`.
-        """
-        return {
-            quantity: tuple(
-                local_exponent(self.multipliers, values, groups)
-                for values, groups in zip(self.measured(quantity), self.text_groups, strict=True)
-            )
-            for quantity in ("cost", "cross-entropy")
-        }
 
-    def mean_exponent(self, quantity: str, *, controls: bool | None = False) -> Interval:
-        """The mean of `exponents`, with its interval over cases."""
-        if quantity not in self.exponents:
+        Args:
+            first: From strengths of 0.05 to 0.25 instead of 0.2 to 1; NaN where fewer than two of
+                these were measured.
+        """
+        if quantity not in ("cost", "cross-entropy"):
             raise ArgumentError(f"{quantity!r} is no cost. Use 'cost' or 'cross-entropy'.")
-        values = torch.tensor([one.value for one in self.exponents[quantity]])
+        near = FIRST if first else NEAR
+        if len(strengths_between(self.multipliers, near)) < 2:
+            return (Interval(float("nan"), float("nan"), float("nan")),) * len(self.rows)
+        return tuple(
+            local_exponent(self.multipliers, values, groups, near=near)
+            for values, groups in zip(self.measured(quantity), self.text_groups, strict=True)
+        )
+
+    def mean_exponent(
+        self, quantity: str, *, first: bool = False, controls: bool | None = False
+    ) -> Interval:
+        """The mean of `exponents`, with its interval over cases."""
+        values = torch.tensor([one.value for one in self.exponents(quantity, first=first)])
         return self.over_cases(values, controls=controls)
 
     @cached_property
@@ -264,17 +274,28 @@ class LawComparison(Result):
         ]
         return Bumps(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
-    def bump_share(self, role: str | None = None, *, controls: bool | None = False) -> Interval:
+    def bump_share(
+        self,
+        role: str | None = None,
+        *,
+        of: Literal["found", "seen", "share"] = "found",
+        controls: bool | None = False,
+    ) -> Interval:
         """The share of followed tokens with a bump, with its interval over cases.
 
         Args:
             role: Tokens of one of `ROLES`; all by default.
+            of: "found" counts tokens whose mean is sure to have one, "seen" those whose mean has one,
+                and "share" is the mean share of questions with one.
         """
         if role is not None and role not in self.roles:
             raise ArgumentError(f"{role!r} is no role. Use one of {', '.join(ROLES)}.")
+        if of not in ("found", "seen", "share"):
+            raise ArgumentError(f"of={of!r}: use 'found', 'seen' or 'share'.")
         of_role = torch.tensor([role is None or one == role for one in self.roles])
         known = torch.tensor([[bool(token) for token in row] for row in self.tokens]) & of_role
-        shares = (self.bumps.found & known).sum(-1) / known.sum(-1)  # NaN where there is none
+        counted = getattr(self.bumps, of).double().nan_to_num() * known
+        shares = (counted.sum(-1) / known.sum(-1)).float()  # NaN where there is none
         return self.over_cases(shares, controls=controls)
 
     # Tables, words and pictures

@@ -44,9 +44,18 @@ def laws_summary(found: LawComparison) -> str:
                 )
                 lines.append(f"    {law.name} ({law.free or 'no'} free): {held}, beyond {far}")
     for quantity in ("cost", "cross-entropy"):
-        power = format_interval(found.mean_exponent(quantity))
-        lines.append(f"  {quantity} begins with power {power} of the strength")
-    lines.append(f"  tokens that rise and then fall: {format_share(found.bump_share())}")
+        first, within = (
+            format_interval(found.mean_exponent(quantity, first=first)) for first in (True, False)
+        )
+        lines.append(
+            f"  {quantity} grows with power {first} of the strength from 0.05 to 0.25, {within} from "
+            "0.2 to 1"
+        )
+    sure, seen, share = (format_share(found.bump_share(of=of)) for of in ("found", "seen", "share"))
+    lines.append(
+        f"  followed tokens that rise and then fall: {sure} for sure, {seen} on these questions; in "
+        f"{share} of the questions of a token"
+    )
     return "\n".join(lines)
 
 

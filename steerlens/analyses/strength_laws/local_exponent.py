@@ -10,8 +10,10 @@ from steerlens import stats
 from steerlens.arguments import ArgumentError
 from steerlens.stats import Groups, Interval
 
-NEAR, DRAWS = (0.2, 1.0), 1000
-"""The multipliers that count, where 1 costs the budget; resamples of the texts."""
+NEAR, FIRST = (0.2, 1.0), (0.05, 0.25)
+"""Within the budget, which multiplier 1 costs; and the first sixteenth of that cost."""
+DRAWS = 1000
+"""Resamples of the texts."""
 
 
 def local_exponent(
@@ -38,13 +40,13 @@ def local_exponent(
     >>> round(local_exponent(m, m[:, None].abs().pow(2).expand(4, 9)).value, 3)
     2.0
     """
-    place = {round(float(m), 6): j for j, m in enumerate(multipliers)}
-    sizes = [m for m in place if near[0] <= m <= near[1] and -m in place]
+    sizes = strengths_between(multipliers, near)
     if len(sizes) < 2:
         raise ArgumentError(
             f"multipliers={multipliers.tolist()} hold {len(sizes)} strengths between {near[0]:g} and "
             f"{near[1]:g} with both signs, and a slope needs two. Use law_strengths(8.0)."
         )
+    place = {_rounded(m): j for j, m in enumerate(multipliers)}
     both = torch.stack([(costs[place[m]] + costs[place[-m]]) / 2 for m in sizes]).double()
     x = torch.tensor(sizes, dtype=torch.float64).log()
     value = float(_slopes(x, both.mean(-1)[None])[0])
@@ -57,6 +59,18 @@ def local_exponent(
         return Interval(value, float("nan"), float("nan"))
     low, high = torch.quantile(slopes[known], torch.tensor([0.025, 0.975], dtype=torch.float64))
     return Interval(value, float(low), float(high))
+
+
+def strengths_between(
+    multipliers: Float[Tensor, " multiplier"], near: tuple[float, float]
+) -> list[float]:
+    """The strengths between two that were measured with both signs."""
+    known = {_rounded(m) for m in multipliers}
+    return sorted(m for m in known if near[0] <= m <= near[1] and -m in known)
+
+
+def _rounded(multiplier: Tensor) -> float:
+    return round(float(multiplier), 6)
 
 
 def _slopes(x: Tensor, costs: Float[Tensor, "draw strength"]) -> Float[Tensor, " draw"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from steerlens.analyses.question_splits import question_groups
 from steerlens.analyses.strength_laws.law_comparison import ROLES, LawComparison
 from steerlens.analyses.strength_laws.law_errors import fit_laws
-from steerlens.analyses.strength_laws.local_exponent import NEAR
+from steerlens.analyses.strength_laws.local_exponent import NEAR, strengths_between
 from steerlens.analyses.validity.validity_fit import require_enough
 from steerlens.arguments import ArgumentError, as_float, as_floats, as_int
 from steerlens.data.contrast_set import ContrastSet, PairsLike, as_contrast_set
@@ -179,8 +179,7 @@ def compare_laws(
 
 def _require_strengths(strengths: Sequence[float]) -> None:
     require_enough(torch.tensor(strengths))
-    both = [m for m in strengths if NEAR[0] <= m <= NEAR[1] and -m in strengths]
-    if len(both) < 2 or 0.0 not in strengths:
+    if len(strengths_between(torch.tensor(strengths), NEAR)) < 2 or 0.0 not in strengths:
         raise ArgumentError(
             f"multipliers={list(strengths)} need 0 among them, and two strengths between "
             f"{NEAR[0]:g} and {NEAR[1]:g} with both signs, to see how the cost begins. Use "
