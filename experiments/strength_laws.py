@@ -1,7 +1,7 @@
 """Which law does steering follow over its strength? Costs, preferences and tokens, far past the budget.
 
     steerlens run experiments/strength_laws.py                                  # the reference world
-    steerlens run experiments/strength_laws.py --model smollm2-135m-instruct    # eleven contrasts
+    steerlens run experiments/strength_laws.py --model smollm2-135m-instruct    # nine contrasts
     steerlens run experiments/strength_laws.py --model smollm2-135m-instruct --topics sentiment
     steerlens run experiments/strength_laws.py --draws 1 --layers 2 --layers 5  # a short look
 
@@ -30,8 +30,8 @@ from steerlens.sites import Site
 from steerlens.store.cells import Cells
 
 _log = logging.getLogger("steerlens.strength_laws")
-EVEN = 4
-"""Layers of a model other than the reference model, spread evenly, where none are given."""
+THIRDS = 3
+"""Layers of a model other than the reference model where none are given: at each third of its depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class StrengthLawsExperiment(Experiment):
 
     draws: int = 1
     """How often each concept of the reference world is drawn."""
-    topics: tuple[str, ...] = (*TOPICS, *FILES)
+    topics: tuple[str, ...] = (*FILES, *list(TOPICS)[:6])
     """Contrasts of models other than the reference model."""
     n_fit: int = 48
-    n_questions: int = 48
+    n_questions: int = 32
     """Questions of each contrast; half of them look for bumps, and the others confirm them."""
-    n_neutral: int = 24
+    n_neutral: int = 20
     """Ordinary texts, half of them for the lengths."""
     budget: float = 0.1
     """Nats of KL per token at multiplier 1."""
@@ -86,8 +86,8 @@ class StrengthLawsExperiment(Experiment):
         asked = choose.merged(report, name=case.name)
         layers = range(model.n_layers) if self.layers is None else self.layers
         if self.layers is None and model.name != "reviews":
-            step = (model.n_layers - 1) / (EVEN - 1)
-            layers = [round(step * k) for k in range(EVEN)]
+            step = (model.n_layers - 1) / THIRDS
+            layers = [round(step * k) for k in range(1, THIRDS + 1)]
         sites = [Site(layer, self.stream) for layer in layers]
         read = activations(model, fit, sites, progress=False)
         return compare_laws(

@@ -174,7 +174,7 @@ def _kl_of_linear(model: Model, examples: Examples, memory: int, entropy: bool) 
             into.copy_(p @ unembed)
         base.append((states, normaliser, mean * readout.scale))
 
-    def from_states(states: Tensor) -> Float[Tensor, "example cell 1"]:
+    def from_states(states: Tensor) -> Float[Tensor, "example cell value"]:
         if not base:
             begin(states[:, 0, 0])
             return torch.zeros(len(states), 1, 1 + entropy)
@@ -227,7 +227,7 @@ def _kl(model: Model, examples: Examples, memory: int, entropy: bool) -> Read:
     def log_p(states: Tensor) -> Float[Tensor, "example cell read d_vocab"]:
         return torch.log_softmax(model.unembed(states[:, :, 0]).float(), -1)
 
-    def from_states(states: Tensor) -> Float[Tensor, "example cell 1"]:
+    def from_states(states: Tensor) -> Float[Tensor, "example cell value"]:
         if not base:
             base.append(log_p(states))
             return torch.zeros(len(states), 1, 1 + entropy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,12 @@ class Constant:
         >>> Constant("a", multiplier=-2, value=1).unit("nats")
         'nats per squared multiplier'
         """
-        powers = {1: "multiplier", 2: "squared multiplier"}
+        size = abs(self.multiplier)
+        usual = {0: "", 1: "multiplier", 2: "squared multiplier"}
+        power = usual.get(size, f"multiplier to the power {size}")
         above = [quantity] if self.value and quantity else []
-        above += [powers[self.multiplier]] if self.multiplier > 0 else []
-        below = f"per {powers[-self.multiplier]}" if self.multiplier < 0 else ""
+        above += [power] if self.multiplier > 0 else []
+        below = f"per {power}" if self.multiplier < 0 else ""
         return " ".join([*above, below]).strip()
 
 
@@ -57,6 +59,7 @@ class FittedLaw:
     """The curve at some multipliers, also at those beyond the fitted ones."""
 
 
+@runtime_checkable
 class Fit(Protocol):
     """Fits a law to a curve by least squares."""
 

@@ -90,7 +90,7 @@ class LawComparison(Result):
     """Error at inner strengths that were left out in turn (root mean square)."""
     beyond: Float[Tensor, "row law"]
     """Error at the outer half of the strengths, fitted to the inner half."""
-    constants: Float[Tensor, "row law constant"]
+    constants: Float[Tensor, "row law parameter"]
     """Constants fitted to all strengths, in the order and units of `laws`; NaN for none."""
     curves: Float[Tensor, "row law place"]
     """The fitted laws along `places`."""

@@ -86,7 +86,7 @@ class FittedLaws(NamedTuple):
     laws: tuple[LawFacts, ...]
     held_out: Float[Tensor, "row law"]
     beyond: Float[Tensor, "row law"]
-    constants: Float[Tensor, "row law constant"]
+    constants: Float[Tensor, "row law parameter"]
     """NaN beyond the constants of a law."""
     curves: Float[Tensor, "row law place"]
     """The fitted law at `places(multipliers)`."""
