@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from steerlens.analyses.strength_laws.known_laws import BASELINES
+from steerlens.analyses.strength_laws.law_numbers import LawNumbers
 from steerlens.report.numbers import format_interval, format_number, format_share
 from steerlens.report.section import (
     Block,
@@ -18,14 +18,8 @@ from steerlens.report.section import (
     Table,
 )
 
-if TYPE_CHECKING:
-    from steerlens.analyses.strength_laws.law_comparison import LawComparison
 
-SHOWN = 3
-"""Cases of which the page shows the curves of one row."""
-
-
-def laws_summary(found: LawComparison) -> str:
+def laws_summary(found: LawNumbers) -> str:
     """For each quantity the errors of its laws, then exponents and bumps."""
     rows, cases = found.chosen_rows(), len(set(found.cases))
     lines = [
@@ -59,8 +53,20 @@ def laws_summary(found: LawComparison) -> str:
     return "\n".join(lines)
 
 
-def laws_section(found: LawComparison) -> Section:
-    """Errors by law, the table, and the curves of some rows."""
+def laws_section(
+    found: LawNumbers,
+    *,
+    errors: tuple[Figure, ...],
+    of_controls: Figure,
+    curves: tuple[Figure, ...],
+) -> Section:
+    """Errors by law, the table, and the curves of some rows.
+
+    Args:
+        errors: Figures of the errors, left out and beyond.
+        of_controls: The errors of the controls; not drawn where there are none.
+        curves: Figures of the curves of some rows.
+    """
     blocks: list[Block] = [
         Paragraph(
             "Each law was fitted to the mean curve over the strength, without some of the strengths, "
@@ -69,25 +75,41 @@ def laws_section(found: LawComparison) -> Section:
             "are root mean squares over the standard deviation of the curve. More free parameters "
             "are no advantage there."
         ),
-        Figure(found.plot),
-        Figure(lambda: found.plot(beyond=True)),
+        *errors,
         _table(found, controls=False),
     ]
     if any(found.controls):
-        own = (_table(found, controls=True), Figure(lambda: found.plot(controls=True)))
+        own = (_table(found, controls=True), of_controls)
         blocks.append(Folded("The same for the controls, directions at random", own))
-    for case in dict.fromkeys(found.cases):
-        if len(blocks) > SHOWN + 4:
-            break
-        own = [i for i in found.chosen_rows() if found.cases[i] == case]
-        if own:
-            middle = own[len(own) // 2]
-            blocks.append(Figure(lambda i=middle: found.plot_row(i)))
+    blocks += curves
     blocks.append(Printed(found.summary()))
-    return Section("Laws of strength", tuple(blocks), short="Laws")
+    return Section(
+        "Laws of strength", tuple(blocks), short="Laws", answer=(_answer(found),),
+        question="Which law does steering follow over its strength?",
+    )  # fmt: skip
 
 
-def _table(found: LawComparison, *, controls: bool) -> Table:
+def _answer(found: LawNumbers) -> str:
+    """For each quantity the law that misses least what was left out, and what was beyond."""
+    parts = []
+    for quantity in found.quantities:
+        laws = [law for law in found.names(quantity) if law not in BASELINES]
+        best = []
+        for beyond in (False, True):
+            errors = {
+                law: found.over_cases(found.relative(quantity, law, beyond=beyond)).value
+                for law in laws
+            }
+            least = min(errors, key=lambda law: errors[law])
+            best.append(f"{least} ({format_number(errors[least])})")
+        parts.append(f"**{quantity}**: {best[0]} in between, {best[1]} beyond")
+    return (
+        "The laws with the least error, over the spread of the curve, at strengths that they were not "
+        f"fitted to. {'; '.join(parts)}."
+    )
+
+
+def _table(found: LawNumbers, *, controls: bool) -> Table:
     head = (
         Heading("quantity", number=False), Heading("law", number=False), Heading("free"),
         Heading("left out"), Heading("beyond"), Heading("left out, median", "own unit"),

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analyses.question_splits import question_groups
-from steerlens.analyses.strength_laws.law_comparison import ROLES, LawComparison
+from steerlens.analyses.strength_laws.law_comparison import LawComparison
 from steerlens.analyses.strength_laws.law_errors import fit_laws
+from steerlens.analyses.strength_laws.law_numbers import ROLES
 from steerlens.analyses.strength_laws.local_exponent import NEAR, strengths_between
 from steerlens.analyses.validity.validity_fit import require_enough
 from steerlens.arguments import ArgumentError, as_float, as_floats, as_int
