@@ -253,7 +253,8 @@ class LawNumbers(Result):
         known = torch.tensor([[bool(token) for token in row] for row in self.tokens]) & of_role
         counted = getattr(self.bumps, of).double().nan_to_num() * known
         shares = (counted.sum(-1) / known.sum(-1)).float()  # NaN where there is none
-        return self.over_cases(shares, controls=controls)
+        found = self.over_cases(shares, controls=controls)
+        return Interval(*(float(torch.tensor(x).clamp(0, 1)) for x in found))
 
     # Tables
 
