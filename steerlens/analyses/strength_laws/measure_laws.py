@@ -105,9 +105,9 @@ def compare_laws(
 
     Raises:
         ValueError: For multipliers that no curve can be fitted to, questions or texts that are too
-            few for an interval or cannot be scored, or an edit that does not fit the model. All of
-            this is raised before the sweep.
-        CalibrationError: If no length of a direction costs the budget.
+            few for an interval or cannot be scored, an edit that does not fit the model, or a
+            direction of which no length costs the budget. All of this is raised before the sweep.
+        CalibrationError: If the budget is not above 0, or a direction states no resid_norm.
 
     Source: arXiv:2602.02712 for the quantities and the form of their laws, and arXiv:2602.02343 for
     the validity decay. Departures: the probability is that of the positive answer, and not of a set
