@@ -139,7 +139,10 @@ from steerlens.analyses.attribution.attribute_gain import attribute_gain as attr
 from steerlens.analyses.attribution.gain_attribution import GainAttribution as GainAttribution
 from steerlens.analyses.prediction.predict_layers import predict_layers as predict_layers
 from steerlens.analyses.prediction.find_cell import find_cell as find_cell
+from steerlens.analyses.strength_laws.measure_laws import compare_laws as compare_laws
+from steerlens.analyses.strength_laws.measure_laws import law_strengths as law_strengths
 from steerlens.analyses.prediction.layer_predictions import LayerPredictions as LayerPredictions
+from steerlens.analyses.strength_laws.law_comparison import LawComparison as LawComparison
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap as SteerabilityMap
 from steerlens.analyses.writing.writing_map import WritingMap as WritingMap
 from steerlens.analyses.confirmation.written_effect import WrittenEffect as WrittenEffect

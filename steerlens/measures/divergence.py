@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.interventions.changes import WeightChange
@@ -57,6 +57,40 @@ def divergence(
     return out
 
 
+@torch.no_grad()
+def text_costs(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    multipliers: Sequence[float],
+    *,
+    memory: int | None = None,
+    progress: bool = True,
+    cells: Cells | None = None,
+) -> Float[Tensor, "2 intervention multiplier example"]:
+    """Two costs of steering on ordinary text: KL, and the change of cross-entropy.
+
+    The first is `divergence`. The second is the steered minus the unsteered cross-entropy of the
+    tokens that the text itself has after its prompt, in nats per token. It can be below 0: a text
+    may become more likely under steering.
+
+    Args:
+        memory: As in `divergence`; so are the other options. The first half of each text is its
+            prompt.
+
+    Raises:
+        ValueError, SteeringError: As `divergence`.
+    """
+    model = as_model(model)
+    engine, examples, reading = _work(
+        model, texts, interventions, multipliers, memory=memory, entropy=True
+    )
+    found = engine.measure(examples, reading, cells_or_none(cells, "costs", progress))
+    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(examples), 2)
+    out[:, engine.grid.steered] = found.steered
+    return out.movedim(-1, 0)
+
+
 def cost_work(
     model: Model,
     texts: Sequence[str],
@@ -75,8 +109,13 @@ def _work(
     multipliers: Sequence[float],
     prompt_share: float = 0.5,
     memory: int | None = None,
+    entropy: bool = False,
 ) -> tuple[Engine, Examples, Reading]:
-    """The engine of a grid, the texts, and how their cost is read."""
+    """The engine of a grid, the texts, and how their cost is read.
+
+    Args:
+        entropy: Whether the change of cross-entropy is read as well.
+    """
     batch = halved(model, texts, prompt_share)
     after = batch.width - batch.prompt_end + 1
     read = int(after.max())
@@ -84,8 +123,8 @@ def _work(
     engine = Engine(model, interventions, multipliers, memory)
     kl = _kl_of_linear if _reads_the_same(model, engine.grid) else _kl
     reading = Reading(
-        lambda some: kl(model, some, engine.memory),
-        values=1,
+        lambda some: kl(model, some, engine.memory, entropy),
+        values=2 if entropy else 1,
         unsteered=True,
         states=float(after.float().mean()),
         bytes_per_example=2 * 4 * model.cfg.d_vocab * read,
@@ -105,7 +144,7 @@ def _reads_the_same(model: Model, grid: Grid) -> bool:
     )
 
 
-def _kl_of_linear(model: Model, examples: Examples, memory: int) -> Read:
+def _kl_of_linear(model: Model, examples: Examples, memory: int, entropy: bool) -> Read:
     """`_kl` where logits are linear in the states, without the steered model's probabilities.
 
     With p of the unsteered state s and q of the steered state t, both read by W, the KL is
@@ -113,7 +152,15 @@ def _kl_of_linear(model: Model, examples: Examples, memory: int) -> Read:
     """
     read, readout = examples.read, model.readout
     weight = _weight(examples)
+    own_tokens, counted = _next_tokens(examples)
     base: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def losses(
+        states: Float[Tensor, "cell read d_model"], log_sums: Float[Tensor, "cell read"], k: int
+    ) -> Float[Tensor, " cell"]:
+        """Cross-entropy of the tokens of text k."""
+        tokens = own_tokens[k].expand(len(states), -1)
+        return ((log_sums - readout.of_tokens(states, tokens)) * counted[k]).sum(-1)
 
     def begin(states: Float[Tensor, "example read d_model"]) -> None:
         normaliser = readout.log_normaliser(states, memory)
@@ -127,16 +174,21 @@ def _kl_of_linear(model: Model, examples: Examples, memory: int) -> Read:
             into.copy_(p @ unembed)
         base.append((states, normaliser, mean * readout.scale))
 
-    def from_states(states: Tensor) -> Float[Tensor, "example cell 1"]:
+    def from_states(states: Tensor) -> Float[Tensor, "example cell value"]:
         if not base:
             begin(states[:, 0, 0])
-            return torch.zeros(len(states), 1, 1)
+            return torch.zeros(len(states), 1, 1 + entropy)
         own, normaliser, mean = base[0]
         found = []
         for k, each in enumerate(states[:, :, 0]):  # text by text: its cells' states are many
             moved = ((own[k] - each) * mean[k]).sum(-1)
-            kl = moved.double() - normaliser[k] + readout.log_normaliser(each, memory)
-            found.append((kl.clamp(min=0) * weight[k]).sum(-1, keepdim=True))
+            log_sums = readout.log_normaliser(each, memory)
+            kl = moved.double() - normaliser[k] + log_sums
+            values = [(kl.clamp(min=0) * weight[k]).sum(-1)]
+            if entropy:
+                before = losses(own[k : k + 1], normaliser[k : k + 1], k)
+                values.append(losses(each, log_sums, k) - before)
+            found.append(torch.stack(values, -1))
         return torch.stack(found)
 
     return from_states
@@ -150,30 +202,53 @@ def _weight(examples: Examples) -> Float[Tensor, "example read"]:
     return counted / counted.sum(-1, keepdim=True)
 
 
-def _kl(model: Model, examples: Examples, memory: int) -> Read:
+def _next_tokens(
+    examples: Examples,
+) -> tuple[Int[Tensor, "example read"], Float[Tensor, "example read"]]:
+    """The token that each column predicts, and what it counts in the mean over those of a text.
+
+    Nothing follows the last token, so its column counts nothing.
+    """
+    batch, read = examples.batch, examples.read
+    tokens = batch.tokens.roll(-1, 1)[:, -read:]
+    there = batch.mask.roll(-1, 1)
+    there[:, -1] = False
+    counted = there[:, -read:] & (_weight(examples) > 0)
+    return tokens, counted / counted.sum(-1, keepdim=True)
+
+
+def _kl(model: Model, examples: Examples, memory: int, entropy: bool) -> Read:
     """Mean KL of each text to its unsteered distribution, which is read first."""
     read, weight = examples.read, _weight(examples)
+    own_tokens, counted = _next_tokens(examples)
     rows = rows_of_logits(model.cfg.d_vocab, memory)
     base: list[Tensor] = []
 
     def log_p(states: Tensor) -> Float[Tensor, "example cell read d_vocab"]:
         return torch.log_softmax(model.unembed(states[:, :, 0]).float(), -1)
 
-    def from_states(states: Tensor) -> Float[Tensor, "example cell 1"]:
+    def from_states(states: Tensor) -> Float[Tensor, "example cell value"]:
         if not base:
             base.append(log_p(states))
-            return torch.zeros(len(states), 1, 1)
+            return torch.zeros(len(states), 1, 1 + entropy)
         cells = max(1, rows // read)  # at once, of one text
         texts = max(1, rows // (read * min(cells, states.shape[1])))
         parts = []
-        for some, own, share in zip(
-            states.split(texts), base[0].split(texts), weight.split(texts), strict=True
-        ):
-            kl = [
-                (own.exp() * (own - log_p(few))).sum(-1).clamp(min=0)
-                for few in some.split(cells, 1)
-            ]
-            parts.append((torch.cat(kl, 1) * share[:, None]).sum(-1, keepdim=True))
+        for some, own, *shared in zip(
+            states.split(texts), base[0].split(texts), weight.split(texts),
+            own_tokens.split(texts), counted.split(texts), strict=True,
+        ):  # fmt: skip
+            share, tokens, each = (one[:, None] for one in shared)
+            found = []
+            for few in some.split(cells, 1):
+                steered = log_p(few)
+                kl = (own.exp() * (own - steered)).sum(-1).clamp(min=0)
+                values = [(kl * share).sum(-1)]
+                if entropy:
+                    lost = (own - steered).gather(-1, tokens.expand(kl.shape)[..., None])[..., 0]
+                    values.append((lost * each).sum(-1))
+                found.append(torch.stack(values, -1))
+            parts.append(torch.cat(found, 1))
         return torch.cat(parts)
 
     return from_states

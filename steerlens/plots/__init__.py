@@ -48,6 +48,8 @@ from steerlens.plots.side_effects import gain_heatmap as gain_heatmap
 from steerlens.plots.side_effects import gain_lines as gain_lines
 from steerlens.plots.slopes import example_slopes as example_slopes
 from steerlens.plots.steerability import steerability_figure as steerability_figure
+from steerlens.plots.strength_laws import law_curves as law_curves
+from steerlens.plots.strength_laws import law_errors as law_errors
 from steerlens.plots.token_map import token_heatmap as token_heatmap
 from steerlens.plots.tokens import token_colours as token_colours
 from steerlens.plots.tokens import token_heat as token_heat
