@@ -40,6 +40,7 @@ from steerlens.plots.radar import criteria_radar as criteria_radar
 from steerlens.plots.radar import spoke_scale as spoke_scale
 from steerlens.plots.regret import regret_curve as regret_curve
 from steerlens.plots.roc import roc_curve as roc_curve
+from steerlens.plots.row_dots import row_dots as row_dots
 from steerlens.plots.running import running_difference as running_difference
 from steerlens.plots.shift import shift_dots as shift_dots
 from steerlens.plots.shift import shift_scatter as shift_scatter

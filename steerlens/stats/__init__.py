@@ -24,6 +24,7 @@ from steerlens.stats.means import (
     mean_interval,
     simultaneous_interval,
 )
+from steerlens.stats.paired_shares import share_change_interval
 from steerlens.stats.response import monotonicity, rank_correlation, steerability_slope
 from steerlens.stats.sequential import confidence_sequence, log_evidence, p_value_anytime
 from steerlens.stats.shares import auroc, auroc_interval, proportion_interval, share_interval
@@ -55,6 +56,7 @@ __all__ = [
     "p_value_anytime",
     "proportion_interval",
     "rank_correlation",
+    "share_change_interval",
     "share_interval",
     "simultaneous_interval",
     "sizes_in_words",
