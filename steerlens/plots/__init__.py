@@ -25,6 +25,7 @@ from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.many_runs import run_dots as run_dots
 from steerlens.plots.many_runs import run_heatmap as run_heatmap
+from steerlens.plots.measured_dots import measured_dots as measured_dots
 from steerlens.plots.measured_lines import measured_lines as measured_lines
 from steerlens.plots.panels import change_panels as change_panels
 from steerlens.plots.paper import PictureError as PictureError

@@ -16,6 +16,7 @@ from steerlens.stats.grouped import (
     too_few,
 )
 from steerlens.stats.interval import Interval
+from steerlens.stats.jackknife import jackknife_interval
 from steerlens.stats.means import (
     Bounds,
     bootstrap_means,
@@ -48,6 +49,7 @@ __all__ = [
     "group_numbers",
     "interval_of_mean",
     "jackknife_error",
+    "jackknife_interval",
     "log_evidence",
     "looks",
     "max_statistic",

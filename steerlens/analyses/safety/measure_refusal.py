@@ -29,7 +29,7 @@ from steerlens.measures.surprisal import require_unsteered
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Directed, Intervention, Scorer
 from steerlens.results import Cell
-from steerlens.stats import group_numbers
+from steerlens.stats import group_numbers, jackknife_interval
 from steerlens.store.cells import Cells, cells_or_none
 
 OPENING_TOKENS, OPENINGS = 3, 4
@@ -263,22 +263,13 @@ def cosine_interval(
     differences: Float[Tensor, "pair d_model"],
     groups: Int[Tensor, " pair"],
 ) -> tuple[float, float, float]:
-    """The cosine of a vector with a mean of differences, with a 95% interval over groups of pairs.
-
-    Student's t with the jackknife's standard error; NaN ends below 8 groups.
-    """
+    """The cosine of a vector with a mean of differences, with a 95% interval over groups of pairs."""
 
     def cosine(rows: Tensor) -> float:
-        return float(torch.cosine_similarity(vector, rows.mean(0), dim=0))
+        return float(torch.cosine_similarity(vector, differences[rows].mean(0), dim=0))
 
-    value, names = cosine(differences), groups.unique()
-    n = len(names)
-    if n < 8:
-        return value, float("nan"), float("nan")
-    without = torch.tensor([cosine(differences[groups != g]) for g in names], dtype=torch.float64)
-    error = float(((n - 1) / n * (without - without.mean()).square().sum()).sqrt())
-    reach = float(scipy_stats.t.ppf(0.975, n - 1)) * error
-    return value, max(-1.0, value - reach), min(1.0, value + reach)
+    value, low, high = jackknife_interval(cosine, torch.arange(len(differences)), groups)
+    return value, max(low, -1.0), min(high, 1.0)
 
 
 def _digest(work: list[Any]) -> str:
