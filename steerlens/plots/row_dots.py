@@ -27,6 +27,7 @@ def row_dots(
     title: str,
     note: str,
     quiet: Collection[str] = (),
+    quiet_name: str = "",
 ) -> go.Figure:
     """A dot with its whisker for each row and series; panels are side by side.
 
@@ -34,7 +35,8 @@ def row_dots(
         panels: Quantity -> (series, unit), with series name -> (value, low, high), or the value
             alone, each of shape (row,). NaN is not drawn.
         rows: The name of each row, the first on top.
-        quiet: Series that are drawn small and grey, under one key: what the others are compared with.
+        quiet: Series that are drawn small and grey: what the others are compared with.
+        quiet_name: Their one entry in the legend.
 
     Raises:
         ValueError: If there is no panel or no series.
@@ -44,10 +46,7 @@ def row_dots(
     names = read_rows(rows, downwards=True)
     if names.are_layers:
         raise ValueError(f"rows={names.names} must be names, not layers.")
-    figure = make_subplots(
-        rows=1, cols=len(panels), shared_yaxes=True, horizontal_spacing=0.06,
-        subplot_titles=[safe(name) for name in panels] if len(panels) > 1 else None,
-    )  # fmt: skip
+    figure = make_subplots(rows=1, cols=len(panels), shared_yaxes=True, horizontal_spacing=0.06)
     loud = [
         s
         for s in dict.fromkeys(s for series, _ in panels.values() for s in series)
@@ -62,7 +61,7 @@ def row_dots(
             drawn = band(f"series {name!r}", series[name], names.order, f"{names.count} rows")
             grey = name in quiet
             colour = MISSING if grey else looks[name]["colour"]
-            key = "other contrasts" if grey else safe(name)
+            key = safe(quiet_name) if grey else safe(name)
             places = [i + (0.0 if grey else steps[name]) for i in range(names.count)]
             figure.add_scatter(
                 x=[None if np.isnan(m) else m for m in drawn.mean.tolist()], y=places, mode="markers",
@@ -80,13 +79,20 @@ def row_dots(
             every = np.concatenate([drawn.mean, drawn.low, drawn.high])
             ends += every[~np.isnan(every)].tolist()
         figure.update_xaxes(
-            title_text=axis_title(None if len(panels) > 1 else quantity, unit), range=span(ends),
-            zeroline=True, zerolinecolor=INK, nticks=5, row=1, col=k,
+            title_text=axis_title(quantity, unit) if unit else quantity, range=span(ends),
+            zeroline=True, zerolinecolor=INK, nticks=5, tickangle=0, row=1, col=k,
         )  # fmt: skip
-    house(figure, title=title, note=note, height=170 + 24 * names.count, left=names.left)
+    house(
+        figure,
+        title=title,
+        note=note,
+        height=150 + max(24, names.pitch) * names.count,
+        left=names.left,
+    )
     label_rows(figure, names, names.count, row=1, col=1)
     figure.update_yaxes(range=[-0.7, names.count - 0.3], showgrid=False)
-    make_narrow(figure, title=title, note=note, left=names.left, below=20)
+    few = {f"xaxis{k or ''}.nticks": 3 for k in (0, *range(2, len(panels) + 1))}
+    make_narrow(figure, title=title, note=note, left=names.left, below=16, layout=few)
     return figure
 
 

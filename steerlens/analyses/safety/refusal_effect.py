@@ -196,7 +196,7 @@ class RefusalEffect(RowResult):
     def name(self, row: int) -> str:
         """A row with its site, where its name does not hold it."""
         site = self.sites[row]
-        return self.rows[row] if site is None else f"{self.rows[row]} (layer {site.layer})"
+        return self.rows[row] if site is None else f"{self.rows[row]}, L{site.layer}"
 
     def _words(self, i: int) -> list[str]:
         value, low, high = self.cosine[i].tolist()
@@ -223,22 +223,36 @@ class RefusalEffect(RowResult):
     # Pictures
 
     def plot(self) -> go.Figure:
-        """Changes of propensity and rate at every cell, of both kinds of request."""
-        shown = [(i, sign) for i in range(len(self.rows)) for sign in (PLUS, MINUS)]
-        names = [f"{self.name(i)} {'+' if sign == PLUS else '−'}" for i, sign in shown]
+        """Changes of propensity and rate at every recommended cell, of both kinds of request.
+
+        Grey are the changes on harmful requests under the controls of the same site and sign.
+        """
+        shown = [(i, sign) for i in self.recommended for sign in (PLUS, MINUS)]
+        marks = {PLUS: "\N{NO-BREAK SPACE}+", MINUS: "\N{NO-BREAK SPACE}−"}
+        names = [f"{self.name(i)}{marks[sign]}" for i, sign in shown]
         panels: dict[str, tuple[Mapping[str, Any], str]] = {}
         for title, unit, change in (
-            ("log-odds of refusing", "nats", self.propensity_change),
-            ("rate of refusals", "share", self.rate_change),
+            ("log-odds", "nats", self.propensity_change),
+            ("rate", "share", self.rate_change),
         ):
-            series = {
+            series: dict[str, Any] = {
                 f"{side} requests": _bounds([change(i, k, sign) for i, sign in shown])
                 for k, side in enumerate(self.sides)
             }
-            if any(value == value for band in series.values() for value in band[0]):
-                panels[title] = (series, unit)
+            if not any(value == value for band in series.values() for value in band[0]):
+                continue
+            for control in self.controls:
+                c = self.rows.index(control)
+                series[control] = [
+                    change(c, HARMFUL, sign).value
+                    if self.sites[c] == self.sites[i]
+                    else float("nan")
+                    for i, sign in shown
+                ]
+            panels[title] = (series, unit)
         return plots.row_dots(
-            panels, rows=names, title="What steering does to refusals",
+            panels, rows=names, title="What steering does to refusals", quiet=self.controls,
+            quiet_name="controls of the same site, harmful requests",
             note="Steered minus unsteered; 95% intervals over pairs of requests",
         )  # fmt: skip
 
@@ -255,6 +269,7 @@ class RefusalEffect(RowResult):
             title="Cosine with the refusal direction of the same layer",
             note=f"Random directions: within ±{format_number(self.chance[rows].max())} in 95 of 100",
             quiet=self.others,
+            quiet_name="other contrasts",
         )  # fmt: skip
 
     def section(self, beside: Mapping[str, Any]) -> Section:
