@@ -155,7 +155,8 @@ def test_rates_are_withheld_where_the_reader_is_poor(model, arms, requests):
         found = measured(model, arms, requests, known=known)
         assert not found.reader_is_good and np.isnan(found.rate_change(0, 0).value)
         assert "so there are no rates" in found.summary()
-        assert len(found.plot().data) == 2  # log-odds alone
+        drawn: Any = found.plot()
+        assert {trace.xaxis for trace in drawn.data} == {"x"}  # log-odds alone
 
 
 def test_a_model_without_refusals_says_so(model, arms, requests):

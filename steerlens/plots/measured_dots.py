@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from steerlens.plots.arrays import array
-from steerlens.plots.look import house
+from steerlens.plots.look import house, span
 from steerlens.plots.marks import series_looks
 from steerlens.plots.narrow import make_narrow
 from steerlens.plots.words import number, safe
@@ -37,7 +37,9 @@ def measured_dots(
     """
     if not series:
         raise ValueError("series is empty, so there is nothing to draw. Pass at least one.")
-    figure, left_out, drawn = go.Figure(), 0, 0
+    figure, left_out = go.Figure(), 0
+    across_all: list[float] = []
+    up_all: list[float] = []
     for (name, (across, up, what)), look in zip(
         series.items(), series_looks(list(series)).values(), strict=True
     ):
@@ -45,7 +47,8 @@ def measured_dots(
         ys = array(f"y of {name!r}", up, (len(xs),), f"{len(xs)} dots")
         seen = np.flatnonzero((xs > 0) & (ys > 0))  # NaN is not
         left_out += len(xs) - len(seen)
-        drawn += len(seen)
+        across_all += xs[seen].tolist()
+        up_all += ys[seen].tolist()
         figure.add_scatter(
             x=xs[seen].tolist(), y=ys[seen].tolist(), mode="markers", name=safe(name),
             showlegend=True,
@@ -55,12 +58,17 @@ def measured_dots(
                 for i in seen.tolist()
             ],
         )  # fmt: skip
-    if not drawn:
+    if not across_all:
         raise ValueError("No dot has values above 0 on both axes, so there is nothing to draw.")
     if left_out:
-        note = f"{note}; {left_out} dots are not above 0 and left out".lstrip("; ")
+        note = f"{note}; {left_out} dots are below 0".lstrip("; ")
     house(figure, title=title, note=note)
-    figure.update_xaxes(title_text=x, type="log", tickformat="~g", nticks=6)
-    figure.update_yaxes(title_text=y, type="log", tickformat="~g", nticks=6)
+    for update, text, values in (
+        (figure.update_xaxes, x, across_all),
+        (figure.update_yaxes, y, up_all),
+    ):
+        ends = span(np.log10(np.asarray(values)))
+        dtick = 1 if ends[1] - ends[0] > 1.6 else "D2"
+        update(title_text=text, type="log", range=ends, dtick=dtick, tickformat="~g")
     make_narrow(figure, title=title, note=note, left=56)
     return figure

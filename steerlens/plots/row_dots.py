@@ -92,6 +92,7 @@ def row_dots(
     label_rows(figure, names, names.count, row=1, col=1)
     figure.update_yaxes(range=[-0.7, names.count - 0.3], showgrid=False)
     few = {f"xaxis{k or ''}.nticks": 3 for k in (0, *range(2, len(panels) + 1))}
+    few |= {name.replace("nticks", "tickfont.size"): 10 for name in few}
     make_narrow(figure, title=title, note=note, left=names.left, below=16, layout=few)
     return figure
 

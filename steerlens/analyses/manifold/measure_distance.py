@@ -57,9 +57,10 @@ def stream_distance(
     """Does the distance of steered states from the stream's own distribution predict the cost?
 
     At every site the mean and the shrunken covariance of the stream are fitted to the ordinary tokens
-    of one half of the texts. On the other half every vector is added at lengths that are the same
-    share of the stream's norm, so that length alone orders nothing within one. The change of the mean
-    squared Mahalanobis distance, at the tokens that are steered, is held against the KL there and
+    of one half of the texts, the first one of each left out. On the other half every vector is added
+    at lengths that are the same share of the stream's norm, so that length alone orders nothing within
+    one. The change of the mean squared Mahalanobis distance, at the tokens that are steered, is held
+    against the KL there and
     against the loss of utility.
 
     Args:
@@ -201,12 +202,14 @@ def _states(
 ) -> dict[Site, Float[Tensor, "token d_model"]]:
     """The stream at ordinary tokens: those that steering reaches, or also those of the prompt.
 
-    A text's first half is its prompt, as in `divergence`.
+    A text's first half is its prompt, as in `divergence`. The first token of a text is left out: where
+    there is no BOS, it has the massive activations of an attention sink (arXiv:2402.17762), which
+    would be most of the covariance.
     """
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for start in range(0, len(texts), TEXTS):
         batch = halved(model, texts[start : start + TEXTS])
-        counted = batch.mask & ~batch.special
+        counted = batch.mask & ~batch.special & (batch.mask.cumsum(-1) > 1)
         if not prompt:
             counted &= Positions.from_prompt_end().mask(batch)
         for site, resid in model.cache(batch, sites).items():
