@@ -82,21 +82,34 @@ def row_dots(
             title_text=axis_title(quantity, unit) if unit else quantity, range=span(ends),
             zeroline=True, zerolinecolor=INK, nticks=5, tickangle=0, row=1, col=k,
         )  # fmt: skip
-    house(
-        figure,
-        title=title,
-        note=note,
-        height=150 + max(24, names.pitch) * names.count,
-        left=names.left,
-    )
-    label_rows(figure, names, names.count, row=1, col=1)
+    height = 150 + max(24, names.pitch) * names.count
+    house(figure, title=title, note=note, height=height, left=names.left)
+    for k in range(1, len(panels) + 1):
+        label_rows(figure, names, names.count, row=1, col=k)
+        figure.update_yaxes(showticklabels=k == 1, row=1, col=k)
     figure.update_yaxes(range=[-0.7, names.count - 0.3], showgrid=False)
-    few = {f"xaxis{k or ''}.nticks": 3 for k in (0, *range(2, len(panels) + 1))}
-    few |= {name.replace("nticks", "tickfont.size"): 10 for name in few}
-    make_narrow(figure, title=title, note=note, left=names.left, below=16, layout=few)
+    make_narrow(
+        figure, title=title, note=note, left=names.left, below=16, layout=_stacked(len(panels)),
+        panel=(height - 150) * len(panels) + 70 * (len(panels) - 1),
+    )  # fmt: skip
     return figure
 
 
 def _steps(count: int) -> list[float]:
     """Where each of some series is drawn beside its row: the first above."""
     return [APART * (0.5 - k / (count - 1)) for k in range(count)] if count > 1 else [0.0]
+
+
+def _stacked(count: int) -> dict[str, Any]:
+    """Panels below each other, each with its own labels of the rows."""
+    gap = 0.12 if count > 1 else 0.0
+    each = (1 - gap * (count - 1)) / count
+    changes: dict[str, Any] = {}
+    for k in range(count):
+        end = "" if k == 0 else str(k + 1)
+        top = 1 - k * (each + gap)
+        changes |= {
+            f"xaxis{end}.domain": [0.0, 1.0], f"yaxis{end}.domain": [max(0.0, top - each), top],
+            f"yaxis{end}.showticklabels": True,
+        }  # fmt: skip
+    return changes
