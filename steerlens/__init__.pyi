@@ -115,7 +115,11 @@ from steerlens.analyses.validity.measure_validity import decay as decay
 from steerlens.analyses.validity.validity_fit import fit_validity as fit_validity
 from steerlens.analyses.generalisation.measure_shift import shifted as shifted
 from steerlens.analyses.side_effects.measure_spillover import spillover as spillover
+from steerlens.analyses.safety.measure_refusal import refusal_effect as refusal_effect
+from steerlens.analyses.safety.refusal_reader import RefusalReader as RefusalReader
+from steerlens.analyses.safety.refusal_reader import ReaderCheck as ReaderCheck
 from steerlens.analyses.nearness.measure_nearness import target_share as target_share
+from steerlens.analyses.manifold.measure_distance import stream_distance as stream_distance
 from steerlens.analyses.comparison.compare_ways import compare_ways as compare_ways
 from steerlens.analyses.comparison.score_tasks import score_tasks as score_tasks
 from steerlens.analyses.comparison.data_efficiency import data_efficiency as data_efficiency
@@ -150,7 +154,9 @@ from steerlens.analyses.survival.text_survival import TextSurvival as TextSurviv
 from steerlens.analyses.validity.validity_fit import ValidityFit as ValidityFit
 from steerlens.analyses.generalisation.shifted_map import ShiftedMap as ShiftedMap
 from steerlens.analyses.side_effects.spillover_map import SpilloverMap as SpilloverMap
+from steerlens.analyses.safety.refusal_effect import RefusalEffect as RefusalEffect
 from steerlens.analyses.nearness.target_share import TargetShare as TargetShare
+from steerlens.analyses.manifold.stream_distance import StreamDistance as StreamDistance
 from steerlens.analyses.comparison.way_comparison import WayComparison as WayComparison
 from steerlens.analyses.comparison.task_scores import TaskScores as TaskScores
 from steerlens.analyses.equivalence.shift_equivalence import ShiftEquivalence as ShiftEquivalence

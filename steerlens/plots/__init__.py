@@ -26,6 +26,7 @@ from steerlens.plots.look import FONT as FONT
 from steerlens.plots.look import MONO as MONO
 from steerlens.plots.many_runs import run_dots as run_dots
 from steerlens.plots.many_runs import run_heatmap as run_heatmap
+from steerlens.plots.measured_dots import measured_dots as measured_dots
 from steerlens.plots.measured_lines import measured_lines as measured_lines
 from steerlens.plots.panels import change_panels as change_panels
 from steerlens.plots.paper import PictureError as PictureError
@@ -41,6 +42,7 @@ from steerlens.plots.radar import criteria_radar as criteria_radar
 from steerlens.plots.radar import spoke_scale as spoke_scale
 from steerlens.plots.regret import regret_curve as regret_curve
 from steerlens.plots.roc import roc_curve as roc_curve
+from steerlens.plots.row_dots import row_dots as row_dots
 from steerlens.plots.running import running_difference as running_difference
 from steerlens.plots.shift import shift_dots as shift_dots
 from steerlens.plots.shift import shift_scatter as shift_scatter

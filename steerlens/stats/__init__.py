@@ -16,6 +16,7 @@ from steerlens.stats.grouped import (
     too_few,
 )
 from steerlens.stats.interval import Interval
+from steerlens.stats.jackknife import jackknife_interval
 from steerlens.stats.means import (
     Bounds,
     bootstrap_means,
@@ -24,6 +25,7 @@ from steerlens.stats.means import (
     mean_interval,
     simultaneous_interval,
 )
+from steerlens.stats.paired_shares import share_change_interval
 from steerlens.stats.response import monotonicity, rank_correlation, steerability_slope
 from steerlens.stats.sequential import confidence_sequence, log_evidence, p_value_anytime
 from steerlens.stats.shares import auroc, auroc_interval, proportion_interval, share_interval
@@ -47,6 +49,7 @@ __all__ = [
     "group_numbers",
     "interval_of_mean",
     "jackknife_error",
+    "jackknife_interval",
     "log_evidence",
     "looks",
     "max_statistic",
@@ -55,6 +58,7 @@ __all__ = [
     "p_value_anytime",
     "proportion_interval",
     "rank_correlation",
+    "share_change_interval",
     "share_interval",
     "simultaneous_interval",
     "sizes_in_words",
