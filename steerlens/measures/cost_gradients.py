@@ -81,19 +81,12 @@ def cost_gradients(
                 signs = torch.randint(0, 2, root.shape, generator=generator, device=root.device)
                 z = root * (2 * signs - 1)
                 z = z - root * (root * z).sum(-1, keepdim=True)
-                gradients = torch.autograd.grad(
-                    logits, [held[site] for site in sites], z * weight,
-                    retain_graph=draw + 1 < draws, allow_unused=True,
-                )  # fmt: skip
-                found.append(
-                    torch.stack(
-                        [
-                            torch.zeros(len(batch), model.d_model)
-                            if each is None
-                            else (each * chosen[..., None]).sum(1).float().cpu()
-                            for each in gradients
-                        ],
-                        1,
-                    )
-                )
+                logits.backward(z * weight, retain_graph=draw + 1 < draws)
+                summed = []
+                for site in sites:
+                    gradient, held[site].grad = held[site].grad, None
+                    if gradient is None:  # nothing is computed after it
+                        gradient = torch.zeros_like(held[site])
+                    summed.append((gradient * chosen[..., None]).sum(1).float().cpu())
+                found.append(torch.stack(summed, 1))
     return torch.cat(found)
