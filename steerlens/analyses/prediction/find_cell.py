@@ -69,7 +69,7 @@ def find_cell(
     choose: PairsLike,
     report: PairsLike | None = None,
     *,
-    share: float = 0.2,
+    share: float = 0.1,
     by: str = "slope at budget",
     sets: SupportsIndex = 1,
     method: Method | str | None = None,
@@ -101,7 +101,7 @@ def find_cell(
         fit: Pairs to fit a direction at each site.
         choose: Questions with two answers, other than those of `fit`.
         report: Questions that chose nothing.
-        share: Which part of the sites is mapped.
+        share: Which part of the sites is mapped; at least one is.
         by: The predictor that orders them, one of `predictors.PREDICTORS`.
         sets: How many sites are steered at once at most: 1, 2 or 3.
 
