@@ -12,6 +12,7 @@ are known. With any other model there are contrasts of topics, from system promp
 experiments/data.
 """
 
+import json
 import logging
 import sys
 import time
@@ -51,16 +52,10 @@ from steerlens.testbed.planted import planted_model, planted_pairs
 
 _log = logging.getLogger("steerlens.prediction")
 DATA = Path(__file__).parent / "data"
-TOPICS = {
-    "cats over dogs": ("cats, kittens and purring", "dogs, puppies and barking", "cat", "dog"),
-    "sea over mountains": ("the sea, ships and waves", "mountains, rocks and snow", "sea", "mountain"),
-    "music over food": ("music, songs and bands", "food, cooking and meals", "music", "food"),
-    "war over peace": ("war, soldiers and weapons", "peace, calm and friendship", "war", "peace"),
-    "money over family": ("money, banks and prices", "family, parents and children", "money", "family"),
-    "winter over summer": ("winter, ice and frost", "summer, sun and heat", "winter", "summer"),
-    "city over forest": ("the city and its streets", "the forest and its birds", "city", "forest"),
-    "school over prison": ("school and lessons", "prison and guards", "school", "prison"),
-}  # fmt: skip
+_PAIRS: dict[str, dict[str, list[str]]] = json.loads((DATA / "topics.json").read_text("utf-8"))
+FIRST = tuple(_PAIRS["first"])
+"""The contrasts of topics that this experiment measures, where none are named."""
+TOPICS = {**_PAIRS["first"], **_PAIRS["more"]}
 """What the two system prompts talk about, and the words that are asked."""
 REQUESTS = (
     "What should I do this weekend?", "Describe your morning.", "Tell me a story.", "What do you like?",
@@ -100,7 +95,7 @@ class PredictionExperiment(Experiment):
     """Questions to choose on, and as many to report on."""
     n_neutral: int = 16
     """Ordinary texts, half of them for the lengths."""
-    topics: tuple[str, ...] = (*TOPICS, "sentiment", "she over he", "weddings")
+    topics: tuple[str, ...] = (*FIRST, "sentiment", "she over he", "weddings")
     """Contrasts of models other than the reference model."""
     budget: float = 0.1
     """Nats of KL per token."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,17 @@ def with_gradients(
     Both have the shape that the site's hook has. A site after which nothing is computed has the
     gradient 0: it moves nothing.
     """
+    with holding(model, sites) as held:
+        log_odds(model, asked).sum().backward()
+    return {
+        site: (each.detach(), torch.zeros_like(each) if each.grad is None else each.grad)
+        for site, each in held.items()
+    }
+
+
+@contextmanager
+def holding(model: Model, sites: Iterable[Site]) -> Iterator[dict[Site, Tensor]]:
+    """Keeps what each site holds in the pass that is run inside, so that it can be differentiated."""
     kept: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Callable[..., Tensor]:
@@ -47,8 +59,4 @@ def with_gradients(
 
     hooks = [(site.hook, keep(site)) for site in sorted(set(sites))]
     with differentiable(model.wrapped), model.wrapped.hooks(fwd_hooks=hooks):
-        log_odds(model, asked).sum().backward()
-    return {
-        site: (held.detach(), torch.zeros_like(held) if held.grad is None else held.grad)
-        for site, held in kept.items()
-    }
+        yield kept

@@ -195,6 +195,7 @@ def lengths_within_budget(
     budget: float = BUDGET,
     positions: Positions | None = None,
     groups: Groups = None,
+    first: Sequence[float] | None = None,
     progress: bool = True,
 ) -> tuple[float, ...]:
     """The length of each direction at which adding it is just sure to be within a budget.
@@ -209,25 +210,58 @@ def lengths_within_budget(
         budget: Nats of KL per token.
         positions: Which tokens are steered; by default from the prompt's end on.
         groups: The group of each text, the unit of the interval.
+        first: The lengths that are tried first; by default a quarter of the stream's median norm.
 
     Raises:
         CalibrationError: If a direction states no resid_norm, or the budget is not positive.
     """
     _require_kl(budget)
-    positions = positions or Positions.from_prompt_end()
+    where = positions or Positions.from_prompt_end()
+    units = [_norm(direction) for direction in directions]
+    arms = [Add(direction, where, 1.0) for direction in directions]
+    return strengths_within_budget(
+        model, arms, texts, budget=budget, units=units, groups=groups, first=first,
+        progress=progress,
+    )  # fmt: skip
 
-    def cost(chosen: list[int], lengths: list[float]) -> list[float]:
-        kls = _kl_of_lengths(model, directions, texts, positions, chosen, lengths, progress)
+
+def strengths_within_budget(
+    model: Model,
+    arms: Sequence[Intervention],
+    texts: Sequence[str],
+    *,
+    budget: float = BUDGET,
+    units: Sequence[float] | None = None,
+    groups: Groups = None,
+    first: Sequence[float] | None = None,
+    progress: bool = True,
+) -> tuple[float, ...]:
+    """The multiplier of each intervention at which it is just sure to be within a budget.
+
+    As `lengths_within_budget`, for interventions of any kind.
+
+    Args:
+        units: Multipliers are looked for from a 256th to 16 times these; by default 1.
+        first: The multipliers that are tried first; by default a quarter of `units`.
+
+    Raises:
+        CalibrationError: If the budget is not positive.
+    """
+    _require_kl(budget)
+    scale = [1.0] * len(arms) if units is None else list(units)
+
+    def cost(chosen: list[int], multipliers: list[float]) -> list[float]:
+        edits = [scaled(arms[i], m) for i, m in zip(chosen, multipliers, strict=True)]
+        kls = divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
         mean, _, high = mean_interval(kls, groups, least=0.0)
         return torch.where(high.isnan(), mean, high).tolist()
 
-    units = [_norm(direction) for direction in directions]
-    found = strengths_of_cost(cost, units, budget * (1 - NEAR), NEAR)
-    missing = [i for i, length in enumerate(found) if math.isnan(length)]
+    found = strengths_of_cost(cost, scale, budget * (1 - NEAR), NEAR, first)
+    missing = [i for i, strength in enumerate(found) if math.isnan(strength)]
     if missing:
-        least = cost(missing, [LEAST * units[i] for i in missing])
+        least = cost(missing, [LEAST * scale[i] for i in missing])
         for i, value in zip(missing, least, strict=True):
-            found[i] = (MOST if value < budget else LEAST) * units[i]
+            found[i] = (MOST if value < budget else LEAST) * scale[i]
     return tuple(found)
 
 
@@ -250,6 +284,7 @@ def strengths_of_cost(
     units: Sequence[float],
     aim: float,
     tolerance: float,
+    first: Sequence[float] | None = None,
 ) -> list[float]:
     """The strengths at which a cost that grows about as a power of the strength is `aim`.
 
@@ -260,11 +295,16 @@ def strengths_of_cost(
         units: Where each arm's strengths are looked for: from a 256th to 16 times it, and first at
             a quarter.
         tolerance: How far from `aim` the cost may be, as a share of it.
+        first: The strengths that are tried first, where they are known better.
 
     Returns:
         One strength for each arm; NaN for an arm that has none in its bounds.
     """
-    lengths = [FIRST * unit for unit in units]
+    tried = [FIRST * unit for unit in units] if first is None else first
+    lengths = [
+        min(MOST * unit, max(LEAST * unit, length))
+        for unit, length in zip(units, tried, strict=True)
+    ]
     found = [math.nan] * len(units)
     # The nearest lengths known to cost too little and too much, as logarithms (length, cost).
     below: list[tuple[float, float] | None] = [None] * len(units)

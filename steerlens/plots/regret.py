@@ -12,19 +12,22 @@ from steerlens.plots.look import INK, house, span
 
 
 def regret_curve(
-    series: Mapping[str, Any], *, shares: Iterable[SupportsFloat], title: str
+    series: Mapping[str, Any],
+    *,
+    shares: Iterable[SupportsFloat],
+    title: str,
+    over: str = "share of the sites that is mapped",
 ) -> go.Figure:
     """A line and a band for each way to choose the sites.
 
     Args:
         series: Name -> (mean, low, high) with 95% intervals, each of shape (share,).
-        shares: Which part of the sites is mapped.
+        shares: Which part of the sites is mapped, or which part of another whole is spent.
+        over: What the shares are, for the axis.
     """
     figure, x, note = multiplier_lines(series, shares, "of the best gain", "share")
     house(figure, title=title, note=note)
-    figure.update_xaxes(
-        title_text="share of the sites that is mapped", range=span(x), tickformat=".0%"
-    )
+    figure.update_xaxes(title_text=over, range=span(x), tickformat=".0%")
     figure.update_yaxes(
         title_text="share of the best gain that is lost", zeroline=True, zerolinecolor=INK
     )

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
+from steerlens.analyses.prediction.first_order_look import KINDS, first_order
 from steerlens.analyses.prediction.layer_predictions import LayerPredictions, require_share
+from steerlens.analyses.prediction.layer_search import LayerSearch
+from steerlens.analyses.prediction.layer_sets import LARGEST, LayerSet
 from steerlens.analyses.prediction.predict_layers import TEXTS, predict_layers
 from steerlens.analyses.prediction.predictors import PREDICTORS
-from steerlens.analyses.steerability.measure_steerability import steerability
+from steerlens.analyses.prediction.searched_family import SearchedFamily, searched_family
+from steerlens.analyses.prediction.set_comparison import SetComparison, compare_sets
+from steerlens.analyses.question_splits import require_disjoint
+from steerlens.analyses.steerability.fitted_family import fit_family, require_sites
+from steerlens.analyses.steerability.map_of_arms import map_of, split_texts
+from steerlens.analyses.steerability.nulls import require_nulls
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
-from steerlens.arguments import ArgumentError, as_int
+from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
+from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
-from steerlens.measures.ordinary_texts import given_or_written, text_halves
+from steerlens.measures.ordinary_texts import given_or_written
 from steerlens.measures.reading import activations
+from steerlens.measures.tokenised import questions
 from steerlens.models.model import Model, as_model
+from steerlens.models.products import Products, products_of
 from steerlens.results import Cell
-from steerlens.sites import Positions, SiteLike, sites_or_layers
-from steerlens.store.cells import cells_or_none
-from steerlens.units import BUDGET
+from steerlens.sites import Positions, SiteLike, as_positions, sites_or_layers
+from steerlens.store.cells import Cells, cells_or_none
+from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +41,12 @@ class FoundCell:
     predictions: LayerPredictions
     """The predictor of all sites."""
     map: SteerabilityMap
-    """Of the sites on the shortlist, with the statistics of every map."""
+    """Of the sites on the shortlist, and of sets of sites, with the statistics of every map."""
+    sets: tuple[LayerSet, ...] = ()
+    """The sets of sites that were mapped, as the search proposed them."""
+    comparison: SetComparison | None = None
+    """The best set and the best single site on the held-out questions; None where no sets were
+    searched, no questions were held out, or one of the two has no cell within the budget."""
 
     @property
     def cell(self) -> Cell | None:
@@ -38,9 +54,13 @@ class FoundCell:
         return self.map.chosen
 
     def __repr__(self) -> str:
-        tried, known = len(self.map.rows), len(self.predictions.sites)
-        said = f"{tried} of {known} sites were mapped, chosen by what is known without steering."
-        return f"{said}\n{self.map.summary()}"
+        tried, known = len(self.map.rows) - len(self.sets), len(self.predictions.sites)
+        sets = f", and {len(self.sets)} sets of sites" if self.sets else ""
+        said = (
+            f"{tried} of {known} sites were mapped{sets}, chosen by what is known without steering."
+        )
+        compared = "" if self.comparison is None else f"\n{self.comparison}"
+        return f"{said}\n{self.map.summary()}{compared}"
 
 
 def find_cell(
@@ -49,53 +69,131 @@ def find_cell(
     choose: PairsLike,
     report: PairsLike | None = None,
     *,
-    share: float = 0.2,
+    share: float = 0.1,
     by: str = "slope at budget",
+    sets: SupportsIndex = 1,
     method: Method | str | None = None,
     sites: SiteLike | Iterable[SiteLike] | None = None,
     layers: Iterable[SupportsIndex] | None = None,
+    multipliers: Iterable[SupportsFloat] = MULTIPLIERS,
     positions: Positions | str | None = None,
+    unit: MapUnit = "equal_kl",
     neutral: Sequence[str] | SupportsIndex | None = None,
     budget: SupportsFloat = BUDGET,
+    nulls: SupportsIndex | None = None,
+    null_products: Products | None = None,
+    seed: SupportsIndex = 0,
     progress: bool = True,
-    **of_the_map: Any,
+    cells: Cells | None = None,
 ) -> FoundCell:
     """The recommended cell, from a map of the sites that a predictor puts first.
 
     The shortlist is chosen on the contexts and on `choose`, the cell on `choose`, and what is
-    reported is measured on `report`, as in `steerability`. The p-value is that of the map of the
-    shortlist.
+    reported is measured on `report`, as in `steerability`. The shortlist has looked at `choose`, so
+    every null map has a shortlist of its own, found in the same way, where the predictor is one of
+    "slope", "slope at budget", "direct at budget" and "mediated at budget". No other predictor knows
+    whether a vector helps, and there null maps have the sites of the real one.
+
+    With `sets`, the rows are also sets of two or three sites that are steered at once, in the split
+    of the budget that gains most to first order. As many of each size are mapped as single sites.
 
     Args:
         fit: Pairs to fit a direction at each site.
         choose: Questions with two answers, other than those of `fit`.
         report: Questions that chose nothing.
-        share: Which part of the sites is mapped.
-        by: The predictor that orders them.
-        of_the_map: What `steerability` takes besides: multipliers, unit, nulls, seed, cells.
+        share: Which part of the sites is mapped; at least one is.
+        by: The predictor that orders them, one of `predictors.PREDICTORS`.
+        sets: How many sites are steered at once at most: 1, 2 or 3.
+
+    All other arguments are those of `steerability`.
 
     Raises:
-        ArgumentError: If there is no such predictor, or `share` is no part.
+        ArgumentError: If there is no such predictor, `share` is no part, or sets are asked for that
+            cannot be searched.
         ValueError: As `steerability`.
     """
     model, where = as_model(model), sites_or_layers(sites, layers)
     if by not in PREDICTORS:
         raise ArgumentError(f"by={by!r} is not one of {', '.join(PREDICTORS)}. Use one of them.")
     require_share(share)
-    pairs = as_contrast_set(fit)
-    read = activations(model, pairs, where, progress=progress)
-    common: dict[str, Any] = {
-        "method": method, "positions": positions, "budget": budget, "progress": progress,
+    require_unit(unit, MapUnit)
+    largest = _sets(sets, by, unit)
+    multipliers = require_multipliers(multipliers)
+    budget, seed = as_float("budget", budget), as_int("seed", seed)
+    if budget <= 0:
+        raise ArgumentError(f"budget={budget} is no cost that steering could have. Use e.g. 0.1.")
+    count = require_nulls(None if nulls is None else as_int("nulls", nulls), {}, fitted=True)
+    products_of(model, null_products)
+    pairs, choose = as_contrast_set(fit), as_contrast_set(choose)
+    report = None if report is None else as_contrast_set(report)
+    require_disjoint(fit=pairs, choose=choose, report=report)
+    for part in (choose, report):
+        if part is not None:
+            questions(model, part)
+    at = require_sites(model, pairs, where)
+    if largest > len(at):
+        raise ArgumentError(
+            f"sets={largest} is more than the {len(at)} sites that are searched. Use sets={len(at)}."
+        )
+    cells = cells_or_none(cells, "", progress)
+    texts, what = given_or_written(model, neutral, seed, cells)
+    chosen, reporting = split_texts(model, texts, choose)
+    read = activations(model, pairs, at, progress=progress)
+    fitter = as_method(method or DiffMean())
+    rule = as_positions(positions or Positions.from_prompt_end())
+    rows = max(1, round(share * len(at)))
+    few = chosen[:TEXTS]
+    facts = {
+        **model.facts, "method": repr(fitter), "positions": repr(rule), "fit": read.data,
+        "asked": choose.hash, "data_name": choose.name, "ordinary": what,
     }  # fmt: skip
-    seed, cells = as_int("seed", of_the_map.get("seed", 0)), of_the_map.get("cells")
-    texts, what = given_or_written(model, neutral, seed, cells_or_none(cells, "", progress))
-    few = text_halves(texts)[0][:TEXTS]  # none of those that report the cost
-    predictions = predict_layers(
-        model, read, choose, neutral=few, predictors={by: PREDICTORS[by]}, **common
-    )
-    kept = sorted(predictions.shortlist(share, by), key=read.sites.index)
-    found = steerability(
-        model, read, choose, report, sites=kept, neutral=texts, **common, **of_the_map
-    )
-    facts = {**found.made_by, "ordinary": what, "shortlist": {"share": share, "by": by}}
-    return FoundCell(predictions, replace(found, made_by=facts))
+    if by in KINDS:
+        known = first_order(model, choose, few, at, positions=rule, budget=budget, seed=seed)
+        order = LayerSearch(known, tuple(read.directions(fitter)), by, rows, largest)
+        values = order.scores(order.units)
+        predictions = LayerPredictions((by,), read.sites, values[None], budget, facts)
+        family = searched_family(model, read, fitter, rule, unit, budget, chosen, order, cells)
+    else:
+        predictions = predict_layers(
+            model, read, choose, neutral=few, predictors={by: PREDICTORS[by]}, method=fitter,
+            positions=rule, budget=budget, progress=progress,
+        )  # fmt: skip
+        predictions = replace(predictions, made_by=facts)
+        kept = sorted(predictions.shortlist(share, by), key=read.sites.index)
+        family = fit_family(
+            model, read, kept, chosen, method=fitter, positions=rule, unit=unit, budget=budget,
+            cells=cells,
+        )  # fmt: skip
+    mapped = map_of(
+        model, family, choose, report, multipliers=multipliers, ordinary=texts, ordinary_are=what,
+        budget=budget, nulls=count, null_products=null_products, seed=seed, cells=cells,
+    )  # fmt: skip
+    how = {"share": share, "by": by, "sets": largest}
+    mapped = replace(mapped, made_by={**mapped.made_by, "shortlist": how})
+    several, compared = (), None
+    if isinstance(family, SearchedFamily):
+        several = tuple(one for one in family.found if len(one.index) > 1)
+    if several and report is not None:
+        compared = compare_sets(model, mapped, family.arms, report, reporting, cells=cells)
+    return FoundCell(predictions, mapped, several, compared)
+
+
+def _sets(sets: SupportsIndex, by: str, unit: str) -> int:
+    """How many sites are steered at once at most."""
+    largest = as_int("sets", sets, least=1)
+    if largest > LARGEST:
+        raise ArgumentError(
+            f"sets={largest} is too many sites at once: all sets of a size are compared. Use 1, 2 or "
+            f"{LARGEST}."
+        )
+    if largest > 1 and by not in KINDS[1:]:
+        raise ArgumentError(
+            f"by={by!r} says nothing of several sites at once. With sets={largest}, use one of "
+            f"{', '.join(KINDS[1:])}."
+        )
+    if largest > 1 and unit != "equal_kl":
+        raise ArgumentError(
+            f"unit={unit!r} gives no split of the budget between sites. With sets={largest}, leave "
+            "unit out."
+        )
+    return largest

@@ -5,37 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, cast
 
-import torch
-
 from steerlens.analyses.question_splits import require_disjoint
 from steerlens.analyses.steerability.fitted_family import (
     FittedFamily,
     fit_family,
     require_sites,
 )
-from steerlens.analyses.steerability.held_out import confirm
-from steerlens.analyses.steerability.nulls import null_gains, null_maps, require_nulls
+from steerlens.analyses.steerability.map_of_arms import map_of, split_texts
+from steerlens.analyses.steerability.nulls import require_nulls
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.arguments import as_float, as_int
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
-from steerlens.data.formats.text import short_answer
-from steerlens.data.near_duplicates import text_groups
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
-from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
-from steerlens.measures import scores
-from steerlens.measures.direct_gain import direct_gain
-from steerlens.measures.divergence import divergence
-from steerlens.measures.ordinary_texts import given_or_written, text_halves
-from steerlens.measures.sweep import sweep
-from steerlens.measures.tokenised import halved, questions
+from steerlens.interventions.arms import Arms, named_arms, require_fits
+from steerlens.measures.ordinary_texts import given_or_written
+from steerlens.measures.tokenised import questions
 from steerlens.models.model import Model, as_model
 from steerlens.models.products import Products, products_of
 from steerlens.protocols import Intervention
 from steerlens.sites import Positions, SiteLike, as_positions, sites_or_layers
-from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
 
@@ -115,7 +106,7 @@ def steerability(
             questions(model, part)
     cells = cells_or_none(cells, "", progress)
     ordinary, what = given_or_written(model, neutral, seed, cells)
-    chosen_texts, report_texts = _texts(model, ordinary, choose)
+    chosen_texts, _ = split_texts(model, ordinary, choose)
     if isinstance(fit, ContrastSet | Activations):
         require_unit(unit, MapUnit)
         where = require_sites(model, fit, sites)
@@ -136,54 +127,11 @@ def steerability(
         family, arms = None, named_arms(fit)
         require_fits(model, arms)
         count = require_nulls(nulls, arms, fitted=False)
-    edits = list(arms.values())
-    swept = sweep(model, choose, edits, multipliers, cells=cells.part("gain"))
-    kl = divergence(model, chosen_texts, edits, multipliers, cells=cells.part("cost"))
-    maps = null_maps(family or arms, count, seed)
-    odds = scores.preference(swept)
-    zero, sign = multipliers.index(0.0), torch.tensor(multipliers, dtype=torch.float32).sign()
-    observed = ((odds - odds[:, zero, None]) * sign[:, None]).mean(-1)
-    shuffled, others = (
-        null_gains(
-            model, choose, make, observed, multipliers, count, cells.part(name), null_products
-        )
-        for name, make in (("shuffled", maps.shuffled), ("random", maps.random))
-    )
-    made = SteerabilityMap(
-        rows=tuple(arms),
-        sites=tuple(map(site_of, edits)),
-        multipliers=torch.tensor(multipliers, dtype=torch.float32),
-        propensities=odds,
-        utilities=scores.utility(swept).value,
-        kl=kl,
-        shuffled=shuffled,
-        random=others,
-        budget=budget,
-        groups=group_numbers(choose.groups),
-        text_groups=group_numbers(text_groups(chosen_texts)),
-        planned=count or None,
-        answers=_short_answers(choose),
-        direct=direct_gain(model, choose, edits, multipliers, cells=cells.part("direct")),
-        made_by={
-            **model.facts,
-            "question": _question(family, choose),
-            **(_facts(arms) if family is None else family.facts),
-            "data_name": choose.name,
-            "choose": choose.hash,
-            "report": None if report is None else report.hash,
-            "seed": seed,
-            "direction_null": maps.what,
-            **({} if null_products is None else {"null_products": null_products}),
-            "ordinary": what,
-            "utilities_clamped": float(scores.utility(swept).clamped.float().mean()),
-        },
-    )
-    cell = made.chosen
-    if report is None or cell is None:
-        return made
-    return made.with_confirmation(
-        confirm(model, cell, arms[cell.row], report, report_texts, cells=cells)
-    )
+    return map_of(
+        model, family or arms, choose, report, multipliers=multipliers, ordinary=ordinary,
+        ordinary_are=what, budget=budget, nulls=count, null_products=null_products, seed=seed,
+        cells=cells,
+    )  # fmt: skip
 
 
 def _pairs_or_arms(
@@ -196,17 +144,6 @@ def _pairs_or_arms(
     return cast("ContrastSet | Activations | Arms", fit)
 
 
-def _texts(model: Model, texts: list[str], choose: ContrastSet) -> tuple[list[str], list[str]]:
-    """Ordinary texts for choosing and for reporting."""
-    if len(texts) < 4 or len(choose) < 2:
-        raise ValueError(
-            f"{len(texts)} neutral texts and {len(choose)} choosing questions are too few: at least "
-            "4 texts (half of them to report on) and 2 questions are needed."
-        )
-    halved(model, texts)  # refuses texts that are too short or too long
-    return text_halves(texts)
-
-
 def _require_no_fitting(unit: str, **given: Any) -> None:
     """Raises ValueError if something was given that only directions to be fitted can use."""
     named = [name for name, value in given.items() if value is not None]
@@ -216,19 +153,3 @@ def _require_no_fitting(unit: str, **given: Any) -> None:
             f"{', '.join(named)} cannot be used with interventions, which state themselves where "
             "and how they act. Leave it out, or give pairs or activations to fit directions to."
         )
-
-
-def _short_answers(choose: ContrastSet) -> tuple[str, ...]:
-    """The letter, yes or no that is the positive answer of each question; () where some have none."""
-    found = [short_answer(pair.positive) for pair in choose if pair.prompt]
-    return tuple(filter(None, found)) if len(found) == len(choose) and all(found) else ()
-
-
-def _question(family: FittedFamily | None, choose: ContrastSet) -> str:
-    if family is None:
-        return f"Which interventions steer towards {choose.name}?"
-    return f"Which layers respond to steering towards {choose.name}?"
-
-
-def _facts(arms: Mapping[str, Intervention]) -> dict[str, Any]:
-    return {"interventions": {row: f"{edit!r:.200}" for row, edit in arms.items()}}

@@ -1,0 +1,153 @@
+"""The rows of a search: single sites and sets of sites, and null maps that are found likewise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerlens.analyses.prediction.layer_search import LayerSearch
+from steerlens.analyses.prediction.layer_sets import LayerSet, named
+from steerlens.analyses.steerability.fitted_family import FittedFamily
+from steerlens.data.near_duplicates import text_groups
+from steerlens.directions import Activations
+from steerlens.directions.methods.method import Method
+from steerlens.interventions.arms import layer_family
+from steerlens.interventions.residual import Add
+from steerlens.interventions.together import Together
+from steerlens.measures.equal_cost import lengths_within_budget, strengths_within_budget
+from steerlens.models.model import Model
+from steerlens.protocols import Intervention
+from steerlens.sites import Positions
+from steerlens.stats import group_numbers
+from steerlens.store.cells import Cells
+from steerlens.units import MapUnit
+
+
+@dataclass(frozen=True, eq=False)
+class SearchedFamily(FittedFamily):
+    """Directions at all sites, and the rows that a search chose among them.
+
+    The search looks at the choosing questions. So each null map is searched in the same way: with its
+    own directions, among all sites.
+    """
+
+    found: tuple[LayerSet, ...]
+    """The rows of the map."""
+    strengths: tuple[float, ...]
+    """By which the weights of each row are multiplied, so that multiplier 1 is just within the
+    budget; 1 for a single site, whose length is so."""
+    search: LayerSearch
+
+    @property
+    def arms(self) -> dict[str, Intervention]:  # type: ignore[override]
+        """The rows: `Add` for one site, `Together` for several."""
+        edits = list(layer_family(self.directions, self.positions, self.lengths).values())
+        names = named(self.found, [str(d.site) for d in self.directions])
+        return dict(zip(names, self._rows(edits, self.found), strict=True))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result states about them."""
+        weights = {
+            name: tuple(strength * w for w in one.weights)
+            for name, one, strength in zip(self.arms, self.found, self.strengths, strict=True)
+            if len(one.index) > 1
+        }
+        singles = tuple(self.lengths[one.index[0]] for one in self.found)
+        own = {"weights": weights} if weights else {"lengths": singles}
+        return {**{k: v for k, v in super().facts.items() if k != "lengths"}, **own}
+
+    def shuffled(self, seed: int) -> list[Intervention]:  # type: ignore[override]
+        """A map of the label null, searched as the real one."""
+        return self._searched(super().shuffled(seed))
+
+    def random(self, seed: int) -> list[Intervention]:  # type: ignore[override]
+        """A map of random directions, searched as the real one."""
+        return self._searched(super().random(seed))
+
+    def projected(self, seed: int) -> list[Intervention]:  # type: ignore[override]
+        """A map of the direction null, searched as the real one."""
+        return self._searched(super().projected(seed))
+
+    def _searched(self, edits: list[Add]) -> list[Intervention]:
+        lengths = torch.tensor(self.lengths).clamp(min=1e-30)
+        steps = torch.stack([edit.step.float().cpu() for edit in edits])
+        own = self.search(steps / lengths[:, None])
+        rows: list[LayerSet] = []
+        for size in sorted({len(one.index) for one in self.found}):
+            real = [one for one in self.found if len(one.index) == size]
+            first = [one for one in own if len(one.index) == size]
+            rows += (first + real[len(first) :])[: len(real)]  # as many rows as the real map has
+        return self._rows(edits, rows)
+
+    def _rows(self, edits: Sequence[Add], rows: Sequence[LayerSet]) -> list[Intervention]:
+        """The edits of each row; a set that is not among the real rows gets their usual strength."""
+        known = {one.index: s for one, s in zip(self.found, self.strengths, strict=True)}
+        several = [s for index, s in known.items() if len(index) > 1]
+        found: list[Intervention] = []
+        for one in rows:
+            parts = tuple(edits[i] for i in one.index)
+            if len(parts) == 1:
+                found.append(parts[0])
+                continue
+            strength = known.get(one.index) or median(several)
+            found.append(Together(parts, tuple(strength * w for w in one.weights)))
+        return found
+
+
+def searched_family(
+    model: Model,
+    read: Activations,
+    method: Method,
+    positions: Positions,
+    unit: MapUnit,
+    budget: float,
+    texts: Sequence[str],
+    search: LayerSearch,
+    cells: Cells,
+) -> SearchedFamily:
+    """The rows that the search proposes for the real directions, at their exact lengths.
+
+    Sites without a row of their own, which null maps and sets may use, have the length that a
+    quadratic cost gives, changed as that of the rows was.
+    """
+    directions, found = search.directions, search(search.units)
+    singles = [one.index[0] for one in found if len(one.index) == 1]
+    options: Any = {
+        "budget": budget, "groups": group_numbers(text_groups(texts)), "progress": cells.progress,
+    }  # fmt: skip
+
+    def calibrated() -> dict[str, Tensor]:
+        own = lengths_within_budget(
+            model, [directions[i] for i in singles], texts, positions=positions,
+            first=search.lengths[singles].tolist(), **options,
+        )  # fmt: skip
+        exact = torch.tensor(own, dtype=torch.float64)
+        lengths = search.lengths.double() * (exact / search.lengths[singles]).median()
+        lengths[singles] = exact
+        return {"lengths": lengths}
+
+    if unit == "equal_kl":
+        lengths = tuple(cells.part("lengths").compute(0, calibrated)["lengths"].tolist())
+    else:
+        lengths = tuple(float(Add(d, positions, unit).step.norm()) for d in directions)
+    several = [one for one in found if len(one.index) > 1]
+    edits = [Add(d, positions, n) for d, n in zip(directions, lengths, strict=True)]
+
+    def strengths() -> dict[str, Tensor]:
+        arms = [Together(tuple(edits[i] for i in one.index), one.weights) for one in several]
+        first = [1.0] * len(arms)
+        own = strengths_within_budget(model, arms, texts, first=first, **options)
+        return {"strengths": torch.tensor(own, dtype=torch.float64)}
+
+    each = [1.0] * len(singles)
+    if several:
+        each += cells.part("strengths").compute(0, strengths)["strengths"].tolist()
+    return SearchedFamily(
+        read, method, directions, positions, unit, lengths, tuple(found), tuple(each), search
+    )
