@@ -47,3 +47,17 @@ def test_the_type_stub_is_in_step():
     imported = [a.name for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)
                 for a in node.names]  # fmt: skip
     assert sorted(imported) == sorted(steerlens.__all__)
+
+
+def test_every_public_name_is_in_the_reference():
+    """As `::: package.module.Name` on a page that the site shows."""
+    pages = sorted((ROOT.parent / "docs" / "api").glob("*.md"))
+    shown = {
+        line.rsplit(".", 1)[-1]
+        for page in pages
+        for line in page.read_text("utf-8").splitlines()
+        if line.startswith("::: ")
+    }
+    assert sorted(set(steerlens.__all__) - shown) == []
+    site = (ROOT.parent / "mkdocs.yml").read_text("utf-8")
+    assert all(f"api/{page.name}" in site for page in pages)
