@@ -42,7 +42,7 @@ from steerlens.store.cells import cells_or_none
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "prediction.py"
 CLOSE = 0.05
-"""A search that loses no more of the gain has found the map's cell in all but name."""
+"""The part of the map's gain that a search may lose."""
 
 
 def main(
@@ -170,18 +170,29 @@ def of_sets(
     }  # fmt: skip
 
 
-def stopped(one: dict[str, Any], most: int) -> tuple[int, float]:
+def error_of(others: Sequence[dict[str, Any]], most: int) -> float:
+    """How much better than predicted a later layer is, beside the first one: nine in ten are below."""
+    found = []
+    for one in others:
+        ratios = torch.tensor(one["choose"]) / torch.tensor(one["predicted"]).clamp(min=1e-6)
+        first, *later = torch.tensor(one["predicted"]).argsort(descending=True)[:most].tolist()
+        found += [float(ratios[k] / ratios[first].clamp(min=1e-6)) for k in later]
+    return float(torch.tensor(found).quantile(0.9))
+
+
+def stopped(one: dict[str, Any], most: int, error: float) -> tuple[int, float]:
     """A search that maps layer by layer, and stops when the next one cannot plausibly be better.
 
-    That is when its predicted gain, times the largest ratio of measured to predicted gain so far, is
-    below the best gain so far. Returns the layers that it maps, and its gain on held-out questions.
+    That is when its predicted gain, times the largest ratio of measured to predicted gain so far and
+    the error of the predictor, is below the best gain so far. Returns the layers that it maps, and
+    its gain on held-out questions.
     """
     predicted, choose = torch.tensor(one["predicted"]), torch.tensor(one["choose"])
     order = predicted.argsort(descending=True)[:most]
     mapped = [int(order[0])]
     for i in order[1:].tolist():
         ratio = max(float(choose[k] / predicted[k].clamp(min=1e-6)) for k in mapped)
-        if float(predicted[i]) * ratio < max(float(choose[k]) for k in mapped):
+        if float(predicted[i]) * ratio * error < max(float(choose[k]) for k in mapped):
             break
         mapped.append(i)
     return len(mapped), one["report"][max(mapped, key=lambda k: float(choose[k]))]
@@ -221,7 +232,10 @@ def print_searches(found: dict[str, Any]) -> None:
     print("\n| layer by layer, at most | mapped, mean | loss, mean | loss of all of these |")
     print("|---|---|---|---|")
     for most in (2, 3, 6):
-        ends = [stopped(one, most) for one in kept.values()]
+        ends = []
+        for one in kept.values():  # the predictor's error is known from other concepts
+            others = [each for each in kept.values() if each["concept"] != one["concept"]]
+            ends.append(stopped(one, most, error_of(others, most) if others else 1.0))
         best = [one["report"][_argmax(one["choose"])] for one in kept.values()]
         fixed = []
         for one in kept.values():
