@@ -55,10 +55,10 @@ class FoundCell:
 
     def __repr__(self) -> str:
         tried, known = len(self.map.rows) - len(self.sets), len(self.predictions.sites)
-        sets = f", and {len(self.sets)} sets of sites" if self.sets else ""
-        said = (
-            f"{tried} of {known} sites were mapped{sets}, chosen by what is known without steering."
-        )
+        many = len(self.sets)
+        sets = f", and {many} set{'s' * (many > 1)} of sites" if many else ""
+        verb = "was" if tried == 1 else "were"
+        said = f"{tried} of {known} sites {verb} mapped{sets}, chosen by what is known without steering."
         compared = "" if self.comparison is None else f"\n{self.comparison}"
         return f"{said}\n{self.map.summary()}{compared}"
 
