@@ -7,12 +7,12 @@ Every vector is added at the same lengths relative to the stream's norm. Beside 
 there are random directions and principal components of the stream.
 """
 
-import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from prediction import PredictionExperiment
 
 from steerlens.analyses.manifold.measure_distance import stream_distance
 from steerlens.analyses.manifold.stream_distance import StreamDistance
@@ -81,25 +81,13 @@ class ManifoldExperiment(Experiment):
 
     def contrasts(self, model: Model) -> dict[str, tuple[ContrastSet, ContrastSet]]:
         """Contexts of every contrast, and questions; as in experiments/prediction.py."""
-        module = _prediction()
-        study: Any = module.PredictionExperiment(n_fit=self.n_fit, seed=self.seed)
+        study = PredictionExperiment(n_fit=self.n_fit, seed=self.seed)
         if model.name == "reviews":
             cases = [(concept, draw) for concept in CONCEPTS for draw in range(self.draws)]
             made = {f"{c} {d + 1}": study.of_the_world(model, c, d) for c, d in cases}
         else:
             made = {name: study.on_topic(model, name) for name in study.topics}
         return {name: (fit, report) for name, (_, fit, _, report) in made.items()}
-
-
-def _prediction() -> ModuleType:
-    """experiments/prediction.py, which has the contrasts."""
-    name = "steerlens_experiments_prediction"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, FOLDER / "prediction.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 experiment = ManifoldExperiment()

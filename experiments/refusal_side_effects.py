@@ -9,14 +9,14 @@ that the slope at the budget puts first (docs/prediction.md). All vectors, and r
 layers, are as long as the budget of KL allows. The refusal direction itself is a further row.
 """
 
-import importlib.util
 import json
 import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from prediction import TOPICS, PredictionExperiment
 
 from steerlens.analyses.direction_nulls import along_random
 from steerlens.analyses.prediction.predict_layers import predict_layers
@@ -70,7 +70,7 @@ class RefusalSideEffects(Experiment):
     results: ClassVar[tuple[type[Result], ...]] = (RefusalEffect,)
 
     def load(self, model: Model) -> Inputs:
-        known = {"shipped": set(SHIPPED), "topics": set(_prediction().TOPICS)}
+        known = {"shipped": set(SHIPPED), "topics": set(TOPICS)}
         for field, names in known.items():
             if unknown := set(getattr(self, field)) - names:
                 raise ValueError(
@@ -134,20 +134,8 @@ class RefusalSideEffects(Experiment):
 
     def pairs_of(self, model: Model, name: str) -> tuple[ContrastSet, ContrastSet]:
         """The pairs of a contrast, and questions to choose a layer by."""
-        study: Any = _prediction().experiment
-        _, fit, choose, _ = study.on_topic(model, name)
+        _, fit, choose, _ = PredictionExperiment().on_topic(model, name)
         return fit, choose
-
-
-def _prediction() -> ModuleType:
-    """experiments/prediction.py, which has the contrasts of topics."""
-    name = "steerlens_experiments_prediction"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, FOLDER / "prediction.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 def _requests(model: Model, path: Path) -> ContrastSet:

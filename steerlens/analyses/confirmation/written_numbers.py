@@ -14,7 +14,11 @@ from torch import Tensor
 
 from steerlens import stats
 from steerlens.analyses.confirmation.writing_verdict import ENOUGH, Verdict, WritingVerdict
-from steerlens.analyses.confirmation.written_share import auroc_interval, share_interval
+from steerlens.analyses.confirmation.written_share import (
+    auroc_interval,
+    is_good_reader,
+    share_interval,
+)
 from steerlens.data.near_duplicates import text_groups
 from steerlens.results import Cell, Column, Result
 from steerlens.stats import Interval
@@ -22,8 +26,6 @@ from steerlens.stats.grouped import FEWEST
 
 Texts = tuple[tuple[str, ...], ...]
 """[prompt][draw]"""
-POOR = 0.7
-"""A reader whose AUROC, or its lower end half way down to 0.5, is below this is refused."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -94,8 +96,7 @@ class WrittenNumbers(Result):
     @property
     def reader_is_good(self) -> bool:
         """Whether the reader tells the two contexts' texts apart well enough to be used."""
-        value, low, _ = self.reader_auroc
-        return value >= POOR and low >= (POOR + 0.5) / 2
+        return is_good_reader(self.reader_auroc)
 
     # Cells
 

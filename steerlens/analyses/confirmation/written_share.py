@@ -11,7 +11,14 @@ from steerlens.stats import Interval
 from steerlens.stats.grouped import FEWEST, Groups, Units
 
 DRAWS = 2000
+POOR = 0.7
+"""A reader whose AUROC, or its lower end half way down to 0.5, is below this is refused."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def is_good_reader(auroc: Interval) -> bool:
+    """Whether a reader tells the texts of the two contexts apart well enough to be used."""
+    return auroc.value >= POOR and auroc.low >= (POOR + 0.5) / 2
 
 
 def resampled_prompts(

@@ -58,10 +58,9 @@ def stream_distance(
 
     At every site the mean and the shrunken covariance of the stream are fitted to the ordinary tokens
     of one half of the texts, the first one of each left out. On the other half every vector is added
-    at lengths that are the same share of the stream's norm, so that length alone orders nothing within
-    one. The change of the mean squared Mahalanobis distance, at the tokens that are steered, is held
-    against the KL there and
-    against the loss of utility.
+    at lengths that are the same share of the stream's norm, so that within one length the norm orders
+    nothing. The change of the mean squared Mahalanobis distance, at the tokens that are steered, is
+    held against the KL there and against the loss of utility.
 
     Args:
         directions: By the name of the contrast, its directions at the same sites, of one stream.

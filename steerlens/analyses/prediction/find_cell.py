@@ -58,7 +58,8 @@ class FoundCell:
         many = len(self.sets)
         sets = f", and {many} set{'s' * (many > 1)} of sites" if many else ""
         verb = "was" if tried == 1 else "were"
-        said = f"{tried} of {known} sites {verb} mapped{sets}, chosen by what is known without steering."
+        how = "chosen by what is known without steering"
+        said = f"{tried} of {known} sites {verb} mapped{sets}, {how}."
         compared = "" if self.comparison is None else f"\n{self.comparison}"
         return f"{said}\n{self.map.summary()}{compared}"
 
@@ -165,8 +166,9 @@ def find_cell(
             cells=cells,
         )  # fmt: skip
     mapped = map_of(
-        model, family, choose, report, multipliers=multipliers, ordinary=texts, ordinary_are=what,
-        budget=budget, nulls=count, null_products=null_products, seed=seed, cells=cells,
+        model, family, choose, report, multipliers=multipliers, ordinary=(chosen, reporting),
+        ordinary_are=what, budget=budget, nulls=count, null_products=null_products, seed=seed,
+        cells=cells,
     )  # fmt: skip
     how = {"share": share, "by": by, "sets": largest}
     mapped = replace(mapped, made_by={**mapped.made_by, "shortlist": how})

@@ -35,7 +35,7 @@ def map_of(
     report: ContrastSet | None,
     *,
     multipliers: Sequence[float],
-    ordinary: Sequence[str],
+    ordinary: tuple[Sequence[str], Sequence[str]],
     ordinary_are: str,
     budget: float,
     nulls: int,
@@ -47,11 +47,11 @@ def map_of(
 
     Args:
         source: A family, which makes its own null maps; or interventions by name.
-        ordinary: Ordinary texts, half of them to choose and half to report.
+        ordinary: Ordinary texts to choose and to report on, as `split_texts` gives them.
         ordinary_are: What they are, in words.
         nulls: Null maps of each kind at most.
     """
-    chosen_texts, report_texts = split_texts(model, ordinary, choose)
+    chosen_texts, report_texts = ordinary
     family = source if isinstance(source, FittedFamily) else None
     arms: Mapping[str, Intervention] = source.arms if isinstance(source, FittedFamily) else source
     edits = list(arms.values())

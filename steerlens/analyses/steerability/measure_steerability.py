@@ -105,14 +105,14 @@ def steerability(
         if part is not None:
             questions(model, part)
     cells = cells_or_none(cells, "", progress)
-    ordinary, what = given_or_written(model, neutral, seed, cells)
-    chosen_texts, _ = split_texts(model, ordinary, choose)
+    texts, what = given_or_written(model, neutral, seed, cells)
+    ordinary = split_texts(model, texts, choose)
     if isinstance(fit, ContrastSet | Activations):
         require_unit(unit, MapUnit)
         where = require_sites(model, fit, sites)
         count = require_nulls(nulls, {}, fitted=True)
         family: FittedFamily | None = fit_family(
-            model, fit, where, chosen_texts, method=as_method(method or DiffMean()),
+            model, fit, where, ordinary[0], method=as_method(method or DiffMean()),
             positions=as_positions(positions or Positions.from_prompt_end()), unit=unit,
             budget=budget, cells=cells,
         )  # fmt: skip

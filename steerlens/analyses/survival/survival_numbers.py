@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steerlens.analyses.confirmation.written_numbers import POOR
-from steerlens.analyses.confirmation.written_share import UNKNOWN, auroc_interval
+from steerlens.analyses.confirmation.written_share import (
+    UNKNOWN,
+    auroc_interval,
+    is_good_reader,
+)
 from steerlens.analyses.survival.breaking import Ends, Limits, broken_ends, lost_ends
 from steerlens.analyses.survival.text_means import difference_interval, ratio_interval
 from steerlens.arguments import ArgumentError
@@ -137,8 +140,7 @@ class SurvivalNumbers(Result):
     @property
     def reader_is_good(self) -> bool:
         """Whether the reader tells the texts of the two contexts apart well enough to be used."""
-        value, low, _ = self.reader_auroc
-        return value >= POOR and low >= (POOR + 0.5) / 2
+        return is_good_reader(self.reader_auroc)
 
     def why_not(self) -> str:
         """Why no shares are given; "" where they are."""
