@@ -23,7 +23,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -43,14 +43,15 @@ IMPORTED = time.perf_counter(), time.process_time()
 
 On = Literal["smollm2", "reviews", "gpt2-small", "pythia-410m"]
 DATA = Path(__file__).parents[1] / "experiments" / "data"
-MAP = "steerlens.analyses.steerability.measure_steerability"
+FIT = "steerlens.analyses.steerability.measure_steerability"
+MAP = "steerlens.analyses.steerability.map_of_arms"
 RUN = "steerlens.experiment.steerability_experiment"
 PARTS = {
     f"{RUN}:SteerabilityExperiment.load": "data: load and checks",
     "steerlens.experiment.workplace:Workplace.activations": "activations",
     f"{RUN}:probe": "probe",
-    f"{MAP}:given_or_written": "ordinary texts, written by the model",
-    f"{MAP}:fit_family": "directions, and their lengths at equal KL",
+    f"{FIT}:given_or_written": "ordinary texts, written by the model",
+    f"{FIT}:fit_family": "directions, and their lengths at equal KL",
     f"{MAP}:sweep": "sweep",
     f"{MAP}:divergence": "cost (KL)",
     f"{MAP}:null_gains": "null maps",
@@ -348,17 +349,24 @@ def _best(run: Callable[[], object], repeats: int) -> float:
     return best
 
 
-def main(on: On = "smollm2", threads: int = 2, floor: bool = True) -> None:
+def main(
+    on: On = "smollm2",
+    threads: int = 2,
+    floor: bool = True,
+    null_products: Literal["bfloat16"] | None = None,
+) -> None:
     """Prints a table.
 
     Args:
         on: The model and its data.
         threads: Of torch.
         floor: Whether the second run, which counts, is made.
+        null_products: Precision of the products of null maps, as of the experiment.
     """
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
     experiment, given = prepared(on)
+    experiment = replace(experiment, null_products=null_products)
     clock = Clock()
     with clock.part("model: load and checks"):
         model = experiment.load_model() if given is None else given

@@ -172,7 +172,9 @@ def train(settings: TrainReviews, grammar: Grammar) -> HookedTransformer:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _share_of_peak(step * settings.batch / settings.documents, settings)
     )
-    with tqdm(total=settings.documents, unit="doc", desc="training", smoothing=0.02) as bar:
+    with tqdm(
+        total=settings.documents, unit="doc", desc="training", smoothing=0.02, disable=None
+    ) as bar:
         recent = math.nan
         for documents in batches(settings, grammar):
             loss = losses(model, encode(model, documents)).mean()

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1] / "steerlens"
 # From the ground up. An entry stands for all files of a package, its `__init__` included; the first
 # entry that fits counts.
 ORDER = [
-    "arguments", "units", "sites", "stats", "store", "plots", "report.section", "report.numbers",
+    "arguments", "units", "sites", "progress_bar", "stats", "store", "plots", "report.section",
+    "report.numbers",
     "results", "data", "directions", "protocols", "models", "interventions", "forms", "measures",
     "training", "saes", "operators",
     "analyses", "report", "testbed", "experiment", "grid", "sharing", "testing", "cli", "__main__",

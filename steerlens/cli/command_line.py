@@ -108,6 +108,7 @@ def run_experiment(
 
     from steerlens.experiment.experiment_data import DataWarning
     from steerlens.plots import require_drawing
+    from steerlens.progress_bar import watched
 
     results = tyro.conf.arg(help="Folder that holds the runs.")
     pictures = tyro.conf.arg(help="Also writes every figure of the page, as in print, to a folder.")
@@ -139,11 +140,11 @@ def run_experiment(
     if asked is not None:
         require_drawing(asked)  # before any work
     require_tracking(options)
-    only_planned, watched = "plan" not in own and options.plan, sys.stderr.isatty()
+    only_planned = "plan" not in own and options.plan
     with _plain_warnings(DataWarning):
         # A run that was begun would take less, and one that is finished nothing.
         begun = options.experiment.run_folder(options.results, chosen).exists()
-        foretold = only_planned or (watched and not begun)
+        foretold = only_planned or (watched() and not begun)
         model = options.experiment.load_model() if foretold else None
         forecast = None if model is None else options.experiment.forecast(model)
         if only_planned:
@@ -151,7 +152,7 @@ def run_experiment(
             return 0
         if forecast is not None:
             print(f"steerlens: {forecast.line()}", file=sys.stderr)
-        run = options.experiment.run(options.results, name=chosen, progress=watched, model=model)
+        run = options.experiment.run(options.results, name=chosen, model=model)
     written = [] if asked is None else run.save_figures(format=asked)
     print(run.summary())
     if written:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.arguments import as_int
-from steerlens.measures.answer_gradients import holding
+from steerlens.measures.answer_gradients import last_columns, of_tokens
 from steerlens.measures.tokenised import halved
 from steerlens.models.model import Model, as_model
 from steerlens.sites import Positions, Site
@@ -72,10 +72,8 @@ def cost_gradients(
         counted = (columns >= batch.prompt_end[:, None] - 1) & batch.mask
         read = batch.width - int(batch.prompt_end.min()) + 1
         weight = (counted / counted.sum(-1, keepdim=True)).sqrt()[:, -read:, None]
-        with holding(model, sites) as held:
-            with model.attached.running(batch):
-                model.attached.computing(batch)
-                logits = model.unembed(model.stream(batch)[:, -read:]).float()
+        with last_columns(model, batch, sites, chosen, read) as (states, held):
+            logits = model.unembed(states[:, -read:]).float()
             root = logits.detach().softmax(-1).sqrt()
             for draw in range(draws):
                 signs = torch.randint(0, 2, root.shape, generator=generator, device=root.device)
@@ -85,8 +83,6 @@ def cost_gradients(
                 summed = []
                 for site in sites:
                     gradient, held[site].grad = held[site].grad, None
-                    if gradient is None:  # nothing is computed after it
-                        gradient = torch.zeros_like(held[site])
-                    summed.append((gradient * chosen[..., None]).sum(1).float().cpu())
+                    summed.append(of_tokens(gradient, held[site], chosen))
                 found.append(torch.stack(summed, 1))
     return torch.cat(found)

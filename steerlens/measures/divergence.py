@@ -48,7 +48,7 @@ def divergence(
         SteeringError: If an intervention would edit no token of some text.
     """
     model = as_model(model)
-    engine, examples, reading = _work(
+    engine, examples, reading = cost_engine(
         model, texts, interventions, multipliers, prompt_share, memory
     )
     found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
@@ -82,7 +82,7 @@ def text_costs(
         ValueError, SteeringError: As `divergence`.
     """
     model = as_model(model)
-    engine, examples, reading = _work(
+    engine, examples, reading = cost_engine(
         model, texts, interventions, multipliers, memory=memory, entropy=True
     )
     found = engine.measure(examples, reading, cells_or_none(cells, "costs", progress))
@@ -98,11 +98,11 @@ def cost_work(
     multipliers: Sequence[float],
 ) -> Work:
     """What `divergence` would compute with these arguments."""
-    engine, examples, reading = _work(model, texts, interventions, multipliers)
+    engine, examples, reading = cost_engine(model, texts, interventions, multipliers)
     return engine.work(examples, reading)
 
 
-def _work(
+def cost_engine(
     model: Model,
     texts: Sequence[str],
     interventions: Sequence[Intervention],

@@ -21,6 +21,7 @@ from steerlens.interventions.residual import Add
 from steerlens.interventions.scaled import scaled
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
+from steerlens.measures.repeated_cost import RepeatedCost
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
@@ -179,11 +180,13 @@ def lengths_of_equal_kl(
     _require_kl(kl)
     positions = positions or Positions.from_prompt_end()
 
-    def cost(chosen: list[int], lengths: list[float]) -> list[float]:
-        kls = _kl_of_lengths(model, directions, texts, positions, chosen, lengths, progress)
-        return kls.mean(-1).tolist()
-
     units = [_norm(direction) for direction in directions]
+    arms = [Add(direction, positions, 1.0) for direction in directions]
+    measured = RepeatedCost(as_model(model), texts, arms, progress=progress)
+
+    def cost(chosen: list[int], lengths: list[float]) -> list[float]:
+        return measured(chosen, lengths).double().mean(-1).tolist()
+
     return torch.tensor(strengths_of_cost(cost, units, kl, tolerance))
 
 
@@ -250,9 +253,10 @@ def strengths_within_budget(
     _require_kl(budget)
     scale = [1.0] * len(arms) if units is None else list(units)
 
+    measured = RepeatedCost(as_model(model), texts, arms, progress=progress)
+
     def cost(chosen: list[int], multipliers: list[float]) -> list[float]:
-        edits = [scaled(arms[i], m) for i, m in zip(chosen, multipliers, strict=True)]
-        kls = divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
+        kls = measured(chosen, multipliers).double()
         mean, _, high = mean_interval(kls, groups, least=0.0)
         return torch.where(high.isnan(), mean, high).tolist()
 
@@ -263,20 +267,6 @@ def strengths_within_budget(
         for i, value in zip(missing, least, strict=True):
             found[i] = (MOST if value < budget else LEAST) * scale[i]
     return tuple(found)
-
-
-def _kl_of_lengths(
-    model: Model,
-    directions: Sequence[Direction],
-    texts: Sequence[str],
-    positions: Positions,
-    chosen: list[int],
-    lengths: list[float],
-    progress: bool,
-) -> Float[Tensor, "chosen example"]:
-    """The KL on every text of some directions, each added at a length of its own."""
-    edits = [Add(directions[i], positions, n) for i, n in zip(chosen, lengths, strict=True)]
-    return divergence(model, texts, edits, (0.0, 1.0), progress=progress)[:, 1].double()
 
 
 def strengths_of_cost(

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.formats.chat import render_chat, turns_of
@@ -20,6 +19,7 @@ from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.prompts import AttachedPrompt, Inserted
 from steerlens.models.stepping import Stepping
+from steerlens.progress_bar import progress_bar
 from steerlens.sites import TokenBatch
 
 Turn = Mapping[str, str]
@@ -175,7 +175,7 @@ def generated_tokens(
     start, first_new = 0, batch.width
     with model.attached.running(batch):
         step = _stepper(model, use_cache, batch.width + max_new_tokens)
-        for _ in tqdm(range(max_new_tokens), desc="tokens", disable=not progress):
+        for _ in progress_bar(progress, range(max_new_tokens), desc="tokens"):
             model.attached.computing(batch, start)
             logits = step(batch, start).float()
             require_finite(logits)

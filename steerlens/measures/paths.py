@@ -112,6 +112,19 @@ class Path(ABC):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class Unedited:
+    """What all cells of some examples start from."""
+
+    shared: int
+    """Columns whose keys and values all cells share."""
+    climb: Callable[..., Tensor]
+    """Runs rows of the other columns through the blocks."""
+    entering: tuple[Float[Tensor, "prompt variant pos d_model"], ...]
+    """The other columns as they enter each block, and as they leave the last."""
+    states: States
+
+
 class Wavefront(Path):
     """Edited copies of the unedited stream join at the block that first reads them."""
 
@@ -148,14 +161,39 @@ class Wavefront(Path):
         prefix = passes(n_layers, len(examples), shared)
         return prefix + Work(n_layers, tokens, tokens * (shared + (width + 1) / 2))
 
-    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
+    def unedited(self, examples: Examples) -> Unedited:
+        """What `runs` makes of the examples for itself, to be given to it again and again."""
+        shared, variants = self._shared(examples), examples.variants
+        base, climb = self._begun(examples.batch, shared, variants)
+        entering: list[Tensor] = []
+
+        def enter(_: int, resid: Tensor) -> Tensor:
+            entering.append(resid)
+            return resid
+
+        resid = climb(base, enter=enter, tail=examples.read)
+        states = self._normed(resid[:, :, -examples.read :]).unflatten(1, (-1, variants))
+        return Unedited(shared, climb, tuple(entering), states)
+
+    def runs(
+        self, examples: Examples, cells: int, unsteered: bool, known: Unedited | None = None
+    ) -> Runs:
+        """
+        Args:
+            known: `unedited` of these examples, of a grid whose edits begin at no later token.
+        """
         batch, variants = examples.batch, examples.variants
-        shared = self._shared(examples)
+        if known is None:
+            shared = self._shared(examples)
+            base, climb = self._begun(batch, shared, variants)
+        else:
+            shared, climb = known.shared, known.climb
+            if unsteered:
+                yield [], known.states
         rules = {edit.positions for edit in self._edits()}
         chosen = {rule: rule.mask(batch)[:, shared:] for rule in rules}
-        base, climb = self._begun(batch, shared, variants)
-        parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)] or [[]]
-        for k, part in enumerate(parts):
+        parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)]
+        for k, part in enumerate(parts if parts or known is not None else [[]]):
             order: list[GridCell] = []
             strengths = self._strengths(part)
             places: dict[int, slice] = {}
@@ -175,7 +213,8 @@ class Wavefront(Path):
                 starting = self._starting(part, entry)
                 if not starting:
                     return resid
-                bare, joining, rows = resid[:, :variants], [], resid.shape[1]
+                bare = resid[:, :variants] if known is None else known.entering[entry]
+                joining, rows = [], resid.shape[1]
                 for i, js in starting.items():
                     # A prompt's variants once for each multiplier.
                     copies = bare[:, None].expand(-1, len(js), -1, -1, -1).flatten(1, 2)
@@ -185,8 +224,16 @@ class Wavefront(Path):
                     rows += len(js) * variants
                 return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
 
-            resid = climb(base, enter=enter, tail=examples.read)
+            if known is None:
+                resid = climb(base, enter=enter, tail=examples.read)
+            else:  # no row that is not edited
+                first = min(min(self.edits[i]) for i, _ in part)
+                none = known.entering[first][:, :0]
+                resid = climb(none, enter=enter, tail=examples.read, first=first)
             states = self._normed(resid[:, :, -examples.read :]).unflatten(1, (-1, variants))
+            if known is not None:
+                yield order, states
+                continue
             if k == 0 and unsteered:
                 yield [], states[:, :1]
             if order:

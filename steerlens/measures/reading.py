@@ -9,7 +9,6 @@ from typing import Literal, SupportsIndex, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_int
 from steerlens.data import ContrastPair, ContrastSet
@@ -20,6 +19,7 @@ from steerlens.directions.methods.method import Method
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.products import Products, products_of
+from steerlens.progress_bar import progress_bar
 from steerlens.sites import (
     Positions,
     Site,
@@ -200,7 +200,7 @@ def diffmean(
     batch_size = as_int("batch_size", batch_size, least=1)
     total = torch.zeros(len(where), _one_width(model, where), dtype=torch.float64)
     norms = []
-    with tqdm(total=len(pairs), desc="DiffMean", unit="pair", disable=not progress) as bar:
+    with progress_bar(progress, total=len(pairs), desc="DiffMean", unit="pair") as bar:
         read = chunks(model, tuple(pairs), where, rule, batch_size, pool=pool, products=products)
         for chunk in read:
             total += (chunk.positive.double() - chunk.negative.double()).sum(0)

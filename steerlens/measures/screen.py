@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens import stats
 from steerlens.data.contrast_set import PairsLike
@@ -22,6 +21,7 @@ from steerlens.measures.answer_gradients import with_gradients
 from steerlens.measures.sweep import sweep
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.stats import Interval
 
@@ -81,7 +81,7 @@ def screen(
     chosen = torch.zeros(shape, dtype=torch.bool)
     if edits:
         rows = list(edits)
-        with tqdm(total=len(asked), desc="screen", unit="ex", disable=not progress) as bar:
+        with progress_bar(progress, total=len(asked), desc="screen", unit="ex") as bar:
             for start in range(0, len(asked), batch_size):
                 some = slice(start, min(start + batch_size, len(asked)))
                 part = asked.rows(some)

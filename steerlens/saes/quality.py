@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.saes.corpus import Corpus, batches, streams
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions, TokenBatch
@@ -161,7 +161,7 @@ def _shown(
 ) -> Iterator[TokenBatch]:
     total = -(-len(corpus) // rows)
     found = batches(model, corpus, rows=rows)
-    yield from tqdm(found, total=total, desc=label, unit="batch", disable=not progress)
+    yield from progress_bar(progress, found, total=total, desc=label, unit="batch")
 
 
 def _losses(model: Model, batch: TokenBatch) -> tuple[Tensor, Tensor]:

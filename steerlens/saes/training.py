@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.directions.basis import KNOWN
 from steerlens.models.checkpoints import unchanged_rng
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.saes.corpus import Corpus, batches, first_rows, streams
 from steerlens.saes.quality import observe_together
 from steerlens.saes.sae import SAE
@@ -98,9 +98,8 @@ def train_saes(
         }
         served = _served(model, corpus, sites, batch_tokens, buffer_tokens, seed)
         served = _scaled(trainers, served)
-        with tqdm(
-            total=steps * batch_tokens, unit="token", desc=f"training {len(sites)} SAEs",
-            disable=not progress,
+        with progress_bar(
+            progress, total=steps * batch_tokens, unit="token", desc=f"training {len(sites)} SAEs",
         ) as bar:  # fmt: skip
             for step in range(steps):
                 batch = next(served)
@@ -228,7 +227,7 @@ def _scaled(trainers: Mapping[Site, Any], served: Iterator) -> Iterator:
 
 
 @torch.no_grad()
-def _report(outputs: Mapping[Site, Any], step: int, bar: tqdm) -> None:
+def _report(outputs: Mapping[Site, Any], step: int, bar: Any) -> None:
     shares = []
     for site, out in outputs.items():
         if not math.isfinite(float(out.loss)):

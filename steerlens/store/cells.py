@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from steerlens.progress_bar import progress_bar
 from steerlens.store.files import DamagedFile
 from steerlens.store.tensors import read_tensors, write_tensors
 
@@ -101,7 +101,7 @@ class Cells:
             unit: What is counted, e.g. "example".
         """
         label = self.name.rpartition("/")[2] or unit
-        return tqdm(total=total, desc=label, unit=unit, disable=not self.progress)
+        return progress_bar(self.progress, total=total, desc=label, unit=unit)
 
     def _states(self, unit: int | str) -> dict[str, str]:
         return {**self.facts, "name": self.name, "unit": str(unit)}

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_int, as_positive, as_texts
 from steerlens.directions import Direction
@@ -21,6 +20,7 @@ from steerlens.measures.tokenised import before_answers
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import differentiable
+from steerlens.progress_bar import progress_bar
 from steerlens.sites import Positions, Site, SiteLike, TokenBatch, as_site
 from steerlens.training.training_errors import DivergedError
 
@@ -148,7 +148,7 @@ def concept_das(
     losses = []
     with differentiable(model.wrapped):
         order = torch.zeros(0, dtype=torch.long)
-        for step in tqdm(range(number), desc="Concept DAS", unit="step", disable=not progress):
+        for step in progress_bar(progress, range(number), desc="Concept DAS", unit="step"):
             if not len(order):
                 order = torch.randperm(len(given), generator=generator)
             index, order = order[:count], order[count:]

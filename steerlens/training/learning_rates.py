@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens import plots
 from steerlens.arguments import ArgumentError, as_floats, as_int, as_positive
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.forms import Form
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.results import Column, Result
 from steerlens.training.trainer import Trainer
 from steerlens.training.training_errors import DivergedError, TrainingWarning
@@ -116,7 +116,7 @@ def find_rate(
     count = max(10, int(trainer.steps) // 4) if steps is None else as_int("steps", steps, least=1)
     short = replace(trainer, steps=count, look_every=max(1, count // 4), patience=0)
     losses, start, made_by = [], float("nan"), {}
-    for rate in tqdm(tried, desc="learning rates", unit="rate", disable=not progress):
+    for rate in progress_bar(progress, tried, desc="learning rates", unit="rate"):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TrainingWarning)  # its loss says it

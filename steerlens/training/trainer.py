@@ -12,7 +12,6 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.arguments import ArgumentError, as_float, as_floats, as_int, as_positive
 from steerlens.data import ContrastError, ContrastSet
@@ -23,6 +22,7 @@ from steerlens.forms.suppression import Suppressing
 from steerlens.interventions.changes import Composed
 from steerlens.models.model import Model, as_model
 from steerlens.models.wrapped_state import differentiable
+from steerlens.progress_bar import progress_bar
 from steerlens.stats import group_numbers
 from steerlens.store.files import expanded, remove_file
 from steerlens.store.run_folder import RunFolder
@@ -274,8 +274,8 @@ class _Fit:
         """Makes all steps that are missing; says why it stopped early."""
         state, total = self.state, int(self.trainer.steps)
         label = f"training {type(self.form).__name__}"
-        with tqdm(
-            total=total, initial=state.step, desc=label, unit="step", disable=not self.progress
+        with progress_bar(
+            self.progress, total=total, initial=state.step, desc=label, unit="step"
         ) as bar:
             while True:
                 if self._due(state.step) and (not state.looks or state.looks[-1] < state.step):

@@ -11,7 +11,6 @@ from typing import SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens import stats
 from steerlens.analyses.ab.ab_result import ABTest, unit_means
@@ -22,6 +21,7 @@ from steerlens.interventions.arms import require_fits
 from steerlens.measures.generation import generate
 from steerlens.measures.surprisal import require_unsteered
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Intervention, Scorer
 from steerlens.stats import group_numbers
 
@@ -93,7 +93,7 @@ def ab_test(
     scores: list[Tensor] = []
     texts: tuple[list[str], list[str]] = ([], [])
     stopped = False
-    with tqdm(total=len(given), desc="A/B", unit="prompt", disable=not progress) as bar:
+    with progress_bar(progress, total=len(given), desc="A/B", unit="prompt") as bar:
         for some in _batches(order, groups, size):
             asked = [given[i] for i in some]
             written = []

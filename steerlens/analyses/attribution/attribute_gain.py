@@ -9,7 +9,6 @@ from typing import Any, SupportsFloat, SupportsIndex
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.analyses.attribution.gain_attribution import Component, GainAttribution
 from steerlens.analyses.question_splits import require_disjoint
@@ -24,6 +23,7 @@ from steerlens.measures.surprisal import require_unsteered
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.attached import SteeringError
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Intervention, ResidualEdit, first_block
 from steerlens.sites import Site
 
@@ -87,8 +87,8 @@ def attribute_gain(
     work = _Work(model, intervention, strength, parts)
     sets = [questions(model, pairs) for pairs in (ranking, asked)]
     units = [_units(one) for one in sets]
-    with tqdm(
-        total=sum(map(len, units)), desc="attribution", unit="batch", disable=not progress
+    with progress_bar(
+        progress, total=sum(map(len, units)), desc="attribution", unit="batch"
     ) as bar:
         first = []
         for unit in units[0]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.analyses.features.feature_ranking import Excerpt
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.saes.corpus import ordinary
 from steerlens.saes.sae import SAE
 
@@ -79,7 +79,7 @@ def read_texts(
     sae.require_features(features)
     peaks, places, tokens = [], [], []
     fired, count = torch.zeros(len(features)), 0
-    bar = tqdm(total=len(texts), desc="reading", unit="text", disable=not progress)
+    bar = progress_bar(progress, total=len(texts), desc="reading", unit="text")
     with bar:
         for start in range(0, len(texts), rows):
             batch = model.tokens(list(texts[start : start + rows]), padding_side="right")

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.analyses.features.feature_writing import AddRows
 from steerlens.measures.generation import generated_tokens
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
 
@@ -54,7 +54,7 @@ def text_features(
     positions = positions or Positions.from_prompt_end()
     prompts = list(prompts)
     step = max(1, rows // len(prompts))
-    with tqdm(total=len(vectors), desc="steered texts", unit="edit", disable=not progress) as bar:
+    with progress_bar(progress, total=len(vectors), desc="steered texts", unit="edit") as bar:
         for start in range(0, len(vectors), step):
             some = vectors[start : start + step]
             texts = prompts * len(some)

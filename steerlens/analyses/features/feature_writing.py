@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from steerlens.models.model import Model, as_model
+from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Strength
 from steerlens.saes.sae import SAE
 from steerlens.sites import Positions
@@ -109,7 +109,7 @@ def output_scores(
     out = torch.empty(len(features), len(prompts))
     weights = sae.W_dec[list(features)]
     step = max(1, rows // len(prompts))
-    bar = tqdm(total=len(features), desc="output scores", unit="feature", disable=not progress)
+    bar = progress_bar(progress, total=len(features), desc="output scores", unit="feature")
     with bar:
         for start in range(0, len(features), step):
             some = weights[start : start + step]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.data import ContrastSet
-from steerlens.measures.answer_gradients import with_gradients
+from steerlens.measures.answer_gradients import summed_gradients
 from steerlens.measures.cost_gradients import cost_gradients
 from steerlens.measures.tokenised import questions
 from steerlens.models.model import Model
@@ -76,10 +76,7 @@ def first_order(
     with torch.inference_mode(False):
         for start in range(0, len(known), QUESTIONS):
             part = known.rows(slice(start, min(start + QUESTIONS, len(known))))
-            held = with_gradients(model, part, [*sites, last])
-            mask = positions.mask(part.batch)[..., None]
-            summed = [(held[site][1] * mask).sum((0, 1)).float().cpu() for site in [*sites, last]]
-            total += torch.stack(summed)
+            total += summed_gradients(model, part, [*sites, last], positions)
     total /= len(known)
     cost = cost_gradients(model, texts, sites, positions=positions, seed=seed)
     return FirstOrder(tuple(sites), total[:-1], total[-1], cost, budget)
