@@ -179,7 +179,7 @@ def test_seeds_decide_samples_and_nothing_else_does(gpt2):
 
 def test_samples_follow_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(4000, -1)
-    draws = generation._Draws(0, range(4000))
+    draws = generation._Draws.of(0, range(4000))
     for temperature in (0.5, 2.0):
         drawn = generation._sample(logits, temperature, draws).bincount(minlength=4) / 4000
         expected = (logits[0] / temperature).softmax(-1)
@@ -230,3 +230,46 @@ def test_too_few_multipliers_are_refused_on_every_path(gpt2, steering):
                 steering(Positions.all()).attach(gpt2, torch.ones(2)):  # fmt: skip
             generate(gpt2, PROMPTS, use_cache=use_cache)
     assert len(gpt2.attached) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_texts_that_have_ended_leave_the_batch(tiny, steering, monkeypatch, temperature):
+    """The same tokens as of texts that stay, with a strength and a random stream for each row."""
+    prompts = [PROMPTS[k % 3] for k in range(24)]
+    strengths = torch.linspace(-3, 3, 24)
+    ends = torch.arange(5, 20)  # so many words end a text that most texts end early
+    monkeypatch.setattr(Model, "is_end", lambda _, ids: torch.isin(ids, ends))
+    rows, block = [], Kernel.block
+
+    def counted(kernel, layer, resid, *args, **options):
+        rows.append(len(resid))
+        return block(kernel, layer, resid, *args, **options)
+
+    def write():
+        with steering(Positions.from_prompt_end()).attach(tiny, strengths):
+            return generated_tokens(tiny, prompts, max_new_tokens=12, temperature=temperature)
+
+    monkeypatch.setattr(Kernel, "block", counted)
+    few = write()
+    least = rows[-1]
+    assert max(rows) == 24 > least
+    monkeypatch.setattr(generation, "LEAVING", 2.0)
+    rows.clear()
+    assert torch.equal(write(), few)
+    assert min(rows[-3:]) == 24 > least
+    ended = torch.isin(few, ends).any(1)
+    assert 0 < int(ended.sum())
+
+
+def test_texts_under_a_condition_stay_in_the_batch(gpt2, random_direction, monkeypatch):
+    from steerlens.interventions import When
+    from steerlens.interventions.conditional import Condition
+
+    direction = random_direction(Site(1), 32)
+    edit = When(Condition(direction, 0.0), Add(direction))
+    with edit.attach(gpt2, 1.0):
+        assert not gpt2.attached.only_edits
+        gpt2.logits(gpt2.tokens(PROMPTS))
+    with Add(direction).attach(gpt2, 1.0):
+        assert gpt2.attached.only_edits
+        gpt2.logits(gpt2.tokens(PROMPTS))

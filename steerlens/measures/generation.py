@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
@@ -21,6 +22,9 @@ from steerlens.models.prompts import AttachedPrompt, Inserted
 from steerlens.models.stepping import Stepping
 from steerlens.progress_bar import progress_bar
 from steerlens.sites import TokenBatch
+
+LEAVING = 0.25
+"""Texts that have ended leave the batch when they are this part of it."""
 
 Turn = Mapping[str, str]
 """A turn of a chat: {"role": "user", "content": "…"}."""
@@ -170,26 +174,41 @@ def generated_tokens(
         longest = max(some.shape[1] for some in written)
         padded = [F.pad(some, (0, longest - some.shape[1]), value=pad) for some in written]
         return torch.cat(padded)[torch.cat(parts).argsort()]
-    draw = _Draws(seed, streams)
-    going = torch.ones(len(batch), dtype=torch.bool, device=model.device)
-    start, first_new = 0, batch.width
-    with model.attached.running(batch):
+    draw, new = _Draws.of(seed, streams), 0
+    written = torch.full((len(batch), max_new_tokens), pad, device=model.device)
+    rows = torch.arange(len(batch), device=model.device)  # those that are in the batch
+    going = torch.ones_like(rows, dtype=torch.bool)
+    start = 0
+    with model.attached.running(batch), ExitStack() as fewer:
         step = _stepper(model, use_cache, batch.width + max_new_tokens)
-        for _ in progress_bar(progress, range(max_new_tokens), desc="tokens"):
+        for new in progress_bar(progress, range(1, max_new_tokens + 1), desc="tokens"):
             model.attached.computing(batch, start)
             logits = step(batch, start).float()
             require_finite(logits)
             chosen = _sample(logits, temperature, draw)
             chosen = torch.where(going, chosen, pad)
+            written[rows, new - 1] = chosen
             real = going[:, None].clone()
             if stop_at_eos:
                 going = going & ~model.is_end(chosen)
             start = batch.width
             special = model.is_special(chosen)[:, None] & real
             batch = batch.extended(chosen[:, None], special, real)
-            if not bool(going.any()):
+            left = int(going.sum())
+            if left == 0:
                 break
-    return batch.tokens[:, first_new:]
+            ended = left <= len(going) * (1 - LEAVING)
+            if ended and isinstance(step, _KernelSteps) and step.alike:
+                stay = going.nonzero()[:, 0]
+                step.stepping.keep(stay)
+                fewer.enter_context(model.attached.of_rows(stay))
+                batch, draw, rows, going = (
+                    batch.rows(stay),
+                    draw.rows(stay),
+                    rows[stay],
+                    going[stay],
+                )
+    return written[:, :new]
 
 
 def _stepper(model: Model, use_cache: bool, width: int) -> Step:
@@ -265,6 +284,8 @@ class _KernelSteps:
     def __init__(self, model: Model, kernel: Kernel, width: int) -> None:
         self.model, self.kernel = model, kernel
         self.stepping = Stepping(model.attached, kernel, width)
+        self.alike = model.attached.only_edits
+        """Whether rows can leave the batch: nothing but their strengths is attached to them."""
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
         last = self.model.attached.mixed(batch, self._run, start)[0]

@@ -12,10 +12,20 @@ from torch import Tensor
 class RandomDraws:
     """Random numbers for each row; rows of one stream have the same, drawn once."""
 
-    def __init__(self, seed: int, streams: Sequence[int]) -> None:
+    def __init__(self, generators: Sequence[torch.Generator], of_row: Int[Tensor, " row"]) -> None:
+        self.generators, self.of_row = generators, of_row
+
+    @classmethod
+    def of(cls, seed: int, streams: Sequence[int]) -> RandomDraws:
+        """Those of the stream of each row, from its start."""
         own = sorted(set(streams))
-        self.generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in own]
-        self.of_row = torch.tensor([own.index(s) for s in streams])
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + s) for s in own]
+        return cls(generators, torch.tensor([own.index(s) for s in streams]))
+
+    def rows(self, index: Int[Tensor, " row"]) -> RandomDraws:
+        """Those of some rows, which go on with their streams."""
+        used, of_row = self.of_row[index.cpu()].unique(return_inverse=True)
+        return RandomDraws([self.generators[k] for k in used.tolist()], of_row)
 
     def skip(self, tokens: int, width: int) -> None:
         """Leaves out the numbers of some tokens that are written already.

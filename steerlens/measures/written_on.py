@@ -97,7 +97,7 @@ def written_on(
         for prompt in model.attached.prompts:
             prompt.ever_ran = True  # nothing of it is kept, so the text is read without it
     batch = _extended(model, before, written[:, -1:], torch.ones_like(written[:, -1:]).bool())
-    draw = RandomDraws(seed, streams)
+    draw = RandomDraws.of(seed, streams)
     return _write(model, texts, batch, draw, written.shape[1], new, temperature, stop_at_eos)
 
 

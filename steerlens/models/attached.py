@@ -181,6 +181,12 @@ class AttachedEdits:
             )
 
     @property
+    def only_edits(self) -> bool:
+        """Whether all that is attached are edits whose strengths know no text."""
+        others = (self.prompts, self._gated, self._caches, self._nudges)
+        return not any(others) and not any(edit.factors for edit in self._edits)
+
+    @property
     def nudges(self) -> list[AttachedNudge]:
         """The nudges that change some row."""
         return [nudge for nudge in self._nudges if not nudge.is_off]

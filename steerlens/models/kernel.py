@@ -187,6 +187,11 @@ class Kept:
             if added is not None:
                 held[:, :, :, : added.shape[3]] += added
 
+    def keep(self, prompts: Int[Tensor, " prompt"]) -> None:
+        """Goes on with some of the prompts."""
+        if self._held is not None:
+            self._held = self._held[0][prompts], self._held[1][prompts]
+
 
 class Peeked(Kept):
     """What is kept of earlier columns, for a look at columns that are not kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.models.attached import AttachedEdits, Chosen, SteeringError, edits_by_block
@@ -77,6 +77,12 @@ class Stepping:
         for begin, stop in self._pieces(start, texts.width):
             found.append(self._columns(texts, begin, stop, inserted, kept, last_only, entries))
         return found[-1] if last_only else torch.cat(found, 1)
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Goes on with some of the rows."""
+        for kept in self.kept.values():
+            for layer in kept:
+                layer.keep(rows)
 
     def entering(
         self, texts: TokenBatch, sites: tuple[Site, ...], inserted: tuple[Inserted, ...]
