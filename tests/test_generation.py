@@ -258,7 +258,7 @@ def test_texts_that_have_ended_leave_the_batch(tiny, steering, monkeypatch, temp
     assert torch.equal(write(), few)
     assert min(rows[-3:]) == 24 > least
     ended = torch.isin(few, ends).any(1)
-    assert 0 < int(ended.sum())
+    assert int(ended.sum()) > 0
 
 
 def test_texts_under_a_condition_stay_in_the_batch(gpt2, random_direction, monkeypatch):
