@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import steerlens as sl
+from steerlens.analyses.prediction.first_order_look import FirstOrder, first_order
 from steerlens.measures.answer_gradients import summed_gradients, with_gradients
 from steerlens.measures.cost_gradients import cost_gradients
 from steerlens.measures.tokenised import questions
@@ -73,3 +74,16 @@ def test_of_another_site(gpt2: sl.Model) -> None:
     held = with_gradients(gpt2, known, at)
     naive = (held[at[0]][1] * rule.mask(known.batch)[..., None]).sum((0, 1))
     torch.testing.assert_close(found[0], naive)
+
+
+def test_where_gradients_are_turned_off(tiny: sl.Model) -> None:
+    at, rule = sites(tiny), Positions.from_prompt_end()
+
+    def read() -> FirstOrder:
+        return first_order(tiny, asked(), TEXTS, at, positions=rule, budget=0.1)
+
+    with torch.inference_mode():
+        found = read()
+    expected = read()
+    torch.testing.assert_close(found.gain, expected.gain)
+    torch.testing.assert_close(found.cost, expected.cost)

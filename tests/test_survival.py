@@ -231,6 +231,7 @@ def test_texts_that_end_are_censored_and_not_broken():
         ({"prompts": []}, "prompts"),
         ({"prompts": PROMPTS[:1]}, "give at least two"),
         ({"prompts": [*PROMPTS, PROMPTS[0]]}, "no prompt twice"),
+        ({"prompts": [*PROMPTS, PROMPTS[1].upper()]}, "are near-duplicates"),
         ({"multipliers": ()}, "give at least one"),
         ({"multipliers": (1.0, 1.0)}, "none of them twice"),
         ({"limits": OTHERS[:3]}, "3 different prompts, and 8 are needed"),

@@ -53,6 +53,7 @@ class FirstOrder:
         return (2 * self.budget / curvature).sqrt()
 
 
+@torch.inference_mode(False)  # tensors made under it cannot be differentiated
 def first_order(
     model: Model,
     asked: ContrastSet,
@@ -73,10 +74,9 @@ def first_order(
     """
     known, last = questions(model, asked), Site(model.n_layers - 1)
     total = torch.zeros(len(sites) + 1, model.d_model)
-    with torch.inference_mode(False):
-        for start in range(0, len(known), QUESTIONS):
-            part = known.rows(slice(start, min(start + QUESTIONS, len(known))))
-            total += summed_gradients(model, part, [*sites, last], positions)
+    for start in range(0, len(known), QUESTIONS):
+        part = known.rows(slice(start, min(start + QUESTIONS, len(known))))
+        total += summed_gradients(model, part, [*sites, last], positions)
     total /= len(known)
     cost = cost_gradients(model, texts, sites, positions=positions, seed=seed)
     return FirstOrder(tuple(sites), total[:-1], total[-1], cost, budget)

@@ -31,6 +31,7 @@ from steerlens.analyses.writing.text_batches import (
 )
 from steerlens.arguments import ArgumentError, as_float, as_floats, as_int, as_texts
 from steerlens.data import ContrastSet
+from steerlens.data.near_duplicates import near_duplicates
 from steerlens.interventions.arms import Arms, named_arms, require_fits, site_of
 from steerlens.measures.surprisal import require_unsteered, token_surprisal
 from steerlens.measures.written_on import written_on
@@ -86,7 +87,8 @@ def survival(
     Args:
         arms: Interventions by name, of any kind.
         multipliers: Each is tried with each intervention; at 0 texts are the unsteered ones.
-        prompts: Different ones, that had no part in fitting or choosing; better 16 or more.
+        prompts: Different ones, no two of them near-duplicates, that had no part in fitting or
+            choosing; better 16 or more. One prompt is the unit of every interval and test.
         contexts: The two-sided contexts of the contrast, or pairs to make them of. Without them there
             are changes but no shares.
         limits: At least eight other prompts, whose unsteered texts set the limits; or limits.
@@ -100,9 +102,9 @@ def survival(
         cells: Where finished texts and numbers are kept; by default nowhere.
 
     Raises:
-        ValueError: For prompts that are fewer than two, equal, or among those that set the limits; for
-            windows that do not divide the texts, texts that do not fit the context, an intervention
-            that does not fit the model, or neither contexts nor a reader.
+        ValueError: For prompts that are fewer than two, near-duplicates, or among those that set the
+            limits; for windows that do not divide the texts, texts that do not fit the context, an
+            intervention that does not fit the model, or neither contexts nor a reader.
         SteeringError: If steering is attached to the model, or an intervention edits no token.
         JudgeError: If a reader does not give one finite number per window.
 
@@ -227,6 +229,11 @@ def _require(
         raise ArgumentError(
             f"{len(prompts)} prompts, {len(set(prompts))} of them different: intervals are over "
             "prompts, so give at least two and no prompt twice."
+        )
+    for one, other, _ in near_duplicates(prompts):
+        raise ArgumentError(
+            f"prompts[{one}] and prompts[{other}] are near-duplicates ({prompts[other]!r:.80}), and "
+            "intervals and tests would count one text twice. Give one of them."
         )
     if new % window:
         raise ArgumentError(
