@@ -90,7 +90,50 @@ def everything() -> dict[str, go.Figure]:
             correlation=(0.5, -0.2, 0.9),
         ),  # fmt: skip
         "token_heat": plots.token_heat(["a", " b"], [1.0, -2.0], title="t", unit="nats"),
+        **later(),
     }
+
+
+def later() -> dict[str, go.Figure]:
+    """Those of single results."""
+    names, curve = ("a", "a longer name", "c"), ([0.1, 0.5, NAN], [0.0, 0.4, NAN], [0.2, 0.6, NAN])
+    six = tuple(part * 2 for part in BAND)
+    panels = {"gain": ({"q": six, "random": ([0.1] * 6,) * 3}, "nats"), "KL": ({"q": six}, "nats")}
+    return {
+        "component_effects": plots.component_effects(
+            {**{f"L1H{k}": (0.5, 0.1, 0.9) for k in range(5)}, "L2 MLP": (0.1, NAN, NAN)},
+            expected=[0.4], unit="nats", title="t",
+        ),
+        "cosine_matrix": plots.cosine_matrix(np.eye(3), rows=LAYERS, title="t"),
+        "rate_curve": plots.rate_curve([2.0, 1.0, NAN], rates=[1e-3, 1e-2, 1e-1], start=3.0, title="t"),
+        "share_lines": plots.share_lines({"a": curve}, multipliers=[0.0, 1.0, 2.0], title="t"),
+        "run_dots": plots.run_dots(
+            six, names=list("abcdef"), groups=list("ppqqqq"),
+            unit="nats", quantity="gain", title="t", below_null=[True, *[False] * 5],
+        ),
+        "run_heatmap": plots.run_heatmap(
+            [[1.0, NAN, -0.5]], rows=["m"], columns=names, row_title="model", column_title="concept",
+            unit="nats", quantity="gain", title="t", below_null=[[True, False, False]],
+        ),
+        "regret_curve": plots.regret_curve({"a": curve}, shares=[0.1, 0.5, 1.0], title="t"),
+        "roc_curve": plots.roc_curve(
+            [0.0, 0.2, 1.0], [0.5, 0.9, 1.0], thresholds=[1.0, 0.5, 0.0], chosen=1, title="t"
+        ),
+        "row_dots": plots.row_dots(
+            panels, rows=list("abcdef"), title="t", note="n", quiet=("random",), quiet_name="chance"
+        ),
+        "gain_lines": plots.gain_lines(
+            {"a": curve}, multipliers=[0.0, 1.0, 2.0], unit="nats", title="t"
+        ),
+        "law_curves": plots.law_curves(
+            {"cost": (curve, "nats"), "preference": (BAND, "nats")}, multipliers=[0.0, 1.0, 2.0],
+            along=[0.0, 2.0], curves={"cost": {"quadratic": [0.0, 1.0]}, "preference": {}}, title="t",
+        ),
+        "written_shares": plots.written_shares(
+            [(0.5, 0.3, 0.7), (NAN, NAN, NAN)], labels=["L1 at +1", "L2 at +1"],
+            verdicts=["confirmed in writing", "not looked at"], unit="share", title="t", threshold=0.25,
+        ),
+    }  # fmt: skip
 
 
 def test_every_figure_is_valid_json_and_leaves_global_templates_alone():
