@@ -78,12 +78,15 @@ class TestCluster:
         assert not list(tmp_path.iterdir())
 
     def test_workers_and_a_node_that_are_killed_change_nothing(self, cluster, tmp_path):
-        """Two processes are killed and a node is removed, at random moments."""
+        """Two processes are killed and a node is removed, at random moments of a run.
+
+        A run takes some tenths of a second, so the moments are soon after it was given.
+        """
         made, nodes = cluster
         rng, lines, victims = random.Random(0), [], []
 
         class Killing(OnRay):
-            """Kills what it has just given work to, and removes a node, after a random time."""
+            """Kills what it has just given work to, and removes a node."""
 
             given = 0
 
@@ -96,7 +99,7 @@ class TestCluster:
                     self._later(lambda: made.remove_node(nodes.pop(), allow_graceful=False))
 
             def _later(self, do) -> None:
-                timer = threading.Timer(rng.uniform(0, 2), do)
+                timer = threading.Timer(rng.uniform(0, 0.03), do)
                 timer.daemon = True
                 timer.start()
                 victims.append(timer)
