@@ -315,3 +315,23 @@ def test_the_stated_type_i_error_is_the_measured_one():
     ]
     yes, n = (sum(one[name] for one in found) for name in ("yes", "n"))
     assert f"{yes} of {n} " in MEASURED
+
+
+# Searches
+
+
+def test_searches_of_nothing_run_and_go_on(tmp_path):
+    module = script("search_nulls")
+    study = module.SearchNulls(
+        repeats=1, n_fit=16, n_choose=8, n_neutral=16, nulls=19, output=tmp_path
+    )
+    found = study.run()
+    path = tmp_path / "repeats.jsonl"
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3 * len(module.SEARCHES)
+    assert all(0.05 <= json.loads(line)["p"] <= 1 for line in lines)
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    assert study.run() == found
+    assert path.read_text().splitlines() == lines
+    (table,) = module.tables(found)
+    assert table.count("| 3 |") == len(module.SEARCHES)
