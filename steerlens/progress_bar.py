@@ -25,5 +25,7 @@ def progress_bar(progress: bool, items: Iterable[Any] | None = None, **options: 
 
 def watched() -> bool:
     """Whether standard error is a terminal, or the output of a notebook."""
-    stream = sys.stderr
-    return "ipykernel" in sys.modules or (stream is not None and stream.isatty())
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    ipython = sys.modules.get("IPython")
+    return hasattr(None if ipython is None else ipython.get_ipython(), "kernel")

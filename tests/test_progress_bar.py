@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -41,8 +42,11 @@ def test_only_on_a_terminal(
 def test_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Stream(False))
     assert not watched()
-    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
-    assert watched()
+    ipython: Any = ModuleType("IPython")
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    for shell, notebook in ((None, False), (object(), False), (SimpleNamespace(kernel=1), True)):
+        ipython.get_ipython = lambda shell=shell: shell
+        assert watched() == notebook
 
 
 def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

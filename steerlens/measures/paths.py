@@ -120,8 +120,8 @@ class Unedited:
     """Columns whose keys and values all cells share."""
     climb: Callable[..., Tensor]
     """Runs rows of the other columns through the blocks."""
-    entering: tuple[Float[Tensor, "prompt variant pos d_model"], ...]
-    """The other columns as they enter each block, and as they leave the last."""
+    entering: tuple[Float[Tensor, "prompt variant _ d_model"], ...]
+    """The other columns as they enter each block; of what leaves the last those that are read."""
     states: States
 
 

@@ -20,12 +20,15 @@ from steerlens.models.model import Model
 from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Intervention
 
+MOST_KEPT = 2**29
+"""The same on every machine, so that where memory holds a unit of work all compute the same bits."""
+
 
 class RepeatedCost:
     """`divergence` at one strength for each intervention, as often as it is called.
 
     What the unsteered model computes for the texts is computed once and kept, where all interventions
-    are edits of the stream, the fast pass can run, and an eighth of free memory holds it. Elsewhere
+    are edits of the stream, the fast pass can run, and it is no more than `MOST_KEPT` bytes. Elsewhere
     each call computes it again.
     """
 
@@ -39,6 +42,8 @@ class RepeatedCost:
     ) -> None:
         self.model, self.texts, self.arms, self.progress = model, texts, tuple(arms), progress
         self._known: _Known | None = None
+        self._asked = False
+        """Whether it was tried to keep it."""
 
     @torch.no_grad()
     def __call__(
@@ -50,8 +55,8 @@ class RepeatedCost:
             ValueError, SteeringError: As `divergence`.
         """
         edits = [scaled(self.arms[i], m) for i, m in zip(chosen, strengths, strict=True)]
-        if self._known is None:
-            self._known = _Known.of(self.model, self.texts, self.arms)
+        if not self._asked:
+            self._known, self._asked = _Known.of(self.model, self.texts, self.arms), True
         if self._known is None:
             found = divergence(self.model, self.texts, edits, (1.0,), progress=self.progress)
             return found[:, 0]
@@ -83,7 +88,7 @@ class _Known:
             for path in engine.paths
             if isinstance(path, Wavefront) and not isinstance(path, ByReplay)
         ]
-        if len(paths) < len(engine.paths) or plan.is_cut or kept > engine.memory // 2:
+        if len(paths) < len(engine.paths) or plan.is_cut or kept > MOST_KEPT:
             return None
         kinds: dict[int, type[Wavefront]] = {i: type(path) for path in paths for i in path.arms}
         kernel = paths[0].kernel
