@@ -26,6 +26,7 @@ from steerlens.analyses.survival.measure_survival import survival
 from steerlens.analyses.survival.text_survival import TextSurvival
 from steerlens.cli import run_file
 from steerlens.data import ContrastSet
+from steerlens.data.near_duplicates import text_groups
 from steerlens.experiment import Experiment, Inputs, Workplace
 from steerlens.experiment.experiment_data import ExperimentError, first_prompts, load_data
 from steerlens.interventions import Add
@@ -125,6 +126,8 @@ class SurvivalExperiment(Experiment):
         new, window = self.new_tokens or (48 if world else 512), self.window or (8 if world else 32)
         room = new + 24 if world else new  # for a context as well
         prompts = first_prompts(model, data["report"], self.prompts or (96 if world else 16), room)
+        groups = text_groups(prompts)  # one prompt of each: it is the unit
+        prompts = [p for i, p in enumerate(prompts) if groups[i] not in groups[:i]]
         others = first_prompts(model, _without(data["choose"], prompts), 96 if world else 24, room)
         reader = READERS.get(self.contrast)
         steered = self.steered or 2 * window if self.switch_off else None

@@ -4,8 +4,9 @@
     python studies/search_nulls.py --numbers docs/trust.json    # also keeps the numbers of the docs
 
 Every repeat draws fresh data of the reference world and gives each pair of contexts its sides by the
-toss of a coin, so that there is nothing to find. Then it searches as a user would: single layers, and
-sets of two. The type I error is the share of repeats in which p is at most 0.05.
+toss of a coin, so that the labels say nothing. Then it searches as a user would: single layers, and
+sets of two. The type I error is the share of repeats in which p is at most 0.05. Both searches have the
+same data.
 
 Each repeat is a line of the output; a killed study goes on where it was.
 """
@@ -27,9 +28,10 @@ from study_folder import claim_folder, keep
 from tqdm.auto import tqdm
 
 from steerlens.analyses.prediction.find_cell import find_cell
-from steerlens.data import ContrastPair, ContrastSet
+from steerlens.data import ContrastSet
 from steerlens.experiment.experiment_data import WORLD, load_data
 from steerlens.models.model import Model
+from steerlens.store.files import write_text
 from steerlens.testbed.grammar import CONCEPTS
 
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -65,9 +67,10 @@ class SearchNulls:
         settings = {k: v for k, v in asdict(self).items() if k.startswith("n")}
         claim_folder(self.output, {k: v for k, v in settings.items() if k != "numbers"})
         path = self.output / "repeats.jsonl"
-        found = (
-            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        )
+        text = path.read_text("utf-8") if path.exists() else ""
+        text = text[: text.rfind("\n") + 1]  # a killed study may have left half a line
+        write_text(path, text)
+        found = [json.loads(line) for line in text.splitlines()]
         done = {(one["search"], one["concept"], one["repeat"]) for one in found}
         todo = [
             (search, concept, index)
@@ -88,18 +91,19 @@ class SearchNulls:
         sizes = self.n_fit, self.n_choose, 1
         data = load_data(WORLD + concept, None, sizes, self.n_neutral, index)
         toss = random.Random(f"{concept} {index}")
-        turned: dict[str, bool] = {}  # pairs of a group turn together
+        groups = data.fit.groups  # pairs of a group turn together
+        turned = {group: toss.random() < 0.5 for group in sorted(set(groups))}
         pairs = tuple(
-            ContrastPair(pair.prompt, pair.negative, pair.positive, group=pair.group)
-            if turned.setdefault(pair.group or str(k), toss.random() < 0.5)
-            else pair
-            for k, pair in enumerate(data.fit)
+            pair.flipped() if turned[group] else pair
+            for pair, group in zip(data.fit, groups, strict=True)
         )
+        # Null maps have seeds from this one on: those of two repeats must not overlap.
+        seed = 1000 * (len(CONCEPTS) * index + CONCEPTS.index(concept))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = find_cell(
                 model, ContrastSet(data.fit.name, pairs), data.choose,
-                neutral=list(data.neutral or ()), nulls=self.nulls, seed=index, progress=False,
+                neutral=list(data.neutral or ()), nulls=self.nulls, seed=seed, progress=False,
                 **SEARCHES[search],
             )  # fmt: skip
         return {

@@ -20,6 +20,9 @@ def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    for path in FOLDER.glob("*.py"):  # those that it imports are gone afterwards
+        monkeypatch.setitem(sys.modules, path.stem, sys.modules.get(path.stem))
+        del sys.modules[path.stem]
     spec.loader.exec_module(module)
     return module
 

@@ -261,15 +261,32 @@ def test_texts_that_have_ended_leave_the_batch(tiny, steering, monkeypatch, temp
     assert int(ended.sum()) > 0
 
 
-def test_texts_under_a_condition_stay_in_the_batch(gpt2, random_direction, monkeypatch):
+def test_texts_whose_edits_hold_rows_stay_in_the_batch(gpt2, random_direction, monkeypatch):
+    """Conditions, and edits with a vector for each row, are made for all rows of a batch."""
+    from steerlens.analyses.features.feature_writing import AddRows
     from steerlens.interventions import When
     from steerlens.interventions.conditional import Condition
 
+    prompts = [PROMPTS[k % 3] for k in range(24)]
+    monkeypatch.setattr(Model, "is_end", lambda _, ids: torch.isin(ids, torch.arange(5, 20)))
     direction = random_direction(Site(1), 32)
     edit = When(Condition(direction, 0.0), Add(direction))
-    with edit.attach(gpt2, 1.0):
-        assert not gpt2.attached.only_edits
-        gpt2.logits(gpt2.tokens(PROMPTS))
+    rows = AddRows(torch.randn(24, 32, generator=torch.Generator().manual_seed(0)))
+
+    def write(attached):
+        with attached():
+            assert not gpt2.attached.only_edits
+            return generated_tokens(gpt2, prompts, max_new_tokens=12, temperature=1.5)
+
+    for attached in (
+        lambda: edit.attach(gpt2, 1.0),
+        lambda: gpt2.hooked(Site(1), rows, Positions.from_prompt_end(), 1.0),
+    ):
+        found = write(attached)
+        monkeypatch.setattr(generation, "LEAVING", 2.0)
+        assert torch.equal(write(attached), found)
+        monkeypatch.setattr(generation, "LEAVING", 0.25)
+    assert int(torch.isin(found, torch.arange(5, 20)).any(1).sum()) > 6
     with Add(direction).attach(gpt2, 1.0):
         assert gpt2.attached.only_edits
         gpt2.logits(gpt2.tokens(PROMPTS))

@@ -54,9 +54,18 @@ def test_of_costs(tiny: sl.Model, rule: Positions, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(fast, naive, rtol=1e-4, atol=1e-5 * float(naive.abs().max()))
 
 
+def test_of_one_stream_by_two_names(gpt2: sl.Model) -> None:
+    """What leaves block 0 is what enters block 1."""
+    found = cost_gradients(gpt2, TEXTS, [Site(0), Site(1, "resid_pre")])
+    assert found.abs().max() > 0
+    torch.testing.assert_close(found[:, 0], found[:, 1])
+
+
 def test_under_what_is_attached(gpt2: sl.Model) -> None:
     known, at, rule = questions(gpt2, asked()), sites(gpt2), Positions.from_prompt_end()
-    step = sl.Direction(torch.randn(gpt2.d_model), Site(0))
+    step = sl.Direction(
+        torch.randn(gpt2.d_model, generator=torch.Generator().manual_seed(0)), Site(0)
+    )
     alone = summed_gradients(gpt2, known, at, rule)
     with sl.Add(step, unit=1.0).attach(gpt2, 3.0):
         under = summed_gradients(gpt2, known, at, rule)

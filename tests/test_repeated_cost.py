@@ -78,7 +78,9 @@ def test_of_what_cannot_be_kept(
         arms = arms_of(model, random_direction, RULES[0])[:1]
         steered = sl.Add(random_direction(model.sites()[1], model.d_model, 9), unit=1.0)
         with steered.attach(model, 0.5):
-            found = RepeatedCost(model, TEXTS, arms, progress=False)([0], [2.0])
+            repeated = RepeatedCost(model, TEXTS, arms, progress=False)
+            found = repeated([0], [2.0])
+            assert repeated._known is None
             torch.testing.assert_close(found, naive(model, arms, [0], [2.0]), rtol=1e-4, atol=1e-6)
         found = RepeatedCost(model, TEXTS, arms, progress=False)([0], [2.0])
         torch.testing.assert_close(found, naive(model, arms, [0], [2.0]), rtol=1e-4, atol=1e-6)

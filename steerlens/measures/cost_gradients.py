@@ -80,9 +80,8 @@ def cost_gradients(
                 z = root * (2 * signs - 1)
                 z = z - root * (root * z).sum(-1, keepdim=True)
                 logits.backward(z * weight, retain_graph=draw + 1 < draws)
-                summed = []
-                for site in sites:
-                    gradient, held[site].grad = held[site].grad, None
-                    summed.append(of_tokens(gradient, held[site], chosen))
+                summed = [of_tokens(held[site].grad, held[site], chosen) for site in sites]
+                for site in sites:  # afterwards: two sites can be one stream
+                    held[site].grad = None
                 found.append(torch.stack(summed, 1))
     return torch.cat(found)

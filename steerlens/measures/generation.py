@@ -24,7 +24,7 @@ from steerlens.progress_bar import progress_bar
 from steerlens.sites import TokenBatch
 
 LEAVING = 0.25
-"""Texts that have ended leave the batch when they are this part of it."""
+"""Texts that have ended leave the batch once they are this part of it."""
 
 Turn = Mapping[str, str]
 """A turn of a chat: {"role": "user", "content": "…"}."""
@@ -285,7 +285,7 @@ class _KernelSteps:
         self.model, self.kernel = model, kernel
         self.stepping = Stepping(model.attached, kernel, width)
         self.alike = model.attached.only_edits
-        """Whether rows can leave the batch: nothing but their strengths is attached to them."""
+        """Whether rows can leave the batch."""
 
     def __call__(self, batch: TokenBatch, start: int) -> Tensor:
         last = self.model.attached.mixed(batch, self._run, start)[0]

@@ -21,7 +21,8 @@ from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Intervention
 
 MOST_KEPT = 2**29
-"""The same on every machine, so that where memory holds a unit of work all compute the same bits."""
+"""Bytes that are kept at most: the same on every machine, so that all compute the same bits wherever
+memory holds a unit of work."""
 
 
 class RepeatedCost:

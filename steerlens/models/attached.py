@@ -32,7 +32,7 @@ from steerlens.models.forward import Forward
 from steerlens.models.nudges import AttachedNudge
 from steerlens.models.prompts import AttachedPrompt, Inserted, Run, mixed
 from steerlens.models.wrapped_state import evaluating
-from steerlens.protocols import Edit, Strength
+from steerlens.protocols import Edit, ResidualEdit, Strength
 from steerlens.sites import Positions, Site, TokenBatch, require_positions
 
 
@@ -182,9 +182,11 @@ class AttachedEdits:
 
     @property
     def only_edits(self) -> bool:
-        """Whether all that is attached are edits whose strengths know no text."""
+        """Whether all that is attached are edits of a stream that know nothing of a row but its
+        strength: `of_rows` is then all that rows need to leave a batch."""
         others = (self.prompts, self._gated, self._caches, self._nudges)
-        return not any(others) and not any(edit.factors for edit in self._edits)
+        alike = all(isinstance(one.edit, ResidualEdit) and not one.factors for one in self._edits)
+        return alike and not any(others)
 
     @property
     def nudges(self) -> list[AttachedNudge]:
