@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 # The tests start many processes, and each would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-pretrained docs test test-ray notebooks check format bench peers constraints pretrained clean
+.PHONY: demo demo-pretrained docs test test-ray test-inspect notebooks check format bench peers constraints pretrained clean
 
 demo: $(VENV)/.installed
 	$(BIN)/steerlens run experiments/sentiment_layers.py
@@ -26,6 +26,11 @@ test: $(VENV)/.installed-dev
 test-ray: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/test_ray_engine.py
+
+# Those of the provider for Inspect.
+test-inspect: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[inspect]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_inspect_provider.py
 
 # All of them, and the code of README, tutorial and how-to pages; what loads SmolLM2 takes a minute each.
 notebooks: $(VENV)/.installed-dev

@@ -13,11 +13,14 @@ import steerlens as sl
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="needs steerlens[inspect]")
 
+import anyio  # noqa: E402
 from inspect_ai import Task, eval  # noqa: E402
 from inspect_ai.dataset import Sample  # noqa: E402
-from inspect_ai.model import GenerateConfig, get_model  # noqa: E402
+from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model  # noqa: E402
 from inspect_ai.scorer import includes  # noqa: E402
 
+from steerlens import inspect_registry  # noqa: E402, F401 (registers the provider)
+from steerlens.interventions.intended import intended  # noqa: E402
 from steerlens.sharing.inspect_provider import SteeredModel  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -67,14 +70,67 @@ def test_answers_are_those_of_generate(tmp_path, gpt2, steering) -> None:
     assert answers(tmp_path, off, config) == unsteered
 
 
-def test_samples_depend_on_seed_and_epoch_alone(tmp_path, gpt2, steering) -> None:
-    def sampled(seed: int) -> list[str]:
+def test_samples_depend_on_the_seed_and_not_on_the_batch(tmp_path, gpt2, steering) -> None:
+    """Which of two epochs gets which of two samples is not fixed."""
+
+    def sampled(seed: int) -> list[list[str]]:
         model = get_model("steerlens/tiny", loaded=gpt2, steering=steering, memoize=False)
-        return answers(tmp_path, model, GenerateConfig(max_tokens=6, temperature=1.0, seed=seed), 2)
+        config = GenerateConfig(max_tokens=6, temperature=1.0, seed=seed)
+        found = answers(tmp_path, model, config, 2)
+        return [sorted(found[k :: len(PROMPTS)]) for k in range(len(PROMPTS))]
 
     first = sampled(1)
     assert sampled(1) == first != sampled(2)
-    assert first[:3] != first[3:]
+    assert all(one != other for one, other in first)
+
+
+def test_two_steered_models_share_one_model(gpt2, steering) -> None:
+    """Each acts on its own texts alone, while both write at once."""
+    strengths = (STRENGTH, -STRENGTH, 0.0)
+
+    async def written() -> list[str]:
+        found: dict[float, str] = {}
+
+        async def ask(multiplier: float) -> None:
+            api = SteeredModel("tiny", loaded=gpt2, steering=steering, multiplier=multiplier)
+            message = [ChatMessageUser(content=PROMPTS[0])]
+            config = GenerateConfig(max_tokens=6)
+            found[multiplier] = (await api.generate(message, [], "none", config)).completion
+
+        async with anyio.create_task_group() as group:
+            for multiplier in strengths:
+                group.start_soon(ask, multiplier)
+        return [found[m] for m in strengths]
+
+    expected = []
+    for multiplier in strengths:
+        with steering.attach(gpt2, multiplier):
+            expected.append(sl.generate(gpt2, PROMPTS[0], max_new_tokens=6))
+    assert len(set(expected)) > 1
+    assert anyio.run(written) == expected
+
+
+def test_an_answer_is_kept_for_its_own_vector_and_multiplier_alone(
+    tmp_path, gpt2, steering
+) -> None:
+    path = tmp_path / "vector.safetensors"
+    replace(steering.direction, processing=gpt2.processing).save(path)
+    made = [
+        SteeredModel("tiny", loaded=gpt2, vector=str(path), multiplier=1.0),
+        SteeredModel("tiny", loaded=gpt2, vector=str(path), multiplier=0.0),
+        SteeredModel("tiny", loaded=gpt2, steering=steering),
+        SteeredModel("tiny", loaded=gpt2, steering=steering),
+    ]
+    assert len({api.base_url for api in made}) == 4
+    again = SteeredModel("tiny", loaded=gpt2, vector=str(path), multiplier=1.0)
+    assert again.base_url == made[0].base_url
+
+
+def test_a_prompt_that_fills_the_context_is_answered_alone(tmp_path, gpt2) -> None:
+    api = SteeredModel("tiny", loaded=gpt2)
+    long = [ChatMessageUser(content="the cat " * gpt2.n_ctx)]
+    found = anyio.run(api.generate, long, [], "none", GenerateConfig(max_tokens=1))
+    assert found.stop_reason == "model_length" and found.completion == ""
 
 
 def test_of_a_stored_vector(tmp_path, gpt2, steering) -> None:
@@ -84,7 +140,7 @@ def test_of_a_stored_vector(tmp_path, gpt2, steering) -> None:
     model = get_model(
         "steerlens/tiny", loaded=gpt2, vector=str(path), multiplier=STRENGTH, memoize=False
     )
-    with steering.attach(gpt2, STRENGTH):
+    with intended(direction).attach(gpt2, STRENGTH):
         written = sl.generate(gpt2, PROMPTS, max_new_tokens=4)
     assert answers(tmp_path / "log", model, GenerateConfig(max_tokens=4)) == written
 

@@ -16,7 +16,8 @@ ORDER = [
     "report.numbers",
     "results", "data", "directions", "protocols", "models", "interventions", "forms", "measures",
     "training", "saes", "operators",
-    "analyses", "report", "testbed", "experiment", "grid", "sharing", "testing", "cli", "__main__",
+    "analyses", "report", "testbed", "experiment", "grid", "sharing", "inspect_registry", "testing",
+    "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "transformer_lens": {"models", "testing", "testbed"},

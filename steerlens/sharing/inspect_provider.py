@@ -2,35 +2,35 @@
 
     inspect eval task.py --model steerlens/smollm2-135m-instruct -M vector=weddings -M multiplier=1
 
-Inspect finds it by the entry point of the package, where both are installed: `steerlens[inspect]`.
+Inspect finds it by the entry point of the package (`steerlens.inspect_registry`), where both are
+installed: `steerlens[inspect]`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.to_thread
-from inspect_ai.model import (
-    ChatMessage,
-    GenerateConfig,
-    ModelAPI,
-    ModelOutput,
-    ModelUsage,
-    modelapi,
-)
+import torch
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from steerlens.analyses.writing.text_batches import batch_rows
 from steerlens.arguments import as_float
 from steerlens.data.formats.chat import render_chat
 from steerlens.directions import Direction
-from steerlens.interventions import Add
+from steerlens.interventions.intended import intended
 from steerlens.measures.generation import continuations, generated_tokens
+from steerlens.models.memory import in_chunks
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sharing.shared_folder import load_shared
@@ -39,12 +39,18 @@ NEW_TOKENS = 256
 """Tokens of an answer at most, where Inspect asks for no number."""
 TOGETHER, WAIT = 64, 0.02
 """Answers that are written as one batch at most, and the seconds in which they gather."""
-UNKNOWN = (
-    "top_p", "top_k", "best_of", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs",
-    "top_logprobs", "prompt_logprobs", "num_choices", "response_schema",
-)  # fmt: skip
-"""Settings of Inspect that change an answer and that are not known here."""
+KNOWN = {
+    "max_tokens", "temperature", "seed", "stop_seqs", "max_retries", "timeout", "attempt_timeout",
+    "stream_idle_timeout", "max_connections", "adaptive_connections", "system_message", "cache",
+    "cache_prompt", "batch", "max_tool_output", "internal_tools", "parallel_tool_calls",
+    "fallback_models", "fail_on_refusal",
+}  # fmt: skip
+"""Settings of Inspect that are heeded here, by Inspect itself, or say nothing of an answer."""
+HARMLESS: dict[str, Any] = {"num_choices": 1, "logprobs": False, "top_p": 1.0, "best_of": 1}
+"""Others that may have these values."""
 ROLES = ("system", "user", "assistant")
+_writing: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+"""A lock for each wrapped model: what is attached to it acts on every text that it writes."""
 
 
 @dataclass(eq=False)
@@ -52,16 +58,19 @@ class _Request:
     """An answer that is asked for."""
 
     prompt: str
+    tokens: int
+    """Of the prompt."""
     stream: int
     """Its random numbers, which depend on nothing else in the batch."""
     options: tuple[int, float, int]
     """New tokens at most, temperature and seed: those of a batch are equal."""
+    cut: bool
+    """Whether the context leaves room for fewer new tokens than were asked for."""
     ends: Sequence[str]
     answer: ModelOutput | None = None
     error: Exception | None = field(default=None)
 
 
-@modelapi(name="steerlens")
 class SteeredModel(ModelAPI):
     """Answers of a model under steering.
 
@@ -94,7 +103,6 @@ class SteeredModel(ModelAPI):
         Raises:
             ValueError: If both `vector` and `steering` are given, or a multiplier without any.
         """
-        super().__init__(model_name, base_url, api_key, [], config)
         if vector is not None and steering is not None:
             raise ValueError("vector and steering are both given. Use one of them.")
         self.multiplier = as_float("multiplier", multiplier)
@@ -103,12 +111,16 @@ class SteeredModel(ModelAPI):
                 f"multiplier={multiplier} steers nothing: there is no vector. Give one, as in "
                 "-M vector=weddings."
             )
+        # Inspect's cache of answers knows a model by its name and its address alone.
+        what = uuid.uuid4().hex if vector is None else _digest(Path(vector).expanduser())
+        address = base_url or f"steerlens:{what}:{self.multiplier:.9g}"
+        super().__init__(model_name, address, api_key, [], config)
         self.model = Model.load(model_name, **options) if loaded is None else as_model(loaded)
         given: Any = _read(vector, self.model) if vector is not None else steering
-        self.steering: Any = Add(given) if isinstance(given, Direction) else given
-        self._seen: Counter[str] = Counter()
+        self.steering: Any = intended(given) if isinstance(given, Direction) else given
+        self._seen: Counter[tuple[Any, ...]] = Counter()
         self._waiting: list[_Request] = []
-        self._writing = anyio.Lock()
+        self._turn = anyio.Lock()
 
     def max_connections(self) -> int:
         return TOGETHER
@@ -125,43 +137,61 @@ class SteeredModel(ModelAPI):
         Raises:
             ValueError: If Inspect asks for what is not known here, such as tools.
         """
-        if tools:
-            raise ValueError("This provider has no tools. Use a task without tools.")
-        asked = [name for name in UNKNOWN if getattr(config, name, None) is not None]
-        if asked:
-            raise ValueError(f"This provider does not know {', '.join(asked)}. Leave it out.")
-        request = self._request(input, config)
+        request = self._request(input, tools, config)
+        if request.tokens >= self.model.n_ctx:
+            return ModelOutput.from_content(self.model_name, "", stop_reason="model_length")
         self._waiting.append(request)
-        await anyio.sleep(WAIT)
-        async with self._writing:
-            if request.answer is None and request.error is None:
-                same = [one for one in self._waiting if one.options == request.options]
-                batch = [request, *(one for one in same if one is not request)][:TOGETHER]
-                self._waiting = [one for one in self._waiting if one not in batch]
-                try:
-                    answers = await anyio.to_thread.run_sync(self._write, batch)
-                except Exception as error:
-                    for one in batch:
-                        one.error = error
-                else:
-                    for one, answer in zip(batch, answers, strict=True):
-                        one.answer = answer
+        try:
+            await anyio.sleep(WAIT)
+            async with self._turn:
+                if request.answer is None and request.error is None:
+                    await self._answer(request)
+        finally:
+            if request in self._waiting:  # cancelled
+                self._waiting.remove(request)
         if request.error is not None:
             raise request.error
         assert request.answer is not None
         return request.answer
 
-    def _request(self, messages: Sequence[ChatMessage], config: GenerateConfig) -> _Request:
-        turns = [{"role": one.role, "content": one.text} for one in messages]
-        if unknown := {turn["role"] for turn in turns} - set(ROLES):
-            raise ValueError(f"A message of the role {unknown.pop()!r} is none of {ROLES}.")
-        prompt = self._prompt(turns)
-        left = self.model.n_ctx - len(self.model.ids(prompt))
-        number = min(config.max_tokens or NEW_TOKENS, max(1, left))
-        stream = int(hashlib.sha256(prompt.encode()).hexdigest()[:12], 16) + self._seen[prompt]
-        self._seen[prompt] += 1  # another epoch has other random numbers
-        options = (number, config.temperature or 0.0, config.seed or 0)
-        return _Request(prompt, stream, options, config.stop_seqs or ())
+    async def _answer(self, request: _Request) -> None:
+        """Answers a request, and those that wait with the same options."""
+        others = [one for one in self._waiting if one.options == request.options]
+        batch = [request, *(one for one in others if one is not request)][:TOGETHER]
+        try:
+            answers = await anyio.to_thread.run_sync(self._write, batch)
+        except Exception as error:
+            for one in batch:
+                one.error = error
+        else:
+            for one, answer in zip(batch, answers, strict=True):
+                one.answer = answer
+        self._waiting = [one for one in self._waiting if one not in batch]
+
+    def _request(
+        self, messages: Sequence[ChatMessage], tools: Sequence[ToolInfo], config: GenerateConfig
+    ) -> _Request:
+        if tools:
+            raise ValueError("This provider has no tools. Use a task without tools.")
+        asked = {k: v for k, v in config.model_dump(exclude_none=True).items() if k not in KNOWN}
+        unknown = [k for k, v in asked.items() if k not in HARMLESS or v != HARMLESS[k]]
+        if unknown:
+            raise ValueError(f"This provider does not know {', '.join(unknown)}. Leave it out.")
+        for one in messages:
+            if one.role not in ROLES:
+                raise ValueError(f"A message of the role {one.role!r} is none of {ROLES}.")
+            if not isinstance(one.content, str) and any(x.type != "text" for x in one.content):
+                raise ValueError("A message holds more than text. This provider reads text alone.")
+        prompt = self._prompt([{"role": one.role, "content": one.text} for one in messages])
+        read, number = len(self.model.ids(prompt)), config.max_tokens or NEW_TOKENS
+        left = max(1, self.model.n_ctx - read)
+        options = (min(number, left), config.temperature or 0.0, config.seed or 0)
+        stream = int(hashlib.sha256(prompt.encode()).hexdigest()[:12], 16)
+        if options[1] > 0:  # another epoch has other random numbers
+            stream += self._seen[prompt, options]
+            self._seen[prompt, options] += 1
+        ends = [end for end in config.stop_seqs or () if end]
+        return _Request(prompt, read, stream, options, left < number, ends)
 
     def _prompt(self, turns: Sequence[Mapping[str, str]]) -> str:
         plain = getattr(self.model.tokenizer, "chat_template", None) is None
@@ -172,30 +202,50 @@ class SteeredModel(ModelAPI):
     def _write(self, batch: Sequence[_Request]) -> list[ModelOutput]:
         number, temperature, seed = batch[0].options
         prompts = [one.prompt for one in batch]
-        options: Any = {"max_new_tokens": number, "temperature": temperature, "seed": seed}
-        streams = [one.stream for one in batch]
-        if self.steering is None:
-            tokens = generated_tokens(self.model, prompts, draws=streams, **options)
-        else:
-            with self.steering.attach(self.model, self.multiplier):
-                tokens = generated_tokens(self.model, prompts, draws=streams, **options)
+
+        def run(chunk: slice) -> torch.Tensor:
+            some = batch[chunk]
+            tokens = generated_tokens(
+                self.model, [one.prompt for one in some], max_new_tokens=number, seed=seed,
+                temperature=temperature, draws=[one.stream for one in some],
+            )  # fmt: skip
+            pad = self.model.tokenizer.pad_token_id or 0
+            return torch.nn.functional.pad(tokens, (0, number - tokens.shape[1]), value=pad)
+
+        with _writing.setdefault(self.model.wrapped, threading.Lock()):
+            rows = batch_rows(self.model, prompts, number)
+            if self.steering is None:
+                tokens = in_chunks(run, len(batch), rows)
+            else:
+                with self.steering.attach(self.model, self.multiplier):
+                    tokens = in_chunks(run, len(batch), rows)
         texts = continuations(self.model, prompts, tokens)
         return [self._output(*one) for one in zip(batch, texts, tokens, strict=True)]
 
-    def _output(self, request: _Request, text: str, row: Any) -> ModelOutput:
+    def _output(self, request: _Request, text: str, row: torch.Tensor) -> ModelOutput:
         ends = self.model.is_end(row).nonzero()
         written = int(ends[0]) + 1 if len(ends) else len(row)
         ended = len(ends) > 0
         for end in request.ends:
-            before, found, _ = text.partition(end)
-            text, ended = before, ended or bool(found)
-        reason = "stop" if ended else "max_tokens"
+            text, found, _ = text.partition(end)
+            ended = ended or bool(found)
+        reason = "stop" if ended else "model_length" if request.cut else "max_tokens"
         output = ModelOutput.from_content(self.model_name, text, stop_reason=reason)
-        read = len(self.model.ids(request.prompt))
         output.usage = ModelUsage(
-            input_tokens=read, output_tokens=written, total_tokens=read + written
-        )
+            input_tokens=request.tokens, output_tokens=written,
+            total_tokens=request.tokens + written,
+        )  # fmt: skip
         return output
+
+
+def _digest(path: Path) -> str:
+    """Of all files of a vector."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _read(vector: str, model: Model) -> Any:
