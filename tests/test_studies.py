@@ -296,7 +296,9 @@ def test_simulated_intervals_count_what_they_say(tmp_path):
     assert "| AUROC of 0.98 | 2, copies |" in module.tables(found)[0]
 
 
-@pytest.mark.parametrize("name", ["null_tests", "simulated_intervals", "coverage_pretrained"])
+@pytest.mark.parametrize(
+    "name", ["null_tests", "simulated_intervals", "coverage_pretrained", "search_nulls"]
+)
 def test_the_page_holds_the_new_tables(name):
     saved = json.loads((ROOT / "docs" / "trust.json").read_text("utf-8"))
     page = (ROOT / "docs" / "trust.md").read_text("utf-8")
