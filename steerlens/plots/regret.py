@@ -18,7 +18,7 @@ def regret_curve(
     title: str,
     over: str = "share of the sites that is mapped",
 ) -> go.Figure:
-    """A line and a band for each way to choose the sites.
+    """A line and a band for each way to choose the sites, over a share that is drawn from 0 on.
 
     Args:
         series: Name -> (mean, low, high) with 95% intervals, each of shape (share,).
@@ -27,7 +27,7 @@ def regret_curve(
     """
     figure, x, note = multiplier_lines(series, shares, "of the best gain", "share")
     house(figure, title=title, note=note)
-    figure.update_xaxes(title_text=over, range=span(x), tickformat=".0%")
+    figure.update_xaxes(title_text=over, range=span([0.0, *x]), tickformat=".0%")
     figure.update_yaxes(
         title_text="share of the best gain that is lost", zeroline=True, zerolinecolor=INK
     )
