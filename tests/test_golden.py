@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "golden.py"
+from tests.scripts import script
+
 MAP = {
     "map.multipliers", "map.propensities", "map.utilities", "map.kl", "map.shuffled", "map.random",
     "map.lengths", "map.confirmed.gains", "map.confirmed.utilities", "map.confirmed.kl",
@@ -44,11 +41,7 @@ An arm against itself, a ratio to 0, and the ends of an interval over fewer than
 
 @pytest.fixture(scope="module")
 def golden():
-    spec = importlib.util.spec_from_file_location("benchmarks.golden", PATH)
-    assert spec is not None and spec.loader is not None
-    found = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return script("benchmarks", "golden")
 
 
 @pytest.fixture

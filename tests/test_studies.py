@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests import scripts
+
 ROOT = Path(__file__).parents[1]
 SMALL = {"n_fit": 24, "n_choose": 8, "n_report": 8, "n_neutral": 16, "nulls": 19, "draws": 3}
 
 
-def script(name: str):
-    """A file of studies/ as a module; not by its bare name, which others may have."""
-    found = sys.modules.get(f"studies.{name}")
-    if found is None:
-        spec = importlib.util.spec_from_file_location(
-            f"studies.{name}", ROOT / "studies" / f"{name}.py"
-        )
-        assert spec is not None and spec.loader is not None
-        found = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(ROOT / "studies"))
-        try:
-            spec.loader.exec_module(found)
-        finally:
-            sys.path.remove(str(ROOT / "studies"))
-    return found
+script = partial(scripts.script, "studies")
 
 
 def flat(found) -> list[float]:

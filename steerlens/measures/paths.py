@@ -161,83 +161,95 @@ class Wavefront(Path):
         prefix = passes(n_layers, len(examples), shared)
         return prefix + Work(n_layers, tokens, tokens * (shared + (width + 1) / 2))
 
+    def runs(self, examples: Examples, cells: int, unsteered: bool) -> Runs:
+        shared = self._shared(examples)
+        base, climb = self._begun(examples.batch, shared, examples.variants)
+        chosen = self._chosen(examples.batch, shared)
+        for k, part in enumerate(self._parts(cells) or [[]]):
+            enter, order = self._joining(part, chosen, examples.variants)
+            states = self._states(climb(base, enter=enter, tail=examples.read), examples)
+            if k == 0 and unsteered:
+                yield [], states[:, :1]
+            if order:
+                yield order, states[:, 1:]
+
     def unedited(self, examples: Examples) -> Unedited:
-        """What `runs` makes of the examples for itself, to be given to it again and again."""
-        shared, variants = self._shared(examples), examples.variants
-        base, climb = self._begun(examples.batch, shared, variants)
+        """What `runs` makes of the examples for itself, to be given to `runs_from` again and again."""
+        shared = self._shared(examples)
+        base, climb = self._begun(examples.batch, shared, examples.variants)
         entering: list[Tensor] = []
 
         def enter(_: int, resid: Tensor) -> Tensor:
             entering.append(resid)
             return resid
 
-        resid = climb(base, enter=enter, tail=examples.read)
-        states = self._normed(resid[:, :, -examples.read :]).unflatten(1, (-1, variants))
+        states = self._states(climb(base, enter=enter, tail=examples.read), examples)
         return Unedited(shared, climb, tuple(entering), states)
 
-    def runs(
-        self, examples: Examples, cells: int, unsteered: bool, known: Unedited | None = None
-    ) -> Runs:
-        """
+    def runs_from(self, known: Unedited, examples: Examples, cells: int) -> Runs:
+        """The states of all cells, with no row that is not edited.
+
         Args:
             known: `unedited` of these examples, of a grid whose edits begin at no later token.
         """
-        batch, variants = examples.batch, examples.variants
-        if known is None:
-            shared = self._shared(examples)
-            base, climb = self._begun(batch, shared, variants)
-        else:
-            shared, climb = known.shared, known.climb
-            if unsteered:
-                yield [], known.states
+        chosen = self._chosen(examples.batch, known.shared)
+        for part in self._parts(cells):
+            enter, order = self._joining(part, chosen, examples.variants, known.entering)
+            first = min(min(self.edits[i]) for i, _ in part)
+            none = known.entering[first][:, :0]
+            resid = known.climb(none, enter=enter, tail=examples.read, first=first)
+            yield order, self._states(resid, examples)
+
+    def _parts(self, cells: int) -> list[list[GridCell]]:
+        """The cells, so many at a time."""
+        return [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)]
+
+    def _chosen(self, batch: TokenBatch, shared: int) -> dict[Positions, Bool[Tensor, "text _"]]:
+        """Which of the columns that are not shared each rule chooses."""
         rules = {edit.positions for edit in self._edits()}
-        chosen = {rule: rule.mask(batch)[:, shared:] for rule in rules}
-        parts = [self.cells[k : k + cells] for k in range(0, len(self.cells), cells)]
-        for k, part in enumerate(parts if parts or known is not None else [[]]):
-            order: list[GridCell] = []
-            strengths = self._strengths(part)
-            places: dict[int, slice] = {}
-            """The rows of each intervention that has joined."""
+        return {rule: rule.mask(batch)[:, shared:] for rule in rules}
 
-            def enter(
-                entry: int,
-                resid: Tensor,
-                part: list = part,
-                order: list = order,
-                strengths: dict[int, Tensor] = strengths,
-                places: dict[int, slice] = places,
-            ) -> Float[Tensor, "prompt row pos d_model"]:
-                for i, rows in places.items():  # those that have joined and are edited once more
-                    if edits := self.edits[i].get(entry):
-                        resid[:, rows] = self._edited(edits, strengths[i], resid[:, rows], chosen)
-                starting = self._starting(part, entry)
-                if not starting:
-                    return resid
-                bare = resid[:, :variants] if known is None else known.entering[entry]
-                joining, rows = [], resid.shape[1]
-                for i, js in starting.items():
-                    # A prompt's variants once for each multiplier.
-                    copies = bare[:, None].expand(-1, len(js), -1, -1, -1).flatten(1, 2)
-                    joining.append(self._edited(self.edits[i][entry], strengths[i], copies, chosen))
-                    order.extend((i, j) for j in js)
-                    places[i] = slice(rows, rows + len(js) * variants)
-                    rows += len(js) * variants
-                return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
+    def _states(self, resid: Float[Tensor, "prompt row pos d_model"], examples: Examples) -> States:
+        """The normed columns that are read, of rows that are the variants of cells."""
+        read = self._normed(resid[:, :, -examples.read :])
+        return read.unflatten(1, (-1, examples.variants))
 
-            if known is None:
-                resid = climb(base, enter=enter, tail=examples.read)
-            else:  # no row that is not edited
-                first = min(min(self.edits[i]) for i, _ in part)
-                none = known.entering[first][:, :0]
-                resid = climb(none, enter=enter, tail=examples.read, first=first)
-            states = self._normed(resid[:, :, -examples.read :]).unflatten(1, (-1, variants))
-            if known is not None:
-                yield order, states
-                continue
-            if k == 0 and unsteered:
-                yield [], states[:, :1]
-            if order:
-                yield order, states[:, 1:]
+    def _joining(
+        self,
+        part: list[GridCell],
+        chosen: dict[Positions, Bool[Tensor, "text _"]],
+        variants: int,
+        entering: Sequence[Tensor] | None = None,
+    ) -> tuple[Callable[[int, Tensor], Tensor], list[GridCell]]:
+        """What happens to the rows at every block, and the cells in the order in which they join.
+
+        Args:
+            entering: The unedited stream at every block; by default the first rows are unedited.
+        """
+        order: list[GridCell] = []
+        strengths = self._strengths(part)
+        places: dict[int, slice] = {}
+        """The rows of each intervention that has joined."""
+
+        def enter(entry: int, resid: Tensor) -> Float[Tensor, "prompt row pos d_model"]:
+            for i, rows in places.items():  # those that have joined and are edited once more
+                if edits := self.edits[i].get(entry):
+                    resid[:, rows] = self._edited(edits, strengths[i], resid[:, rows], chosen)
+            starting = self._starting(part, entry)
+            if not starting:
+                return resid
+            bare = resid[:, :variants] if entering is None else entering[entry]
+            joining, rows = [], resid.shape[1]
+            for i, js in starting.items():
+                # A prompt's variants once for each multiplier.
+                copies = bare[:, None].expand(-1, len(js), -1, -1, -1).flatten(1, 2)
+                joining.append(self._edited(self.edits[i][entry], strengths[i], copies, chosen))
+                order.extend((i, j) for j in js)
+                places[i] = slice(rows, rows + len(js) * variants)
+                rows += len(js) * variants
+            return torch.cat([resid, *joining], 1)  # once: each copy is of all rows
+
+        return enter, order
 
     def _begun(
         self, batch: TokenBatch, shared: int, variants: int

@@ -117,7 +117,7 @@ class _Known:
             for kind, rows in by_kind.items():
                 path = kind(model, self.kernel, grid, rows)
                 for numbers, (examples, known, read) in zip(self._numbers, self.units, strict=True):
-                    for ran, states in path.runs(examples, len(rows), False, known):
+                    for ran, states in path.runs_from(known, examples, len(rows)):
                         values = read(states)[..., 0].cpu().float()
                         found[torch.tensor([row for row, _ in ran])[:, None], numbers] = values.T
                         bar.update(values.numel())

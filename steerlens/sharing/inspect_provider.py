@@ -101,7 +101,8 @@ class SteeredModel(ModelAPI):
             options: Of `Model.load`.
 
         Raises:
-            ValueError: If both `vector` and `steering` are given, or a multiplier without any.
+            ValueError: If both `vector` and `steering` are given, a multiplier without any, or a
+                vector that is not there.
         """
         if vector is not None and steering is not None:
             raise ValueError("vector and steering are both given. Use one of them.")
@@ -110,6 +111,11 @@ class SteeredModel(ModelAPI):
             raise ValueError(
                 f"multiplier={multiplier} steers nothing: there is no vector. Give one, as in "
                 "-M vector=weddings."
+            )
+        if vector is not None and not Path(vector).expanduser().exists():
+            raise ValueError(
+                f"vector={vector!r} is not there. Give a file of Direction.save, or a folder of "
+                "save_shared."
             )
         # Inspect's cache of answers knows a model by its name and its address alone.
         what = uuid.uuid4().hex if vector is None else _digest(Path(vector).expanduser())

@@ -18,6 +18,7 @@ from steerlens.analyses.confirmation.written_share import (
     auroc_interval,
     is_good_reader,
     share_interval,
+    why_no_reader,
 )
 from steerlens.data.near_duplicates import text_groups
 from steerlens.results import Cell, Column, Result
@@ -179,11 +180,8 @@ class WrittenNumbers(Result):
         if (many := int(self.units.max()) + 1) < FEWEST:
             of = "" if many == len(self.prompts) else f" in {many} groups"
             return f"{len(self.prompts)} prompts{of} are too few: an interval needs {FEWEST}"
-        if not self.reader_is_good:
-            return (
-                f"the reader tells texts written under the two contexts apart with AUROC "
-                f"{self.reader_auroc} only, so it is not used"
-            )
+        if refused := why_no_reader(self.reader_auroc):
+            return refused
         if all(self.share(k).low != self.share(k).low for k in range(len(self.cells))):
             return "the context itself does not change what is written, so there is no scale"
         return ""

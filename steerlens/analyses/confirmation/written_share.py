@@ -21,6 +21,16 @@ def is_good_reader(auroc: Interval) -> bool:
     return auroc.value >= POOR and auroc.low >= (POOR + 0.5) / 2
 
 
+def why_no_reader(auroc: Interval) -> str:
+    """Why a reader is not used; "" where it is."""
+    if is_good_reader(auroc):
+        return ""
+    return (
+        f"the reader tells texts written under the two contexts apart with AUROC {auroc} only, so it "
+        "is not used"
+    )
+
+
 def resampled_prompts(
     n: int, draws: int = DRAWS, groups: Groups = None
 ) -> Float[Tensor, "draw prompt"]:

@@ -15,6 +15,7 @@ from steerlens.analyses.confirmation.written_share import (
     UNKNOWN,
     auroc_interval,
     is_good_reader,
+    why_no_reader,
 )
 from steerlens.analyses.survival.breaking import Ends, Limits, broken_ends, lost_ends
 from steerlens.analyses.survival.text_means import difference_interval, ratio_interval
@@ -144,14 +145,7 @@ class SurvivalNumbers(Result):
 
     def why_not(self) -> str:
         """Why no shares are given; "" where they are."""
-        if self.missing:
-            return self.missing
-        if not self.reader_is_good:
-            return (
-                "the reader tells texts written under the two contexts apart with AUROC "
-                f"{self.reader_auroc} only, so it is not used"
-            )
-        return ""
+        return self.missing or why_no_reader(self.reader_auroc)
 
     # Numbers of one writer in some windows
 
