@@ -55,7 +55,8 @@ def compare_maps(model: sl.Model, fit: sl.ContrastSet, choose: sl.ContrastSet, m
     )  # fmt: skip
     made = null_maps(family, maps, seed=0)
     assert made.shuffled is not None and made.random is not None
-    edits = [edit for k in range(maps) for make in (made.shuffled, made.random) for edit in make(k)]
+    both = [made.shuffled(range(maps)), made.random(range(maps))]
+    edits = [edit for pair in zip(*both, strict=True) for rows in pair for edit in rows]
     rows = {}
     for products in (None, "bfloat16"):
         run = partial(

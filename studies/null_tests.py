@@ -44,7 +44,7 @@ from tqdm.auto import tqdm
 
 from steerlens import stats
 from steerlens.analyses.steerability.fitted_family import FittedFamily
-from steerlens.analyses.steerability.nulls import MakeMap, null_gains
+from steerlens.analyses.steerability.nulls import MakeMaps, null_gains
 from steerlens.data import ContrastSet
 from steerlens.directions import Activations
 from steerlens.directions.methods import DiffMean, Random
@@ -215,10 +215,10 @@ class NullTests:
             read, DiffMean(), tuple(read.direction(s, DiffMean()) for s in sites),
             family.positions, "resid_norm", lengths,
         ) if kind == "random" else family  # fmt: skip
-        makers: dict[str, MakeMap] = {
-            "label": lambda k: own.shuffled(first + k),
-            "projected": lambda k: family.projected(first + 500 + k),
-            "isotropic": lambda k: family.random(first + 10 * k),
+        makers: dict[str, MakeMaps] = {
+            "label": lambda ks: [own.shuffled(first + k) for k in ks],
+            "projected": lambda ks: [family.projected(first + 500 + k) for k in ks],
+            "isotropic": lambda ks: [family.random(first + 10 * k) for k in ks],
         }
         gains = self._gains(asked, list(family.arms.values()))
         found: dict[str, float] = {}
@@ -231,7 +231,7 @@ class NullTests:
                 found[f"with_{name}"] = max(found["label"], found[name])
         return found
 
-    def _p_value(self, asked: ContrastSet, make: MakeMap, observed: torch.Tensor) -> float:
+    def _p_value(self, asked: ContrastSet, make: MakeMaps, observed: torch.Tensor) -> float:
         none = cells_or_none(None, "nulls", progress=False)
         made = null_gains(
             self.loaded, asked, make, observed, self.multipliers, self.nulls, none

@@ -157,6 +157,7 @@ def lengths_of_equal_kl(
     kl: float = BUDGET,
     positions: Positions | None = None,
     tolerance: float = NEAR,
+    first: Sequence[float] | None = None,
     progress: bool = True,
 ) -> Float[Tensor, " direction"]:
     """The length of each of many directions at which adding it costs the same KL.
@@ -169,6 +170,7 @@ def lengths_of_equal_kl(
         kl: Nats per token of `divergence`.
         positions: Which tokens are steered; by default from the prompt's end on.
         tolerance: How far from `kl` the cost may be, as a share of it.
+        first: The lengths that are tried first; by default a quarter of the stream's median norm.
 
     Returns:
         Lengths in the units of the residual stream; NaN for a direction that costs less than `kl`
@@ -187,7 +189,7 @@ def lengths_of_equal_kl(
     def cost(chosen: list[int], lengths: list[float]) -> list[float]:
         return measured(chosen, lengths).double().mean(-1).tolist()
 
-    return torch.tensor(strengths_of_cost(cost, units, kl, tolerance))
+    return torch.tensor(strengths_of_cost(cost, units, kl, tolerance, first))
 
 
 def lengths_within_budget(

@@ -1,11 +1,13 @@
-"""The cell to steer at, without a map of every layer: predictors choose, an exact map decides."""
+"""The cell to steer at, without a map of every layer: predictors and trials choose, a map decides."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import SupportsFloat, SupportsIndex
 
+from steerlens.analyses.prediction.budget_trial import budget_trial
 from steerlens.analyses.prediction.first_order_look import KINDS, first_order
 from steerlens.analyses.prediction.layer_predictions import LayerPredictions, require_share
 from steerlens.analyses.prediction.layer_search import LayerSearch
@@ -33,6 +35,11 @@ from steerlens.sites import Positions, SiteLike, as_positions, sites_or_layers
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
 
+TRIED = 0.35
+"""Which part of the sites is tried, where the predictor is one of the gain: ten of thirty."""
+OF_GAINS = ("slope", "slope at budget")
+"""Predictors of the gain, which a trial measures."""
+
 
 @dataclass(frozen=True, eq=False)
 class FoundCell:
@@ -44,6 +51,9 @@ class FoundCell:
     """Of the sites on the shortlist, and of sets of sites, with the statistics of every map."""
     sets: tuple[LayerSet, ...] = ()
     """The sets of sites that were mapped, as the search proposed them."""
+    tried: dict[str, float] = field(default_factory=dict)
+    """The mean gain of the choosing questions in nats, at the length that costs about the budget, of
+    the sites that were tried; empty where the predictor alone chose."""
     comparison: SetComparison | None = None
     """The best set and the best single site on the held-out questions; None where no sets were
     searched, no questions were held out, or one of the two has no cell within the budget."""
@@ -59,6 +69,8 @@ class FoundCell:
         sets = f", and {many} set{'s' * (many > 1)} of sites" if many else ""
         verb = "was" if tried == 1 else "were"
         how = "chosen by what is known without steering"
+        if self.tried:
+            how += f", and by a trial of the {len(self.tried)} that come first"
         said = f"{tried} of {known} sites {verb} mapped{sets}, {how}."
         compared = "" if self.comparison is None else f"\n{self.comparison}"
         return f"{said}\n{self.map.summary()}{compared}"
@@ -72,6 +84,7 @@ def find_cell(
     *,
     share: float = 0.1,
     by: str = "slope at budget",
+    tried: float | None = None,
     sets: SupportsIndex = 1,
     method: Method | str | None = None,
     sites: SiteLike | Iterable[SiteLike] | None = None,
@@ -89,6 +102,10 @@ def find_cell(
 ) -> FoundCell:
     """The recommended cell, from a map of the sites that a predictor puts first.
 
+    A predictor puts the sites in order without steering. To first order it says what a small step
+    does; so the first of the order are tried at one strength, the length that costs about the
+    budget, and those with the largest gain are mapped.
+
     The shortlist is chosen on the contexts and on `choose`, the cell on `choose`, and what is
     reported is measured on `report`, as in `steerability`. The shortlist has looked at `choose`, so
     every null map has a shortlist of its own, found in the same way, where the predictor is one of
@@ -104,19 +121,22 @@ def find_cell(
         report: Questions that chose nothing.
         share: Which part of the sites is mapped; at least one is.
         by: The predictor that orders them, one of `predictors.PREDICTORS`.
+        tried: Which part of the sites is tried at one strength before; 0 for none. By default 0.35
+            where the predictor is one of the gain, "slope" or "slope at budget", and none elsewhere.
         sets: How many sites are steered at once at most: 1, 2 or 3.
 
     All other arguments are those of `steerability`.
 
     Raises:
-        ArgumentError: If there is no such predictor, `share` is no part, or sets are asked for that
-            cannot be searched.
+        ArgumentError: If there is no such predictor, `share` is no part, sites cannot be tried, or
+            sets are asked for that cannot be searched.
         ValueError: As `steerability`.
     """
     model, where = as_model(model), sites_or_layers(sites, layers)
     if by not in PREDICTORS:
         raise ArgumentError(f"by={by!r} is not one of {', '.join(PREDICTORS)}. Use one of them.")
     require_share(share)
+    part_tried = _tried(tried, share, by)
     require_unit(unit, MapUnit)
     largest = _sets(sets, by, unit)
     multipliers = require_multipliers(multipliers)
@@ -151,6 +171,13 @@ def find_cell(
     if by in KINDS:
         known = first_order(model, choose, few, at, positions=rule, budget=budget, seed=seed)
         order = LayerSearch(known, tuple(read.directions(fitter)), by, rows, largest)
+        candidates = round(part_tried * len(at))
+        if candidates > rows:
+            trial = budget_trial(
+                model, choose, order.directions, rule, order.scores(order.units), order.lengths,
+                chosen, budget=budget, count=candidates, cells=cells,
+            )  # fmt: skip
+            order = replace(order, trial=trial)
         values = order.scores(order.units)
         predictions = LayerPredictions((by,), read.sites, values[None], budget, facts)
         family = searched_family(model, read, fitter, rule, unit, budget, chosen, order, cells)
@@ -170,14 +197,38 @@ def find_cell(
         ordinary_are=what, budget=budget, nulls=count, null_products=null_products, seed=seed,
         cells=cells,
     )  # fmt: skip
-    how = {"share": share, "by": by, "sets": largest}
+    how = {"share": share, "by": by, "tried": part_tried, "sets": largest}
     mapped = replace(mapped, made_by={**mapped.made_by, "shortlist": how})
-    several, compared = (), None
+    several, measured, compared = (), {}, None
     if isinstance(family, SearchedFamily):
         several = tuple(one for one in family.found if len(one.index) > 1)
+        measured = {
+            str(site): gain
+            for site, gain in zip(read.sites, family.search.tried.tolist(), strict=True)
+            if not math.isnan(gain)
+        }
     if several and report is not None:
         compared = compare_sets(model, mapped, family.arms, report, reporting, cells=cells)
-    return FoundCell(predictions, mapped, several, compared)
+    return FoundCell(predictions, mapped, several, measured, compared)
+
+
+def _tried(tried: float | None, share: float, by: str) -> float:
+    """Which part of the sites is tried."""
+    if tried is None:
+        return TRIED if by in OF_GAINS else 0.0
+    if not 0 <= tried <= 1:
+        raise ArgumentError(f"tried={tried} is not a part. Use a number from 0, for none, to 1.")
+    if tried and by not in OF_GAINS:
+        raise ArgumentError(
+            f"by={by!r} does not predict the gain, which a trial measures and orders sites by. With "
+            f"tried={tried}, use one of {', '.join(OF_GAINS)}."
+        )
+    if 0 < tried < share:
+        raise ArgumentError(
+            f"tried={tried} is less than share={share}, so nothing could be chosen by a trial. Use a "
+            "larger part, or 0 for no trial."
+        )
+    return float(tried)
 
 
 def _sets(sets: SupportsIndex, by: str, unit: str) -> int:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.analyses.prediction.budget_trial import BudgetTrial
 from steerlens.analyses.prediction.first_order_look import FirstOrder
 from steerlens.analyses.prediction.layer_sets import LayerSet, proposals
 from steerlens.directions import Direction
@@ -16,7 +17,10 @@ from steerlens.directions import Direction
 
 @dataclass(frozen=True, eq=False)
 class LayerSearch:
-    """Orders sites and sets of sites by what their vectors do to first order."""
+    """Orders sites and sets of sites by what their vectors do to first order.
+
+    With a trial, the first single sites are put in order again, by the gain that was measured.
+    """
 
     known: FirstOrder
     directions: tuple[Direction, ...]
@@ -27,6 +31,8 @@ class LayerSearch:
     """How many single sites, and how many sets of each size."""
     largest: int
     """Sites of a set at most."""
+    trial: BudgetTrial | None = None
+    """What measures the gain of the first single sites."""
 
     @cached_property
     def units(self) -> Float[Tensor, "site d_model"]:
@@ -50,10 +56,29 @@ class LayerSearch:
             return self.known.slopes(units * norms[:, None])
         return self.known.slopes(units * self.lengths[:, None], self.by)
 
-    def __call__(self, units: Float[Tensor, "site d_model"]) -> list[LayerSet]:
-        """The rows of a map of some vectors, where the real ones have length 1."""
+    @cached_property
+    def tried(self) -> Float[Tensor, " site"]:
+        """The gain of the real vectors that were tried, in nats; NaN at all other sites."""
+        if self.trial is None:
+            return torch.full((len(self.units),), torch.nan)
+        return self.trial.gains(self.units[None], self.scores(self.units)[None])[0]
+
+    @cached_property
+    def found(self) -> list[LayerSet]:
+        """The rows of the map of the real vectors."""
+        order = self.scores(self.units) if self.trial is None else self.tried
+        return self._rows(self.units, order)
+
+    def of_maps(self, maps: Float[Tensor, "map site d_model"]) -> list[list[LayerSet]]:
+        """The rows of maps of other vectors, where the real ones have length 1."""
+        order = torch.stack([self.scores(units) for units in maps])
+        if self.trial is not None:
+            order = self.trial.gains(maps, order)
+        return [self._rows(units, own) for units, own in zip(maps, order, strict=True)]
+
+    def _rows(
+        self, units: Float[Tensor, "site d_model"], order: Float[Tensor, " site"]
+    ) -> list[LayerSet]:
         by = "slope at budget" if self.by == "slope" else self.by
         gains = self.known.slopes(units * self.lengths[:, None], by)
-        return proposals(
-            gains, self.scores(units), self.costs, count=self.count, largest=self.largest
-        )
+        return proposals(gains, order, self.costs, count=self.count, largest=self.largest)

@@ -62,28 +62,23 @@ class SearchedFamily(FittedFamily):
         own = {"weights": weights} if weights else {"lengths": singles}
         return {**{k: v for k, v in super().facts.items() if k != "lengths"}, **own}
 
-    def shuffled(self, seed: int) -> list[Intervention]:  # type: ignore[override]
-        """A map of the label null, searched as the real one."""
-        return self._searched(super().shuffled(seed))
-
-    def random(self, seed: int) -> list[Intervention]:  # type: ignore[override]
-        """A map of random directions, searched as the real one."""
-        return self._searched(super().random(seed))
-
-    def projected(self, seed: int) -> list[Intervention]:  # type: ignore[override]
-        """A map of the direction null, searched as the real one."""
-        return self._searched(super().projected(seed))
-
-    def _searched(self, edits: list[Add]) -> list[Intervention]:
+    def rows_of(self, maps: Sequence[Sequence[Add]]) -> list[list[Intervention]]:  # type: ignore[override]
+        """The rows of null maps, searched as the real one."""
         lengths = torch.tensor(self.lengths).clamp(min=1e-30)
-        steps = torch.stack([edit.step.float().cpu() for edit in edits])
-        own = self.search(steps / lengths[:, None])
+        steps = torch.stack([torch.stack([e.step.float().cpu() for e in edits]) for edits in maps])
+        found = self.search.of_maps(steps / lengths[:, None])
+        return [
+            self._rows(edits, self._as_many(own)) for edits, own in zip(maps, found, strict=True)
+        ]
+
+    def _as_many(self, own: Sequence[LayerSet]) -> list[LayerSet]:
+        """As many rows of each size as the real map has."""
         rows: list[LayerSet] = []
         for size in sorted({len(one.index) for one in self.found}):
             real = [one for one in self.found if len(one.index) == size]
             first = [one for one in own if len(one.index) == size]
-            rows += (first + real[len(first) :])[: len(real)]  # as many rows as the real map has
-        return self._rows(edits, rows)
+            rows += (first + real[len(first) :])[: len(real)]
+        return rows
 
     def _rows(self, edits: Sequence[Add], rows: Sequence[LayerSet]) -> list[Intervention]:
         """The edits of each row; a set that is not among the real rows gets their usual strength."""
@@ -113,10 +108,11 @@ def searched_family(
 ) -> SearchedFamily:
     """The rows that the search proposes for the real directions, at their exact lengths.
 
-    Sites without a row of their own, which null maps and sets may use, have the length that a
-    quadratic cost gives, changed as that of the rows was.
+    Sites without a row of their own, which null maps and sets may use, have the length that the
+    trial or a quadratic cost gives, changed as that of the rows was.
     """
-    directions, found = search.directions, search(search.units)
+    directions, found = search.directions, search.found
+    near = search.lengths if search.trial is None else search.trial.lengths
     singles = [one.index[0] for one in found if len(one.index) == 1]
     options: Any = {
         "budget": budget, "groups": group_numbers(text_groups(texts)), "progress": cells.progress,
@@ -125,10 +121,10 @@ def searched_family(
     def calibrated() -> dict[str, Tensor]:
         own = lengths_within_budget(
             model, [directions[i] for i in singles], texts, positions=positions,
-            first=search.lengths[singles].tolist(), **options,
+            first=near[singles].tolist(), **options,
         )  # fmt: skip
         exact = torch.tensor(own, dtype=torch.float64)
-        lengths = search.lengths.double() * (exact / search.lengths[singles]).median()
+        lengths = near.double() * (exact / near[singles]).median()
         lengths[singles] = exact
         return {"lengths": lengths}
 

@@ -19,6 +19,7 @@ from steerlens.interventions.residual import Add
 from steerlens.measures.equal_cost import lengths_within_budget
 from steerlens.measures.reading import activations as read_activations
 from steerlens.models.model import Model
+from steerlens.protocols import Intervention
 from steerlens.sites import Positions, Site, SiteLike, as_sites
 from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells
@@ -94,6 +95,10 @@ class FittedFamily:
             rest = other.vector - (other.vector @ unit) * unit
             found.append(replace(other, vector=rest * (d.norm / rest.norm().clamp(min=1e-30))))
         return self._scaled(found)
+
+    def rows_of(self, maps: Sequence[Sequence[Add]]) -> Sequence[Sequence[Intervention]]:
+        """The rows of null maps, each given by an edit for every direction: these edits."""
+        return maps
 
     def _scaled(self, directions: Sequence[Direction]) -> list[Add]:
         """Lengthened by the factors by which multiplier 1 lengthens the real directions."""

@@ -28,16 +28,16 @@ from steerlens.store.cells import Cells
 OTHER_SEEDS = 500_000
 """Seeds of the shuffled labels of the direction null start so far from those of the label null."""
 
-MakeMap = Callable[[int], Sequence[Intervention]]
-"""Makes null map number k: an intervention for each row."""
+MakeMaps = Callable[[Sequence[int]], Sequence[Sequence[Intervention]]]
+"""Makes the null maps of some numbers: of each, an intervention for each row."""
 
 
 class NullMaps(NamedTuple):
-    """How to make each null map; None for a null that is not made."""
+    """How to make null maps; None for a null that is not made."""
 
-    shuffled: MakeMap | None
+    shuffled: MakeMaps | None
     """Directions fitted to shuffled labels."""
-    random: MakeMap | None
+    random: MakeMaps | None
     """Other directions, as long as the real ones."""
     what: str = "random directions"
     """What the second are."""
@@ -78,18 +78,18 @@ def null_maps(source: FittedFamily | Mapping[str, Intervention], count: int, see
         return NullMaps(None, None)
     if isinstance(source, FittedFamily):
         return NullMaps(
-            lambda k: source.shuffled(seed + 1 + k),
-            lambda k: source.projected(seed + OTHER_SEEDS + k),
+            lambda ks: source.rows_of([source.shuffled(seed + 1 + k) for k in ks]),
+            lambda ks: source.rows_of([source.projected(seed + OTHER_SEEDS + k) for k in ks]),
             "other directions",
         )
     maps = random_maps(source, count, seed)
-    return NullMaps(None, lambda k: maps[k])
+    return NullMaps(None, lambda ks: [maps[k] for k in ks])
 
 
 def null_gains(
     model: Model,
     choose: ContrastSet,
-    make: MakeMap | None,
+    make: MakeMaps | None,
     observed: Float[Tensor, "row multiplier"],
     multipliers: Sequence[float],
     count: int,
@@ -110,7 +110,7 @@ def null_gains(
         return None
     found = observed.new_zeros(0, *observed.shape)
     for last in stats.looks(count):
-        edits = [edit for k in range(len(found), last) for edit in make(k)]
+        edits = [edit for own in make(range(len(found), last)) for edit in own]
         part = cells.part(f"maps-{len(found)}")
         gains = _gains(model, choose, edits, multipliers, part, products)
         gains = gains.unflatten(0, (-1, len(observed)))
