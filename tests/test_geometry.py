@@ -77,11 +77,31 @@ def test_projections_are_read_where_the_direction_is(tiny, random_direction, tmp
         projections(tiny, random_direction(Site(1), 16), PROMPTS)
 
 
+def test_a_token_with_a_far_longer_stream_is_measured_and_not_coloured(tiny, random_direction):
+    """It would take the whole scale, as the first token does in models without a BOS."""
+    direction, text = random_direction(Site(1), 32), PROMPTS[0]
+    plain = projections(tiny, direction, text)
+    assert not plain.far[~plain.special].any() and "not coloured" not in plain.summary()
+
+    def lengthen(stream, hook):
+        return torch.cat([stream[:, :1], stream[:, 1:2] * 100, stream[:, 2:]], 1)
+
+    with tiny.wrapped.hooks(fwd_hooks=[(direction.site.hook, lengthen)]):
+        found = projections(tiny, direction, text)
+    assert found.far.nonzero().flatten().tolist() == [1] and not found.special[1]
+    assert float(found.projection[1]) == pytest.approx(100 * float(plain.projection[1]), rel=1e-4)
+    assert "not coloured: a token with a stream over 5 times" in found.summary()
+    bar = found.plot().data[0].marker
+    assert bar.cmax < 10 * float(plain.projection[~plain.special].abs().max())
+    assert found._repr_html_().count("<span") == len(found.tokens)
+
+
 def test_texts_cannot_break_out_of_the_coloured_tokens():
     found = TokenProjections(
         tokens=("<script>", "'\"&"),
         text=torch.tensor([0, 0]),
         special=torch.tensor([False, True]),
+        far=torch.tensor([False, False]),
         projection=torch.tensor([1.0, 2.0]),
         cosine=torch.tensor([0.1, 0.2]),
         site=Site(0),

@@ -21,14 +21,18 @@ from steerlens.sites import Site
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+FAR = 5.0
+"""A token whose stream is so many times as long as the median of all tokens is not coloured."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenProjections(Result):
     """The projection of the stream on a direction at every token of some texts.
 
     In a notebook the texts are shown with each token on the colour of its projection: red along the
-    direction, blue against it. BOS and other special tokens are measured but not coloured, since
-    the stream at BOS is many times as long as elsewhere in most models.
+    direction, blue against it. BOS and other special tokens are measured but not coloured, and
+    neither is a token whose stream is more than five times as long as the median: it would take the
+    whole scale. In most models that is BOS, and the first token of a text where there is none.
     """
 
     kind: ClassVar[str] = "projections"
@@ -38,6 +42,8 @@ class TokenProjections(Result):
     """The number of the text that each token is of."""
     special: Bool[Tensor, " token"]
     """BOS, EOS and a chat template's markers."""
+    far: Bool[Tensor, " token"]
+    """Tokens whose stream is more than `FAR` times as long as the median of those not special."""
     projection: Float[Tensor, " token"]
     """Component of the stream along the direction of length 1, in units of the stream."""
     cosine: Float[Tensor, " token"]
@@ -57,29 +63,34 @@ class TokenProjections(Result):
             Column("text", ("token",), self.text),
             Column("piece", ("token",), np.array(self.tokens, dtype=object)),
             Column("special", ("token",), self.special),
+            Column("far", ("token",), self.far),
             Column("projection", ("token",), self.projection),
             Column("cosine", ("token",), self.cosine),
         ]
 
     @property
     def _shown(self) -> Float[Tensor, " token"]:
-        """What is coloured: NaN at special tokens."""
-        return self.projection.masked_fill(self.special, torch.nan)
+        """What is coloured: NaN at special tokens and at those with a far longer stream."""
+        return self.projection.masked_fill(self.special | self.far, torch.nan)
 
     def summary(self) -> str:
         """The ends of the range, and the tokens that have them."""
         shown = self._shown
         if bool(shown.isnan().all()):
-            return f"projections at {self.site}: special tokens only"
+            return f"projections at {self.site}: no token to colour"
         most, least = (
             int(shown.nan_to_num(-torch.inf).argmax()),
             int(shown.nan_to_num(torch.inf).argmin()),
         )
         ends = [f"{self.tokens[i]!r} {float(shown[i]):+.3g}" for i in (most, least)]
-        return (
+        found = (
             f"projections at {self.site} of {len(self.tokens)} tokens: most {ends[0]}, least "
             f"{ends[1]}"
         )
+        if not (many := int((self.far & ~self.special).sum())):
+            return found
+        tokens = "a token" if many == 1 else f"{many} tokens"
+        return f"{found}; not coloured: {tokens} with a stream over {FAR:g} times the median length"
 
     def plot(self) -> go.Figure:
         """The tokens of all texts, each on the colour of its projection."""
@@ -106,7 +117,7 @@ class TokenProjections(Result):
                     f"color:{ink};padding:1px 0;white-space:pre-wrap'>{piece}</span>"
                 )
             paragraphs.append(f"<p style='line-height:1.7;margin:4px 0'>{''.join(spans)}</p>")
-        note = "" if self.special.all() else f"<small>{html.escape(self.summary())}</small>"
+        note = "" if self._shown.isnan().all() else f"<small>{html.escape(self.summary())}</small>"
         return f"<div>{''.join(paragraphs)}{note}</div>"
 
 
@@ -131,6 +142,8 @@ def projections(model: Any, direction: Direction, texts: TextsLike) -> TokenProj
     real = batch.mask
     along = (stream @ unit)[real].cpu()
     lengths = stream.norm(dim=-1)[real].cpu()
+    special = batch.special[real].cpu()
+    usual = lengths[~special].median() if not bool(special.all()) else lengths.median()
     pieces = [
         piece
         for row, kept in zip(batch.tokens, real, strict=True)
@@ -140,7 +153,8 @@ def projections(model: Any, direction: Direction, texts: TextsLike) -> TokenProj
     return TokenProjections(
         tokens=tuple(pieces),
         text=number.cpu(),
-        special=batch.special[real].cpu(),
+        special=special,
+        far=lengths > FAR * usual,
         projection=along,
         cosine=along / lengths.clamp(min=1e-30),
         site=direction.site,
