@@ -91,7 +91,9 @@ def test_a_token_with_a_far_longer_stream_is_measured_and_not_coloured(tiny, ran
     assert found.far.nonzero().flatten().tolist() == [1] and not found.special[1]
     assert float(found.projection[1]) == pytest.approx(100 * float(plain.projection[1]), rel=1e-4)
     assert "not coloured: a token with a stream over 5 times" in found.summary()
-    bar = found.plot().data[0].marker
+    figure = found.plot()
+    bar = figure.data[0].marker
+    assert "not coloured" in {trace.name for trace in figure.data}
     assert bar.cmax < 10 * float(plain.projection[~plain.special].abs().max())
     assert found._repr_html_().count("<span") == len(found.tokens)
 

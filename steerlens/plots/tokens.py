@@ -48,7 +48,14 @@ def token_colours(values: ArrayLike) -> list[tuple[str, str]]:
     ]
 
 
-def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: str) -> go.Figure:
+def token_heat(
+    tokens: Sequence[str],
+    values: ArrayLike,
+    *,
+    title: str,
+    unit: str,
+    missing: str = "not measured",
+) -> go.Figure:
     """A text, token by token, each on the colour of its value; long texts run over lines, which are
     shorter on a phone and in one column of a paper.
 
@@ -56,7 +63,8 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
 
     Args:
         tokens: The pieces of the text, in order.
-        values: Shape (token,), signed; NaN is drawn grey, as "not measured".
+        values: Shape (token,), signed; NaN is drawn grey.
+        missing: What the legend calls these tokens.
 
     Raises:
         ValueError: If there are no tokens, or the counts differ.
@@ -71,7 +79,7 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
     restyled: dict[int, dict[str, Any]] = {}
     scale = {"colorscale": DIVERGING, "cmin": -top, "cmax": top}
     figure = go.Figure()
-    for name, chosen in (("values", ~np.isnan(heat)), ("not measured", np.isnan(heat))):
+    for name, chosen in (("values", ~np.isnan(heat)), (missing, np.isnan(heat))):
         index: list[int] = np.flatnonzero(chosen).tolist()
         if not index:
             continue
@@ -98,12 +106,13 @@ def token_heat(tokens: Sequence[str], values: ArrayLike, *, title: str, unit: st
             constraintext="none",
             insidetextfont={"family": MONO, "size": 12},
             hovertext=[
-                f"token {i}: {safe(repr(tokens[i]))}<br>{measured(float(heat[i]), unit)}"
+                f"token {i}: {safe(repr(tokens[i]))}<br>"
+                + (measured(float(heat[i]), unit) if name == "values" else missing)
                 for i in index
             ],
             name=name,
         )
-        if name == "not measured":
+        if name == missing:
             key(figure, name, symbol="square", size=11, color=MISSING)
     count, short_count = max(lines[-1] + 1, FEWEST), max(short_lines[-1] + 1, FEWEST - 1)
     house(figure, title=title, height=150 + PITCH * count, left=14, right=112)

@@ -96,7 +96,7 @@ class TokenProjections(Result):
         """The tokens of all texts, each on the colour of its projection."""
         return plots.token_heat(
             self.tokens, self._shown.numpy(), title=f"Projection on the direction at {self.site}",
-            unit="projection",
+            unit="projection", missing="not coloured",
         )  # fmt: skip
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
