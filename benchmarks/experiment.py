@@ -112,6 +112,8 @@ class Clock:
         self.running = [REST]
         self.since = time.perf_counter(), time.process_time()
         self.base = 0
+        self.found = ""
+        """What the experiment says of its results."""
 
     @property
     def now(self) -> Part:
@@ -234,7 +236,7 @@ def _counted(clock: Clock, stack: ExitStack) -> None:
         stack.enter_context(patch.object(module, "generated_tokens", written))
 
 
-def run(experiment: SteerabilityExperiment, model: Model, count: bool) -> dict[str, Part]:
+def run(experiment: SteerabilityExperiment, model: Model, count: bool) -> Clock:
     """Runs it in a new folder."""
     clock = Clock()
     with ExitStack() as stack:
@@ -251,9 +253,10 @@ def run(experiment: SteerabilityExperiment, model: Model, count: bool) -> dict[s
             stack.enter_context(Counting(clock))
         _peak_memory()
         clock.base = psutil.Process().memory_info().rss
-        experiment.run(folder, progress=False, model=model)
+        made = experiment.run(folder, progress=False, model=model)
         clock.turn()
-    return clock.parts
+        clock.found = made.text
+    return clock
 
 
 def prepared(on: On) -> tuple[SteerabilityExperiment, Model | None]:
@@ -354,6 +357,7 @@ def main(
     threads: int = 2,
     floor: bool = True,
     null_products: Literal["bfloat16"] | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Prints a table.
 
@@ -362,18 +366,22 @@ def main(
         threads: Of torch.
         floor: Whether the second run, which counts, is made.
         null_products: Precision of the products of null maps, as of the experiment.
+        dtype: Precision of the model, where it is loaded by its name.
     """
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
     experiment, given = prepared(on)
-    experiment = replace(experiment, null_products=null_products)
+    if given is not None and dtype != "float32":
+        raise SystemExit(f"--dtype {dtype} is for a model that is loaded by its name, unlike {on}.")
+    experiment = replace(experiment, null_products=null_products, dtype=dtype)
     clock = Clock()
     with clock.part("model: load and checks"):
         model = experiment.load_model() if given is None else given
     loading = clock.parts["model: load and checks"]
     forecast = experiment.forecast(model)
-    parts = run(experiment, model, count=False)
-    counted = run(experiment, model, count=True) if floor else {}
+    made = run(experiment, model, count=False)
+    parts = made.parts
+    counted = run(experiment, model, count=True).parts if floor else {}
     rates = Rates()
     asked = [pair.prompt for pair in experiment.load(model).data["choose"]]
     loop = Loop.of(model, asked, experiment.new_tokens)
@@ -396,6 +404,7 @@ def main(
         floors, loops = floors + least, loops + naive
         print(_line(name, part, total, least, naive))
     print(_line("all", total, total, floors, loops))
+    print(f"\nIt found:\n\n{made.found}")
     print(f"\nBefore the run it was said to take:\n\n{forecast}")
     fast = max(rates.known.values(), default=0.0)
     print(
