@@ -150,6 +150,8 @@ def test_what_cannot_be_answered_is_refused(tmp_path, gpt2, steering) -> None:
         SteeredModel("tiny", loaded=gpt2, multiplier=2.0)
     with pytest.raises(ValueError, match="'none.safetensors' is not there"):
         SteeredModel("tiny", loaded=gpt2, vector="none.safetensors")
+    with pytest.raises(ValueError, match="-M multiplyer=… is no option"):
+        SteeredModel("tiny", loaded=gpt2, steering=steering, multiplyer=2.0)
     with pytest.raises(ValueError, match="Use one of them"):
         SteeredModel("tiny", loaded=gpt2, vector="x", steering=steering)
     model = get_model("steerlens/tiny", loaded=gpt2, steering=steering, memoize=False)

@@ -48,6 +48,8 @@ KNOWN = {
 """Settings of Inspect that are heeded here, by Inspect itself, or say nothing of an answer."""
 HARMLESS: dict[str, Any] = {"num_choices": 1, "logprobs": False, "top_p": 1.0, "best_of": 1}
 """Others that may have these values."""
+LOADING = ("device", "dtype", "prepend_bos", "revision")
+"""Options of `Model.load`."""
 ROLES = ("system", "user", "assistant")
 _writing: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 """A lock for each wrapped model: what is attached to it acts on every text that it writes."""
@@ -101,9 +103,14 @@ class SteeredModel(ModelAPI):
             options: Of `Model.load`.
 
         Raises:
-            ValueError: If both `vector` and `steering` are given, a multiplier without any, or a
-                vector that is not there.
+            ValueError: If both `vector` and `steering` are given, a multiplier without any, a vector
+                that is not there, or an option that is not known.
         """
+        if unknown := sorted(set(options) - set(LOADING)):
+            raise ValueError(
+                f"-M {unknown[0]}=… is no option of a steered model. There are vector, multiplier, "
+                f"{', '.join(LOADING)}."
+            )
         if vector is not None and steering is not None:
             raise ValueError("vector and steering are both given. Use one of them.")
         self.multiplier = as_float("multiplier", multiplier)
