@@ -3,9 +3,9 @@
     python benchmarks/layouts.py                # shapes of SmolLM2-135M and of GPT-2 small
     python benchmarks/layouts.py --threads 2
 
-Products of a few rows with the weights of a block and with the unembedding, as TransformerLens stores
-them (in x out), as a transposed copy, and in bfloat16. The best of several times counts, and they take
-turns, so that other work disturbs all of them alike.
+Products of a few rows with the weights of a block and with the unembedding. The weights are as
+TransformerLens stores them (in x out), a transposed copy, or in bfloat16. The shortest of many times
+counts, and the three are timed in turn, so that other work disturbs all of them alike.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(
 def fastest(products: list[Callable[[], object]], times: int, repeats: int) -> list[float]:
     """Seconds of each product at best."""
     best = [float("inf")] * len(products)
-    for _ in range(repeats + 1):  # the first warms up, and is no better
+    for _ in range(repeats + 1):  # the first time of each includes a warm-up
         for k, product in enumerate(products):
             start = time.perf_counter()
             for _ in range(times):

@@ -1,6 +1,6 @@
 """How often does a search for the cell to steer at find what is not there?
 
-    python studies/search_nulls.py                              # a quarter of an hour on one core
+    python studies/search_nulls.py                              # three quarters of an hour on one core
     python studies/search_nulls.py --numbers docs/trust.json    # also keeps the numbers of the docs
 
 Every repeat draws fresh data of the reference world and gives each pair of contexts its sides by the

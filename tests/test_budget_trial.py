@@ -10,22 +10,27 @@ from steerlens.analyses.prediction.budget_trial import TEXTS, budget_trial, firs
 from steerlens.analyses.prediction.find_cell import find_cell
 from steerlens.analyses.prediction.first_order_look import first_order
 from steerlens.analyses.prediction.layer_search import LayerSearch
+from steerlens.analyses.prediction.searched_family import searched_family
 from steerlens.arguments import ArgumentError
+from steerlens.directions.methods import DiffMean
 from steerlens.experiment.experiment_data import load_data
 from steerlens.interventions.residual import Add
 from steerlens.measures import scores
 from steerlens.measures.divergence import divergence
-from steerlens.measures.equal_cost import lengths_within_budget
+from steerlens.measures.engine import Engine
+from steerlens.measures.equal_cost import LengthsWithinBudget, lengths_within_budget
 from steerlens.measures.ordinary_texts import ordinary_texts
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Positions
-from steerlens.store.cells import cells_or_none
+from steerlens.store.cells import Cells, cells_or_none
+from steerlens.store.files import DamagedFile
 
 RULE = Positions.from_prompt_end()
 QUIET: Any = {"progress": False}
 TRIED = 3
+NOWHERE = cells_or_none(None, "", False)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +48,10 @@ def search(world):
     read = activations(model, data.fit, **QUIET)
     known = first_order(model, data.choose, texts, read.sites, positions=RULE, budget=0.1)
     order = LayerSearch(known, tuple(read.directions("DiffMean")), "slope at budget", 1, 1)
+    within = LengthsWithinBudget(model, order.directions, texts, positions=RULE, **QUIET)
     trial = budget_trial(
         model, data.choose, order.directions, RULE, order.scores(order.units), order.lengths,
-        texts, budget=0.1, count=TRIED, cells=cells_or_none(None, "", False),
+        texts, within, count=TRIED, cells=NOWHERE,
     )  # fmt: skip
     return replace(order, trial=trial)
 
@@ -93,9 +99,9 @@ def test_lengths_cost_the_same_and_that_of_the_first_site_is_within_the_budget(w
 def test_maps_are_tried_together_as_one_by_one(search):
     turned = torch.stack([search.units, -search.units, search.units.roll(1, 0) * 0.3])
     order = torch.stack([search.scores(units) for units in turned])
-    together = search.trial.gains(turned, order)
+    together = search.trial.gains(turned, order, NOWHERE)
     for k in range(len(turned)):
-        alone = search.trial.gains(turned[k : k + 1], order[k : k + 1])[0]
+        alone = search.trial.gains(turned[k : k + 1], order[k : k + 1], NOWHERE)[0]
         torch.testing.assert_close(together[k], alone, equal_nan=True, atol=1e-4, rtol=1e-4)
     assert (together.isnan().sum(1) == len(search.units) - TRIED).all()
     assert [one.index for one in search.of_maps(turned)[0]] == [one.index for one in search.found]
@@ -118,17 +124,71 @@ def test_what_was_tried_is_said(world):
     one = found(world)
     assert len(one.tried) == TRIED and "a trial of the 3 that come first" in repr(one)
     assert one.map.made_by["shortlist"] == {
-        "share": 0.1, "by": "slope at budget", "tried": 0.35, "sets": 1,
+        "share": 0.1, "by": "slope at budget", "tried": 3, "sets": 1,
     }  # fmt: skip
     assert found(world, by="mediated at budget").tried == {}
 
 
-def test_null_maps_have_their_own_trial(world):
-    """Each null map has as many rows, at the layers that its own trial puts first."""
-    one = found(world, share=0.25, nulls=19)
-    for maps in (one.map.shuffled, one.map.random):
-        assert maps is not None and maps.shape[1:] == (len(one.map.rows), 2)
-    assert 0.05 <= one.map.p_value <= 1
+def test_null_maps_have_their_own_trial(world, search):
+    """Each null map has the layers that its own trial puts first, whatever the real one has."""
+    model, data, texts = world
+    read = activations(model, data.fit, **QUIET)
+    within = LengthsWithinBudget(model, search.directions, texts, positions=RULE, **QUIET)
+    family = searched_family(
+        model, read, DiffMean(), RULE, "equal_kl", within, texts, replace(search, count=2), NOWHERE
+    )
+    maps = [family.shuffled(seed) for seed in range(6)]
+    rows = family.rows_of(maps, "null")
+    own = set()
+    for edits, row in zip(maps, rows, strict=True):
+        units = torch.stack([e.step for e in edits]) / torch.tensor(family.lengths)[:, None]
+        gains = search.trial.gains(units[None], search.scores(units)[None], NOWHERE)[0]
+        best = sorted(gains.nan_to_num(-torch.inf).argsort(descending=True)[:2].tolist())
+        assert [edit.site.layer for edit in row] == best
+        for edit, layer in zip(row, best, strict=True):
+            assert torch.equal(edit.step, edits[layer].step)
+        own.add(tuple(best))
+    assert len(own) > 1  # null maps do not all have the same layers
+
+
+def test_null_maps_of_a_search_in_norms(world):
+    one = found(world, share=0.25, unit="resid_norm", nulls=19, multipliers=(-0.1, 0.0, 0.1))
+    assert one.map.shuffled is not None and one.map.shuffled.shape[1:] == (2, 3)
+    assert len(one.tried) == TRIED and len(one.map.rows) == 2
+
+
+def test_layers_that_do_nothing_are_tried_at_no_endless_length(planted, planted_data):
+    """A vector that costs nothing has the greatest length of a search for a cost, as in a map."""
+    model, (fit, choose, report) = Model(planted.model), planted_data
+    one = find_cell(
+        model, fit, choose, report, sites=model.sites("resid_pre"), share=0.2, tried=1.0, nulls=19,
+        multipliers=(0.0, 1.0), neutral=[pair.prompt + pair.positive for pair in choose], **QUIET,
+    )  # fmt: skip
+    alive = planted.live_layers("resid_pre")
+    assert one.cell is not None and one.cell.site is not None and one.cell.site.layer in alive
+    best = max(one.tried, key=one.tried.__getitem__)
+    assert best == str(one.cell.site) and all(abs(gain) < 1e3 for gain in one.tried.values())
+    assert one.map.p_value <= 0.05
+
+
+def test_a_search_goes_on_and_refuses_the_units_of_another(world, tmp_path, monkeypatch):
+    kept = Cells(tmp_path, "search", progress=False)
+    asked: list[object] = []
+    measured = Engine._unit
+    monkeypatch.setattr(
+        Engine, "_unit", lambda self, *args: asked.append(args) or measured(self, *args)
+    )
+    first = found(world, nulls=19, cells=kept)
+    assert asked
+    asked.clear()
+    again = found(world, nulls=19, cells=kept)
+    assert not asked  # trials of null maps are found again too
+    assert again.tried == first.tried and again.cell == first.cell
+    assert torch.equal(again.map.propensities, first.map.propensities)
+    assert first.map.shuffled is not None and again.map.shuffled is not None
+    assert torch.equal(again.map.shuffled, first.map.shuffled)
+    with pytest.raises(DamagedFile, match="search"):
+        found(world, nulls=19, tried=1.0, cells=kept)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +196,8 @@ def test_null_maps_have_their_own_trial(world):
     [
         ({"tried": 1.5}, "is not a part"),
         ({"tried": -0.1}, "is not a part"),
-        ({"tried": 0.1, "share": 0.5}, "is less than share"),
+        ({"tried": 0.1, "share": 0.5}, "a trial has nothing to choose"),
+        ({"tried": 1.0, "share": 1.0}, "8 of 8 sites, and 8 are mapped"),
         ({"tried": 0.5, "by": "cosine"}, "does not predict the gain"),
         ({"tried": 0.5, "by": "direct at budget"}, "does not predict the gain"),
     ],

@@ -103,7 +103,6 @@ def test_texts_cannot_break_out_of_the_coloured_tokens():
         tokens=("<script>", "'\"&"),
         text=torch.tensor([0, 0]),
         special=torch.tensor([False, True]),
-        far=torch.tensor([False, False]),
         projection=torch.tensor([1.0, 2.0]),
         cosine=torch.tensor([0.1, 0.2]),
         site=Site(0),

@@ -231,7 +231,7 @@ def test_null_vectors_that_are_the_real_ones_find_the_same_rows(world, ordinary)
     search = LayerSearch(known, tuple(read.directions("DiffMean")), "slope at budget", 1, 2)
     rows = search.found
     again, opposite = search.of_maps(torch.stack([search.units * 0.1, -search.units]))
-    assert again[0].index == rows[0].index
+    assert [one.index for one in again] == [one.index for one in rows]
     assert opposite[0].index != rows[0].index  # what gained most now gains least
     step = 0.01
     edits = [Add(d, rule, 1.0) for d in search.directions]

@@ -220,14 +220,11 @@ def lengths_within_budget(
     Raises:
         CalibrationError: If a direction states no resid_norm, or the budget is not positive.
     """
-    _require_kl(budget)
-    where = positions or Positions.from_prompt_end()
-    units = [_norm(direction) for direction in directions]
-    arms = [Add(direction, where, 1.0) for direction in directions]
-    return strengths_within_budget(
-        model, arms, texts, budget=budget, units=units, groups=groups, first=first,
+    found = LengthsWithinBudget(
+        model, directions, texts, budget=budget, positions=positions, groups=groups,
         progress=progress,
     )  # fmt: skip
+    return found(range(len(directions)), first)
 
 
 def strengths_within_budget(
@@ -252,23 +249,74 @@ def strengths_within_budget(
     Raises:
         CalibrationError: If the budget is not positive.
     """
-    _require_kl(budget)
-    scale = [1.0] * len(arms) if units is None else list(units)
+    found = StrengthsWithinBudget(
+        model, arms, texts, budget=budget, units=units, groups=groups, progress=progress
+    )
+    return found(range(len(arms)), first)
 
-    measured = RepeatedCost(as_model(model), texts, arms, progress=progress)
 
-    def cost(chosen: list[int], multipliers: list[float]) -> list[float]:
-        kls = measured(chosen, multipliers).double()
-        mean, _, high = mean_interval(kls, groups, least=0.0)
-        return torch.where(high.isnan(), mean, high).tolist()
+class StrengthsWithinBudget:
+    """`strengths_within_budget` of some interventions, as often as it is called.
 
-    found = strengths_of_cost(cost, scale, budget * (1 - NEAR), NEAR, first)
-    missing = [i for i, strength in enumerate(found) if math.isnan(strength)]
-    if missing:
-        least = cost(missing, [LEAST * scale[i] for i in missing])
-        for i, value in zip(missing, least, strict=True):
-            found[i] = (MOST if value < budget else LEAST) * scale[i]
-    return tuple(found)
+    What the unsteered model computes for the texts is computed once, where it can be kept.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        arms: Sequence[Intervention],
+        texts: Sequence[str],
+        *,
+        budget: float = BUDGET,
+        units: Sequence[float] | None = None,
+        groups: Groups = None,
+        progress: bool = True,
+    ) -> None:
+        _require_kl(budget)
+        self.budget, self.groups = budget, groups
+        self.units = [1.0] * len(arms) if units is None else list(units)
+        self._measured = RepeatedCost(as_model(model), texts, arms, progress=progress)
+
+    def __call__(
+        self, chosen: Sequence[int], first: Sequence[float] | None = None
+    ) -> tuple[float, ...]:
+        """The multipliers of some interventions, given by their numbers.
+
+        Args:
+            first: The multipliers that are tried first; by default a quarter of their units.
+        """
+        scale = [self.units[i] for i in chosen]
+
+        def cost(some: list[int], multipliers: list[float]) -> list[float]:
+            kls = self._measured([chosen[k] for k in some], multipliers).double()
+            mean, _, high = mean_interval(kls, self.groups, least=0.0)
+            return torch.where(high.isnan(), mean, high).tolist()
+
+        found = strengths_of_cost(cost, scale, self.budget * (1 - NEAR), NEAR, first)
+        missing = [k for k, strength in enumerate(found) if math.isnan(strength)]
+        if missing:
+            least = cost(missing, [LEAST * scale[k] for k in missing])
+            for k, value in zip(missing, least, strict=True):
+                found[k] = (MOST if value < self.budget else LEAST) * scale[k]
+        return tuple(found)
+
+
+class LengthsWithinBudget(StrengthsWithinBudget):
+    """`lengths_within_budget` of some directions, as often as it is called."""
+
+    def __init__(
+        self,
+        model: Model,
+        directions: Sequence[Direction],
+        texts: Sequence[str],
+        *,
+        positions: Positions | None = None,
+        **options: Any,
+    ) -> None:
+        where = positions or Positions.from_prompt_end()
+        units = [_norm(direction) for direction in directions]
+        arms = [Add(direction, where, 1.0) for direction in directions]
+        super().__init__(model, arms, texts, units=units, **options)
 
 
 def strengths_of_cost(

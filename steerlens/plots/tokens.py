@@ -64,7 +64,7 @@ def token_heat(
     Args:
         tokens: The pieces of the text, in order.
         values: Shape (token,), signed; NaN is drawn grey.
-        missing: What the legend calls these tokens.
+        missing: What the legend calls these tokens; "values" is the name of the others.
 
     Raises:
         ValueError: If there are no tokens, or the counts differ.
@@ -110,7 +110,7 @@ def token_heat(
                 + (measured(float(heat[i]), unit) if name == "values" else missing)
                 for i in index
             ],
-            name=name,
+            name=safe(name),
         )
         if name == missing:
             key(figure, name, symbol="square", size=11, color=MISSING)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FAR = 5.0
-"""A token whose stream is so many times as long as the median of all tokens is not coloured."""
+"""A token whose stream is more than so many times as long as the median is not coloured; the median is
+of the tokens that are not special."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,8 +32,8 @@ class TokenProjections(Result):
 
     In a notebook the texts are shown with each token on the colour of its projection: red along the
     direction, blue against it. BOS and other special tokens are measured but not coloured, and
-    neither is a token whose stream is more than five times as long as the median: it would take the
-    whole scale. In most models that is BOS, and the first token of a text where there is none.
+    neither is a token whose stream is more than five times as long as the median, such as the first
+    token of a text in models without a BOS: it would take the whole scale.
     """
 
     kind: ClassVar[str] = "projections"
@@ -42,14 +43,15 @@ class TokenProjections(Result):
     """The number of the text that each token is of."""
     special: Bool[Tensor, " token"]
     """BOS, EOS and a chat template's markers."""
-    far: Bool[Tensor, " token"]
-    """Tokens whose stream is more than `FAR` times as long as the median of those not special."""
     projection: Float[Tensor, " token"]
     """Component of the stream along the direction of length 1, in units of the stream."""
     cosine: Float[Tensor, " token"]
     """The same over the norm of that token's stream, in [-1, 1]."""
     site: Site
     made_by: dict[str, Any] = field(default_factory=dict)
+    far: Bool[Tensor, " token"] | None = None
+    """Tokens whose stream is more than `FAR` times as long as the median of those not special; None
+    for none."""
 
     def coordinates(self, axis: str, size: int) -> Mapping[str, Sequence[Any]]:
         """Tokens are named by their place, since a text may hold one twice."""
@@ -63,15 +65,19 @@ class TokenProjections(Result):
             Column("text", ("token",), self.text),
             Column("piece", ("token",), np.array(self.tokens, dtype=object)),
             Column("special", ("token",), self.special),
-            Column("far", ("token",), self.far),
+            Column("far", ("token",), self._far),
             Column("projection", ("token",), self.projection),
             Column("cosine", ("token",), self.cosine),
         ]
 
     @property
+    def _far(self) -> Bool[Tensor, " token"]:
+        return torch.zeros_like(self.special) if self.far is None else self.far
+
+    @property
     def _shown(self) -> Float[Tensor, " token"]:
         """What is coloured: NaN at special tokens and at those with a far longer stream."""
-        return self.projection.masked_fill(self.special | self.far, torch.nan)
+        return self.projection.masked_fill(self.special | self._far, torch.nan)
 
     def summary(self) -> str:
         """The ends of the range, and the tokens that have them."""
@@ -87,7 +93,7 @@ class TokenProjections(Result):
             f"projections at {self.site} of {len(self.tokens)} tokens: most {ends[0]}, least "
             f"{ends[1]}"
         )
-        if not (many := int((self.far & ~self.special).sum())):
+        if not (many := int((self._far & ~self.special).sum())):
             return found
         tokens = "a token" if many == 1 else f"{many} tokens"
         return f"{found}; not coloured: {tokens} with a stream over {FAR:g} times the median length"
@@ -111,6 +117,8 @@ class TokenProjections(Result):
                 paper, ink = colours[i]
                 said = f"{self.tokens[i]!r}: {float(self.projection[i]):+.3g}, cosine "
                 said += f"{float(self.cosine[i]):+.2f}"
+                if bool(self._far[i]):
+                    said += "; not coloured, since its stream is far longer than elsewhere"
                 piece = html.escape(self.tokens[i]).replace("\n", "⏎<br>") or "∅"
                 spans.append(
                     f"<span title='{html.escape(said, quote=True)}' style='background:{paper};"

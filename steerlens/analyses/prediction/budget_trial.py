@@ -1,4 +1,4 @@
-"""The gain at about the budget of the sites that a predictor puts first, measured at one strength."""
+"""A trial of the sites with the largest predictor: their gain at the length that costs the budget."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.data import ContrastSet
-from steerlens.data.near_duplicates import text_groups
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
 from steerlens.measures.divergence import divergence
-from steerlens.measures.equal_cost import lengths_of_equal_kl, lengths_within_budget
+from steerlens.measures.equal_cost import MOST, LengthsWithinBudget, lengths_of_equal_kl
 from steerlens.measures.sweep import sweep
 from steerlens.models.model import Model
 from steerlens.sites import Positions
-from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells
 
 TEXTS = 8
@@ -42,18 +40,24 @@ class BudgetTrial:
     """About how long the real vectors are that cost the budget."""
     count: int
     """How many sites are tried."""
+    cells: Cells
+    """Where what trials measure is kept."""
 
     @torch.no_grad()
     def gains(
-        self, maps: Float[Tensor, "map site d_model"], order: Float[Tensor, "map site"]
+        self,
+        maps: Float[Tensor, "map site d_model"],
+        scores: Float[Tensor, "map site"],
+        cells: Cells,
     ) -> Float[Tensor, "map site"]:
         """Mean gain of each map's first sites at these lengths, in nats; NaN at all others.
 
         Args:
             maps: A vector for each site, where the real ones have length 1.
-            order: By which the sites of each map are put in order, the largest first.
+            scores: The predictor; the sites with the largest are tried.
+            cells: Where the log-odds of these maps are kept.
         """
-        first = first_sites(order, self.count)
+        first = first_sites(scores, self.count)
         edits = [
             Add(
                 replace(self.directions[i], vector=vectors[i] * self.lengths[i]),
@@ -63,16 +67,17 @@ class BudgetTrial:
             for vectors, tried in zip(maps, first.tolist(), strict=True)
             for i in tried
         ]
+        sites = cells.part("odds", sites=repr(first.tolist()))
         odds = sweep(
-            self.model, self.asked, edits, (0.0, 1.0), log_odds_only=True, progress=False
+            self.model, self.asked, edits, (0.0, 1.0), log_odds_only=True, cells=sites
         ).log_odds
         gains = (odds[:, 1] - odds[:, 0]).mean(-1).unflatten(0, first.shape)
-        return torch.full_like(order, torch.nan).scatter(1, first, gains.to(order))
+        return torch.full_like(scores, torch.nan).scatter(1, first, gains.to(scores))
 
 
-def first_sites(order: Float[Tensor, "map site"], count: int) -> Int[Tensor, "map count"]:
-    """The first sites of each map, in the order of the model; NaN comes last."""
-    ranked = order.nan_to_num(-torch.inf).argsort(dim=-1, descending=True, stable=True)
+def first_sites(scores: Float[Tensor, "map site"], count: int) -> Int[Tensor, "map count"]:
+    """The sites of each map with the largest scores, in the order of the model; NaN comes last."""
+    ranked = scores.nan_to_num(-torch.inf).argsort(dim=-1, descending=True, stable=True)
     return ranked[:, :count].sort(dim=-1).values
 
 
@@ -81,11 +86,11 @@ def budget_trial(
     asked: ContrastSet,
     directions: Sequence[Direction],
     positions: Positions,
-    order: Float[Tensor, " site"],
+    scores: Float[Tensor, " site"],
     lengths: Float[Tensor, " site"],
     texts: Sequence[str],
+    within: LengthsWithinBudget,
     *,
-    budget: float,
     count: int,
     cells: Cells,
 ) -> BudgetTrial:
@@ -97,31 +102,30 @@ def budget_trial(
     that of the first sites was.
 
     Args:
-        order: By which the sites are put in order, the largest first.
+        scores: The predictor; the sites with the largest are tried.
         lengths: How long the vectors are that cost the budget, to second order.
         texts: Ordinary texts that choose.
+        within: Finds the lengths of the directions that are within the budget on all texts.
         cells: Where the lengths are kept.
     """
-    lead = int(order.nan_to_num(-torch.inf).argmax())
-    first = first_sites(order[None], count)[0].tolist()
+    lead = int(scores.nan_to_num(-torch.inf).argmax())
+    first = first_sites(scores[None], count)[0].tolist()
     options: Any = {"positions": positions, "progress": cells.progress}
 
     def found() -> dict[str, Tensor]:
-        (exact,) = lengths_within_budget(
-            model, [directions[lead]], texts, budget=budget, first=[float(lengths[lead])],
-            groups=group_numbers(text_groups(texts)), **options,
-        )  # fmt: skip
+        (exact,) = within([lead], [float(lengths[lead])])
         edit, few = Add(directions[lead], positions, exact), texts[:TEXTS]
         level = divergence(model, few, [edit], (1.0,), progress=False).double().mean().item()
         guesses = lengths[first].double() * (exact / float(lengths[lead]))
         own = lengths_of_equal_kl(
-            model, [directions[i] for i in first], few, kl=level or budget, tolerance=NEAR,
+            model, [directions[i] for i in first], few, kl=level or within.budget, tolerance=NEAR,
             first=guesses.tolist(), **options,
         )  # fmt: skip
         own = torch.where(own.isnan(), guesses.to(own), own)
         near = lengths * (own / lengths[first]).median()
         near[first] = own.to(near)
-        return {"lengths": near}
+        return {"lengths": near.minimum(MOST * torch.tensor(within.units))}
 
-    near = cells.part("trial").compute(0, found)["lengths"]
-    return BudgetTrial(model, asked, tuple(directions), positions, near, count)
+    kept = cells.part("trial", sites=repr((lead, first)), budget=repr(within.budget))
+    near = kept.compute(0, found)["lengths"]
+    return BudgetTrial(model, asked, tuple(directions), positions, near, count, cells)

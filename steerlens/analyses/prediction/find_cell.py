@@ -23,8 +23,10 @@ from steerlens.analyses.steerability.nulls import require_nulls
 from steerlens.analyses.steerability.steerability_map import SteerabilityMap
 from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
+from steerlens.data.near_duplicates import text_groups
 from steerlens.directions.methods import DiffMean, as_method
 from steerlens.directions.methods.method import Method
+from steerlens.measures.equal_cost import LengthsWithinBudget
 from steerlens.measures.ordinary_texts import given_or_written
 from steerlens.measures.reading import activations
 from steerlens.measures.tokenised import questions
@@ -32,6 +34,7 @@ from steerlens.models.model import Model, as_model
 from steerlens.models.products import Products, products_of
 from steerlens.results import Cell
 from steerlens.sites import Positions, SiteLike, as_positions, sites_or_layers
+from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells, cells_or_none
 from steerlens.units import BUDGET, MULTIPLIERS, MapUnit, require_multipliers, require_unit
 
@@ -64,14 +67,14 @@ class FoundCell:
         return self.map.chosen
 
     def __repr__(self) -> str:
-        tried, known = len(self.map.rows) - len(self.sets), len(self.predictions.sites)
+        mapped, known = len(self.map.rows) - len(self.sets), len(self.predictions.sites)
         many = len(self.sets)
         sets = f", and {many} set{'s' * (many > 1)} of sites" if many else ""
-        verb = "was" if tried == 1 else "were"
+        verb = "was" if mapped == 1 else "were"
         how = "chosen by what is known without steering"
         if self.tried:
             how += f", and by a trial of the {len(self.tried)} that come first"
-        said = f"{tried} of {known} sites {verb} mapped{sets}, {how}."
+        said = f"{mapped} of {known} sites {verb} mapped{sets}, {how}."
         compared = "" if self.comparison is None else f"\n{self.comparison}"
         return f"{said}\n{self.map.summary()}{compared}"
 
@@ -102,9 +105,10 @@ def find_cell(
 ) -> FoundCell:
     """The recommended cell, from a map of the sites that a predictor puts first.
 
-    A predictor puts the sites in order without steering. To first order it says what a small step
-    does; so the first of the order are tried at one strength, the length that costs about the
-    budget, and those with the largest gain are mapped.
+    A predictor is taken of every site without steering. It describes small steps. So the sites with
+    the largest predictor are tried with all of `choose` at one strength, the length that costs about
+    the budget, and those with the largest gain are mapped. Null maps have trials of their own, in
+    the precision of the weights; each adds as many cells as there are sites tried.
 
     The shortlist is chosen on the contexts and on `choose`, the cell on `choose`, and what is
     reported is measured on `report`, as in `steerability`. The shortlist has looked at `choose`, so
@@ -121,8 +125,9 @@ def find_cell(
         report: Questions that chose nothing.
         share: Which part of the sites is mapped; at least one is.
         by: The predictor that orders them, one of `predictors.PREDICTORS`.
-        tried: Which part of the sites is tried at one strength before; 0 for none. By default 0.35
-            where the predictor is one of the gain, "slope" or "slope at budget", and none elsewhere.
+        tried: Which part of the sites is tried; 0 for none. By default 0.35 where the predictor is
+            one of the gain, "slope" or "slope at budget", and none elsewhere. Where that is no more
+            than what is mapped, as of fewer than five layers, the predictor alone chooses.
         sets: How many sites are steered at once at most: 1, 2 or 3.
 
     All other arguments are those of `steerability`.
@@ -136,7 +141,7 @@ def find_cell(
     if by not in PREDICTORS:
         raise ArgumentError(f"by={by!r} is not one of {', '.join(PREDICTORS)}. Use one of them.")
     require_share(share)
-    part_tried = _tried(tried, share, by)
+    part_tried = _tried(tried, by)
     require_unit(unit, MapUnit)
     largest = _sets(sets, by, unit)
     multipliers = require_multipliers(multipliers)
@@ -156,13 +161,26 @@ def find_cell(
         raise ArgumentError(
             f"sets={largest} is more than the {len(at)} sites that are searched. Use sets={len(at)}."
         )
+    rows = max(1, round(share * len(at)))
+    candidates = round(part_tried * len(at))
+    if tried and candidates <= rows:
+        raise ArgumentError(
+            f"tried={tried} is {candidates} of {len(at)} sites, and {rows} are mapped, so a trial has "
+            "nothing to choose. Use a larger part, or 0 for no trial."
+        )
+    how = {
+        "share": share,
+        "by": by,
+        "tried": candidates if candidates > rows else 0,
+        "sets": largest,
+    }
     cells = cells_or_none(cells, "", progress)
     texts, what = given_or_written(model, neutral, seed, cells)
     chosen, reporting = split_texts(model, texts, choose)
     read = activations(model, pairs, at, progress=progress)
     fitter = as_method(method or DiffMean())
     rule = as_positions(positions or Positions.from_prompt_end())
-    rows = max(1, round(share * len(at)))
+    cells = replace(cells, facts={**cells.facts, "search": repr((how, [str(s) for s in at]))})
     few = chosen[:TEXTS]
     facts = {
         **model.facts, "method": repr(fitter), "positions": repr(rule), "fit": read.data,
@@ -171,16 +189,19 @@ def find_cell(
     if by in KINDS:
         known = first_order(model, choose, few, at, positions=rule, budget=budget, seed=seed)
         order = LayerSearch(known, tuple(read.directions(fitter)), by, rows, largest)
-        candidates = round(part_tried * len(at))
+        within = LengthsWithinBudget(
+            model, order.directions, chosen, budget=budget, positions=rule,
+            groups=group_numbers(text_groups(chosen)), progress=progress,
+        )  # fmt: skip
         if candidates > rows:
             trial = budget_trial(
                 model, choose, order.directions, rule, order.scores(order.units), order.lengths,
-                chosen, budget=budget, count=candidates, cells=cells,
+                chosen, within, count=candidates, cells=cells,
             )  # fmt: skip
             order = replace(order, trial=trial)
         values = order.scores(order.units)
         predictions = LayerPredictions((by,), read.sites, values[None], budget, facts)
-        family = searched_family(model, read, fitter, rule, unit, budget, chosen, order, cells)
+        family = searched_family(model, read, fitter, rule, unit, within, chosen, order, cells)
     else:
         predictions = predict_layers(
             model, read, choose, neutral=few, predictors={by: PREDICTORS[by]}, method=fitter,
@@ -197,7 +218,6 @@ def find_cell(
         ordinary_are=what, budget=budget, nulls=count, null_products=null_products, seed=seed,
         cells=cells,
     )  # fmt: skip
-    how = {"share": share, "by": by, "tried": part_tried, "sets": largest}
     mapped = replace(mapped, made_by={**mapped.made_by, "shortlist": how})
     several, measured, compared = (), {}, None
     if isinstance(family, SearchedFamily):
@@ -212,7 +232,7 @@ def find_cell(
     return FoundCell(predictions, mapped, several, measured, compared)
 
 
-def _tried(tried: float | None, share: float, by: str) -> float:
+def _tried(tried: float | None, by: str) -> float:
     """Which part of the sites is tried."""
     if tried is None:
         return TRIED if by in OF_GAINS else 0.0
@@ -222,11 +242,6 @@ def _tried(tried: float | None, share: float, by: str) -> float:
         raise ArgumentError(
             f"by={by!r} does not predict the gain, which a trial measures and orders sites by. With "
             f"tried={tried}, use one of {', '.join(OF_GAINS)}."
-        )
-    if 0 < tried < share:
-        raise ArgumentError(
-            f"tried={tried} is less than share={share}, so nothing could be chosen by a trial. Use a "
-            "larger part, or 0 for no trial."
         )
     return float(tried)
 

@@ -13,6 +13,7 @@ from steerlens.analyses.prediction.budget_trial import BudgetTrial
 from steerlens.analyses.prediction.first_order_look import FirstOrder
 from steerlens.analyses.prediction.layer_sets import LayerSet, proposals
 from steerlens.directions import Direction
+from steerlens.measures.equal_cost import MOST
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,13 @@ class LayerSearch:
 
     @cached_property
     def lengths(self) -> Float[Tensor, " site"]:
-        """How long the real vectors are that cost the budget, to second order."""
-        return self.known.lengths(self.units)
+        """How long the real vectors are that cost the budget, to second order.
+
+        They are within the lengths that a search for a cost looks at: a vector without a cost would be
+        of any length.
+        """
+        norms = torch.tensor([d.resid_norm or torch.inf for d in self.directions])
+        return self.known.lengths(self.units).minimum(MOST * norms)
 
     @cached_property
     def costs(self) -> Float[Tensor, "site site"]:
@@ -61,7 +67,8 @@ class LayerSearch:
         """The gain of the real vectors that were tried, in nats; NaN at all other sites."""
         if self.trial is None:
             return torch.full((len(self.units),), torch.nan)
-        return self.trial.gains(self.units[None], self.scores(self.units)[None])[0]
+        scores = self.scores(self.units)[None]
+        return self.trial.gains(self.units[None], scores, self.trial.cells.part("trial-real"))[0]
 
     @cached_property
     def found(self) -> list[LayerSet]:
@@ -69,11 +76,17 @@ class LayerSearch:
         order = self.scores(self.units) if self.trial is None else self.tried
         return self._rows(self.units, order)
 
-    def of_maps(self, maps: Float[Tensor, "map site d_model"]) -> list[list[LayerSet]]:
-        """The rows of maps of other vectors, where the real ones have length 1."""
+    def of_maps(
+        self, maps: Float[Tensor, "map site d_model"], name: str = ""
+    ) -> list[list[LayerSet]]:
+        """The rows of maps of other vectors, where the real ones have length 1.
+
+        Args:
+            name: Of these maps, by which their trial is kept.
+        """
         order = torch.stack([self.scores(units) for units in maps])
         if self.trial is not None:
-            order = self.trial.gains(maps, order)
+            order = self.trial.gains(maps, order, self.trial.cells.part(f"trial-{name}"))
         return [self._rows(units, own) for units, own in zip(maps, order, strict=True)]
 
     def _rows(

@@ -13,17 +13,15 @@ from torch import Tensor
 from steerlens.analyses.prediction.layer_search import LayerSearch
 from steerlens.analyses.prediction.layer_sets import LayerSet, named
 from steerlens.analyses.steerability.fitted_family import FittedFamily
-from steerlens.data.near_duplicates import text_groups
 from steerlens.directions import Activations
 from steerlens.directions.methods.method import Method
 from steerlens.interventions.arms import layer_family
 from steerlens.interventions.residual import Add
 from steerlens.interventions.together import Together
-from steerlens.measures.equal_cost import lengths_within_budget, strengths_within_budget
+from steerlens.measures.equal_cost import LengthsWithinBudget, strengths_within_budget
 from steerlens.models.model import Model
 from steerlens.protocols import Intervention
 from steerlens.sites import Positions
-from steerlens.stats import group_numbers
 from steerlens.store.cells import Cells
 from steerlens.units import MapUnit
 
@@ -62,11 +60,13 @@ class SearchedFamily(FittedFamily):
         own = {"weights": weights} if weights else {"lengths": singles}
         return {**{k: v for k, v in super().facts.items() if k != "lengths"}, **own}
 
-    def rows_of(self, maps: Sequence[Sequence[Add]]) -> list[list[Intervention]]:  # type: ignore[override]
+    def rows_of(  # type: ignore[override]
+        self, maps: Sequence[Sequence[Add]], name: str
+    ) -> list[list[Intervention]]:
         """The rows of null maps, searched as the real one."""
         lengths = torch.tensor(self.lengths).clamp(min=1e-30)
         steps = torch.stack([torch.stack([e.step.float().cpu() for e in edits]) for edits in maps])
-        found = self.search.of_maps(steps / lengths[:, None])
+        found = self.search.of_maps(steps / lengths[:, None], name)
         return [
             self._rows(edits, self._as_many(own)) for edits, own in zip(maps, found, strict=True)
         ]
@@ -101,29 +101,23 @@ def searched_family(
     method: Method,
     positions: Positions,
     unit: MapUnit,
-    budget: float,
+    within: LengthsWithinBudget,
     texts: Sequence[str],
     search: LayerSearch,
     cells: Cells,
 ) -> SearchedFamily:
     """The rows that the search proposes for the real directions, at their exact lengths.
 
+    `within` finds the lengths of the search's directions that are within the budget on these texts.
     Sites without a row of their own, which null maps and sets may use, have the length that the
     trial or a quadratic cost gives, changed as that of the rows was.
     """
     directions, found = search.directions, search.found
     near = search.lengths if search.trial is None else search.trial.lengths
     singles = [one.index[0] for one in found if len(one.index) == 1]
-    options: Any = {
-        "budget": budget, "groups": group_numbers(text_groups(texts)), "progress": cells.progress,
-    }  # fmt: skip
 
     def calibrated() -> dict[str, Tensor]:
-        own = lengths_within_budget(
-            model, [directions[i] for i in singles], texts, positions=positions,
-            first=near[singles].tolist(), **options,
-        )  # fmt: skip
-        exact = torch.tensor(own, dtype=torch.float64)
+        exact = torch.tensor(within(singles, near[singles].tolist()), dtype=torch.float64)
         lengths = near.double() * (exact / near[singles]).median()
         lengths[singles] = exact
         return {"lengths": lengths}
@@ -138,7 +132,10 @@ def searched_family(
     def strengths() -> dict[str, Tensor]:
         arms = [Together(tuple(edits[i] for i in one.index), one.weights) for one in several]
         first = [1.0] * len(arms)
-        own = strengths_within_budget(model, arms, texts, first=first, **options)
+        own = strengths_within_budget(
+            model, arms, texts, budget=within.budget, groups=within.groups, first=first,
+            progress=cells.progress,
+        )  # fmt: skip
         return {"strengths": torch.tensor(own, dtype=torch.float64)}
 
     each = [1.0] * len(singles)

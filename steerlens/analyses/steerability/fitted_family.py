@@ -96,8 +96,12 @@ class FittedFamily:
             found.append(replace(other, vector=rest * (d.norm / rest.norm().clamp(min=1e-30))))
         return self._scaled(found)
 
-    def rows_of(self, maps: Sequence[Sequence[Add]]) -> Sequence[Sequence[Intervention]]:
-        """The rows of null maps, each given by an edit for every direction: these edits."""
+    def rows_of(self, maps: Sequence[Sequence[Add]], name: str) -> Sequence[Sequence[Intervention]]:
+        """The rows of null maps, each given by an edit for every direction: these edits.
+
+        Args:
+            name: Of these maps, for a family that measures before it chooses their rows.
+        """
         return maps
 
     def _scaled(self, directions: Sequence[Direction]) -> list[Add]:

@@ -78,8 +78,12 @@ def null_maps(source: FittedFamily | Mapping[str, Intervention], count: int, see
         return NullMaps(None, None)
     if isinstance(source, FittedFamily):
         return NullMaps(
-            lambda ks: source.rows_of([source.shuffled(seed + 1 + k) for k in ks]),
-            lambda ks: source.rows_of([source.projected(seed + OTHER_SEEDS + k) for k in ks]),
+            lambda ks: source.rows_of(
+                [source.shuffled(seed + 1 + k) for k in ks], f"shuffled-{ks[0]}"
+            ),
+            lambda ks: source.rows_of(
+                [source.projected(seed + OTHER_SEEDS + k) for k in ks], f"random-{ks[0]}"
+            ),
             "other directions",
         )
     maps = random_maps(source, count, seed)
