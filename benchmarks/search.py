@@ -47,7 +47,7 @@ CLOSE = 0.05
 
 def main(
     model: str = "reviews",
-    counts: tuple[int, ...] = (1, 2, 3, 6),
+    counts: tuple[int, ...] = (1, 2),
     multipliers: tuple[float, ...] = (0.0, 0.5, 1.0),
     texts: int = 64,
     questions: int = 24,
@@ -60,7 +60,8 @@ def main(
     """Measures what is missing in the file, and prints tables of all that is there.
 
     Args:
-        counts: Layers that the searches map, a search each.
+        counts: Layers that the searches map, a search each. Below a third of the layers, a third is
+            tried before.
         texts: Ordinary texts; half choose and half report.
         questions: To choose on, and as many to report on.
         draws: How often each concept of the reference world is drawn.
@@ -254,18 +255,19 @@ def regret_against_cost(found: dict[str, Any]) -> Any:
     """The part of the map's gain that is lost over the part of its operations that is spent."""
     kept = [one for one in found.values() if one["map"]["cell"] is not None]
     concepts = [one["concept"] for one in kept]
-    costs, bounds = [], []
+    points = []
     for k in range(len(kept[0]["searches"])):
         shares = [one["searches"][k]["flops"] / one["map"]["flops"] for one in kept]
         losses = [lost(one["map"]["gain"], one["searches"][k]["gain"]) for one in kept]
-        costs.append(sum(shares) / len(shares))
-        bounds.append(interval(losses, concepts))
+        points.append((sum(shares) / len(shares), interval(losses, concepts)))
+    points.sort(key=lambda point: point[0])
+    bounds = [bound for _, bound in points]
     series = tuple(
         torch.tensor([getattr(one, side) for one in bounds]).numpy()
         for side in ("value", "low", "high")
     )
     return plots.regret_curve(
-        {"find_cell": series}, shares=costs, over="share of the map's operations",
+        {"find_cell": series}, shares=[cost for cost, _ in points], over="share of the map's operations",
         title="What a search loses, over what it costs",
     )  # fmt: skip
 
