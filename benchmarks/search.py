@@ -267,8 +267,8 @@ def regret_against_cost(found: dict[str, Any]) -> Any:
         for side in ("value", "low", "high")
     )
     return plots.regret_curve(
-        {"find_cell": series}, shares=[cost for cost, _ in points], over="share of the map's operations",
-        title="What a search loses, over what it costs",
+        {"find_cell": series}, shares=[cost for cost, _ in points],
+        over="share of the map's operations", title="What a search loses, over what it costs",
     )  # fmt: skip
 
 

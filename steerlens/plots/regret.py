@@ -29,6 +29,7 @@ def regret_curve(
     house(figure, title=title, note=note)
     figure.update_xaxes(title_text=over, range=span([0.0, *x]), tickformat=".0%")
     figure.update_yaxes(
-        title_text="share of the best gain that is lost", zeroline=True, zerolinecolor=INK
-    )
+        title_text="share of the best gain that is lost", zeroline=True, zerolinecolor=INK,
+        tickformat=".1~%",
+    )  # fmt: skip
     return figure
