@@ -16,6 +16,7 @@ from steerlens.cli.finished_command import finished_before, note
 from steerlens.cli.grid_command import Asked, asked_of, named_in, require_name, run_asked_grid
 from steerlens.cli.plain_terminal import any_encoding
 from steerlens.cli.tracking_options import require_tracking, track, tracking_options
+from steerlens.store.files import expanded
 from steerlens.store.headline import MANIFEST, Listed, runs_in, table
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def run_experiment(
 def _run(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         return _refused(f"run: name the file of an experiment\n\n{USAGE.rstrip()}")
-    path, rest = Path(words[0]), words[1:]
+    path, rest = expanded(words[0]), words[1:]
     if found := finished_before(path, rest, _results_in(rest)):
         folder, printed = found
         print(f"steerlens: already finished in {folder}", file=sys.stderr)
@@ -208,9 +209,9 @@ def _results_in(words: list[str]) -> Path:
     """The folder of runs that the words of a command name."""
     for k, word in enumerate(words):
         if word == "--results" and k + 1 < len(words):
-            return Path(words[k + 1])
+            return expanded(words[k + 1])
         if word.startswith("--results="):
-            return Path(word.removeprefix("--results="))
+            return expanded(word.removeprefix("--results="))
     return Path("results")
 
 
@@ -224,7 +225,7 @@ def _show(words: list[str]) -> int:
 
 
 def _list(words: list[str]) -> int:
-    root = Path(words[0] if words else "results")
+    root = expanded(words[0] if words else "results")
     if not root.is_dir():
         here = "" if words else " here, so no run was made here yet"
         raise ValueError(f"There is no folder {root}{here}. Give the folder that holds the runs.")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.store.documents import read_document, write_document
-from steerlens.store.files import DamagedFile, sha256_of
+from steerlens.store.files import DamagedFile, expanded, sha256_of
 from steerlens.store.run_folder import verify
 
 FILE = "commands.json"
@@ -102,6 +102,6 @@ def _named(values: Iterable[object]) -> list[Path]:
     for value in values:
         if isinstance(value, tuple | list):
             found += _named(value)
-        elif isinstance(value, str | Path) and len(str(value)) < 1000 and Path(value).exists():
-            found.append(Path(value).resolve())
+        elif isinstance(value, str | Path) and len(str(value)) < 1000 and expanded(value).exists():
+            found.append(expanded(value).resolve())
     return found

@@ -44,7 +44,7 @@ from steerlens.report.page import RESERVED, page
 from steerlens.results import Result, headline_of
 from steerlens.sites import Site, Stream
 from steerlens.store.cells import Cells
-from steerlens.store.files import sha256_of, write_text
+from steerlens.store.files import expanded, sha256_of, write_text
 from steerlens.store.headline import write_headline
 from steerlens.store.run_folder import RunFolder, is_finished
 
@@ -188,7 +188,7 @@ class Experiment(ABC):
 
     def run_folder(self, results: Path | str, name: str | None = None) -> Path:
         """Where `run` with these arguments keeps what it measures."""
-        return Path(results) / f"{name or self.kind}-{self.digest}"
+        return expanded(results) / f"{name or self.kind}-{self.digest}"
 
     def _work(
         self,

@@ -14,7 +14,7 @@ from steerlens import plots
 from steerlens.experiment.manifest import read_manifest
 from steerlens.report.section import Block, Figure, Folded, Section
 from steerlens.results import Result, ResultError, labelled
-from steerlens.store.files import read_bytes
+from steerlens.store.files import expanded, read_bytes
 from steerlens.store.run_folder import finished_files, is_finished, verify
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Run:
         Raises:
             ResultError: If the folder is not a run, or the run in it is not finished or damaged.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         manifest = read_manifest(folder)
         if not is_finished(folder):
             raise ResultError(
@@ -96,7 +96,7 @@ class Run:
                 is no Chrome or Chromium.
             ValueError: For another format, theme or width.
         """
-        target = self.folder / "figures" if folder is None else Path(folder)
+        target = self.folder / "figures" if folder is None else expanded(folder)
         written = []
         for kind, result in self.results.items():
             beside = {name: other for name, other in self.results.items() if name != kind}

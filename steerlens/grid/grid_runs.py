@@ -14,6 +14,7 @@ from steerlens.grid import grid_views
 from steerlens.grid.grid_cells import in_short
 from steerlens.results import ResultError
 from steerlens.store.documents import read_document
+from steerlens.store.files import expanded
 from steerlens.store.run_folder import verify
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class GridRuns:
         Raises:
             ResultError: If the folder holds none, or its files are damaged.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         if not (folder / FILE).exists():
             raise ResultError(f"{folder} holds no {FILE}: it is not the folder of a grid.")
         if wrong := verify(folder):

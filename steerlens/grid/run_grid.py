@@ -34,7 +34,7 @@ from steerlens.grid.schedule import Schedule
 from steerlens.report.grid_page import grid_page
 from steerlens.results import headline_numbers_of, headline_of
 from steerlens.store.documents import write_document
-from steerlens.store.files import write_text
+from steerlens.store.files import expanded, write_text
 from steerlens.store.headline import read_headline
 from steerlens.store.run_folder import RunFolder
 
@@ -86,7 +86,7 @@ def run_grid(
         packed(cell)
     require_data(cells)
     count = engine.require(cells, workers)
-    root = Path(results)
+    root = expanded(results)
     folder = root / f"{name or experiment.kind}-grid-{digest_of_grid(cells)}"
     setup = Setup(
         str(root.resolve()), os.getcwd(), modules,

@@ -90,7 +90,7 @@ def direct_gain(
     edits = [edit for some in parts for edit in some or ()]
     chosen_by_rule(edits, asked.batch)  # refuses an edit of nothing
     sites = sorted({edit.site for edit in edits})
-    out = torch.full((len(parts), len(strengths), len(asked)), torch.nan)
+    out = torch.full((len(parts), len(strengths), len(asked)), torch.nan, dtype=torch.float32)
     if not sites:
         return out
     score = AnswerScores(model, odds=True, memory=16 * LOGITS)
@@ -141,7 +141,7 @@ def _unit(
     before = odds(final[:, None])
     chosen = chosen_by_rule([edit for some in parts for edit in some or ()], asked.batch)
     shape = (len(parts), len(strengths), len(asked))
-    out = torch.full(shape, torch.nan, device=before.device)
+    out = torch.full(shape, torch.nan, device=before.device, dtype=torch.float32)
     for i, some in enumerate(parts):
         if some is None:
             continue

@@ -52,7 +52,9 @@ def divergence(
         model, texts, interventions, multipliers, prompt_share, memory
     )
     found = engine.measure(examples, reading, cells_or_none(cells, "cost", progress))
-    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(examples))
+    out = torch.zeros(
+        len(interventions), len(engine.grid.multipliers), len(examples), dtype=torch.float32
+    )
     out[:, engine.grid.steered] = found.steered[..., 0]
     return out
 
@@ -86,7 +88,9 @@ def text_costs(
         model, texts, interventions, multipliers, memory=memory, entropy=True
     )
     found = engine.measure(examples, reading, cells_or_none(cells, "costs", progress))
-    out = torch.zeros(len(interventions), len(engine.grid.multipliers), len(examples), 2)
+    out = torch.zeros(
+        len(interventions), len(engine.grid.multipliers), len(examples), 2, dtype=torch.float32
+    )
     out[:, engine.grid.steered] = found.steered
     return out.movedim(-1, 0)
 
@@ -177,7 +181,7 @@ def _kl_of_linear(model: Model, examples: Examples, memory: int, entropy: bool) 
     def from_states(states: Tensor) -> Float[Tensor, "example cell value"]:
         if not base:
             begin(states[:, 0, 0])
-            return torch.zeros(len(states), 1, 1 + entropy)
+            return torch.zeros(len(states), 1, 1 + entropy, dtype=torch.float32)
         own, normaliser, mean = base[0]
         found = []
         for k, each in enumerate(states[:, :, 0]):  # text by text: its cells' states are many
@@ -230,7 +234,7 @@ def _kl(model: Model, examples: Examples, memory: int, entropy: bool) -> Read:
     def from_states(states: Tensor) -> Float[Tensor, "example cell value"]:
         if not base:
             base.append(log_p(states))
-            return torch.zeros(len(states), 1, 1 + entropy)
+            return torch.zeros(len(states), 1, 1 + entropy, dtype=torch.float32)
         cells = max(1, rows // read)  # at once, of one text
         texts = max(1, rows // (read * min(cells, states.shape[1])))
         parts = []

@@ -40,6 +40,7 @@ from steerlens.models.model import Model
 from steerlens.models.products import products_of
 from steerlens.models.replay import Replay
 from steerlens.models.speed import NOTHING, Work
+from steerlens.models.wrapped_state import recordable
 from steerlens.protocols import Intervention, ResidualEdit
 from steerlens.store.cells import Cells, Unit
 
@@ -265,6 +266,7 @@ class Engine:
         each_row = columns * (streams + attention) + kept
         return (width * streams + rows * each_row) * size
 
+    @recordable()  # a nudge takes gradients between two parts of the work
     def measure(
         self, examples: Examples, reading: Reading, cells: Cells, unit: str = "cell"
     ) -> Measured:
@@ -279,8 +281,9 @@ class Engine:
         steered = torch.full(
             (len(self.grid.interventions), len(self.grid.steered), len(examples), reading.values),
             torch.nan,
+            dtype=torch.float32,
         )
-        unsteered = torch.full((len(examples), reading.values), torch.nan)
+        unsteered = torch.full((len(examples), reading.values), torch.nan, dtype=torch.float32)
         with cells.bar(len(examples) * plan.cells, unit) as bar:
             kept = replace(cells, facts={**cells.facts, **self._facts(examples, cells)})
             for k, (path, planned) in enumerate(zip(self.paths, plan.paths, strict=True)):
@@ -327,7 +330,8 @@ class Engine:
         def run(index: slice) -> Float[Tensor, "cell example value"]:
             part = own.rows(index)
             read = reading.begin(part)
-            out = torch.full((len(places) + unsteered, len(part), reading.values), torch.nan)
+            shape = (len(places) + unsteered, len(part), reading.values)
+            out = torch.full(shape, torch.nan, dtype=torch.float32)
             # Closed at once after an error too: a path may have something attached meanwhile.
             with closing(path.runs(part, planned.cells_per_batch, unsteered)) as runs:
                 for ran, states in runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -44,7 +44,7 @@ def generate(
     seed: SupportsIndex = 0,
     stop_at_eos: bool = True,
     use_cache: bool = True,
-    draws: Sequence[int] | None = None,
+    draws: Iterable[SupportsIndex] | None = None,
     progress: bool = False,
 ) -> str | list[str]:
     """Continuations of prompts, under whatever steering is attached to the model.
@@ -138,7 +138,7 @@ def generated_tokens(
     seed: SupportsIndex = 0,
     stop_at_eos: bool = True,
     use_cache: bool = True,
-    draws: Sequence[int] | None = None,
+    draws: Iterable[SupportsIndex] | None = None,
     progress: bool = False,
 ) -> Int[Tensor, "batch new"]:
     """`generate`, as token ids; padded after the end of a text."""
@@ -156,7 +156,8 @@ def generated_tokens(
             f"Use max_new_tokens={max(0, model.n_ctx - longest)} or shorter prompts."
         )
     model.forward.require_padding(batch)
-    streams = range(len(batch)) if draws is None else draws
+    given = range(len(batch)) if draws is None else draws
+    streams = [as_int("draws", stream) for stream in given]
     if len(streams) != len(batch):
         raise ValueError(f"{len(streams)} draws for {len(batch)} prompts. Give one per prompt.")
     pad = model.tokenizer.pad_token_id or 0

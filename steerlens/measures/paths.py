@@ -274,7 +274,11 @@ class Wavefront(Path):
 
     def _strengths(self, cells: list[GridCell]) -> dict[int, Float[Tensor, " cell"]]:
         """The multipliers of each intervention, on the device of the model by one copy."""
-        given = torch.tensor([self.grid.multipliers[j] for _, j in cells], device=self.model.device)
+        given = torch.tensor(
+            [self.grid.multipliers[j] for _, j in cells],
+            device=self.model.device,
+            dtype=torch.float32,
+        )
         counts = Counter(i for i, _ in cells)  # cells stand arm by arm
         return dict(zip(counts, given.split(list(counts.values())), strict=True))
 
@@ -362,7 +366,9 @@ class ByRows(Path):
             with ExitStack() as stack:
                 for i in {i for i, _ in part}:
                     own = [self.grid.multipliers[j] if i == arm else 0.0 for arm, j in part]
-                    strengths = torch.tensor(own, device=self.model.device).repeat(len(batch))
+                    strengths = torch.tensor(
+                        own, device=self.model.device, dtype=torch.float32
+                    ).repeat(len(batch))
                     stack.enter_context(self.grid.interventions[i].attach(self.model, strengths))
                 states = self.model.states(rows)[:, -examples.read :]
             shape = (len(examples), examples.variants, len(part), examples.read, -1)

@@ -35,12 +35,16 @@ class RandomDraws:
         """
         for generator in self.generators:
             for _ in range(tokens):
-                torch.rand(width, generator=generator)
+                self._uniform(width, generator)
+
+    @staticmethod
+    def _uniform(width: int, generator: torch.Generator) -> Float[Tensor, " d_vocab"]:
+        return torch.rand(width, generator=generator, dtype=torch.float32)
 
     def gumbel(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
         """-log(-log u) of uniform numbers, drawn on the CPU, where every machine draws the same."""
         width = logits.shape[-1]
-        drawn = torch.stack([torch.rand(width, generator=g) for g in self.generators])
+        drawn = torch.stack([self._uniform(width, g) for g in self.generators])
         uniform = drawn.to(logits.device).clamp(1e-20, 1 - 1e-7)
         return -torch.log(-torch.log(uniform)).to(logits)[self.of_row.to(logits.device)]
 

@@ -153,8 +153,8 @@ def activations(
     where, rule, read_at = _where(model, pairs, sites_or_layers(sites, layers), positions, pool)
     batch_size = as_int("batch_size", batch_size, least=1)
     shape = (len(pairs), len(where), _one_width(model, where))
-    positive, negative = torch.empty(shape), torch.empty(shape)
-    norms = torch.empty(2, len(pairs), len(where))
+    positive, negative = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
+    norms = torch.empty(2, len(pairs), len(where), dtype=torch.float32)
     kept = cells_or_none(cells, "activations", progress)
     with kept.bar(len(pairs), "pair") as bar:
         for chunk in chunks(model, tuple(pairs), where, rule, batch_size, kept, pool, products):

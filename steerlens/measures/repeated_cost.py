@@ -112,7 +112,7 @@ class _Known:
         by_kind: dict[type[Wavefront], list[int]] = {}
         for row, i in enumerate(chosen):
             by_kind.setdefault(self.kinds[i], []).append(row)
-        found = torch.full((len(edits), len(self.order)), torch.nan)
+        found = torch.full((len(edits), len(self.order)), torch.nan, dtype=torch.float32)
         with progress_bar(progress, total=found.numel(), desc="cost", unit="cell") as bar:
             for kind, rows in by_kind.items():
                 path = kind(model, self.kernel, grid, rows)

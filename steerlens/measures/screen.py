@@ -77,7 +77,9 @@ def screen(
     edits = {i: arm for i, arm in enumerate(arms) if isinstance(arm, ResidualEdit)}
     others = [i for i in range(len(arms)) if i not in edits]
     shape = (len(arms), len(asked), asked.batch.width)
-    by_position, slopes = torch.full(shape, torch.nan), torch.full(shape[:2], torch.nan)
+    by_position, slopes = (
+        torch.full(each, torch.nan, dtype=torch.float32) for each in (shape, shape[:2])
+    )
     chosen = torch.zeros(shape, dtype=torch.bool)
     if edits:
         rows = list(edits)

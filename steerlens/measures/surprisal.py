@@ -126,7 +126,7 @@ def _nats(
         states = _states(kernel, prompts, targets, real)
     own, tokens = states[real], targets[real]
     normaliser = model.readout.log_normaliser(own, free_bytes(model.device) // 4)
-    nats = torch.zeros(real.shape, device=real.device)
+    nats = torch.zeros(real.shape, device=real.device, dtype=torch.float32)
     nats[real] = (normaliser - model.readout.of_tokens(own, tokens)).float()
     return nats
 

@@ -115,7 +115,7 @@ def sweep(
     _log.info("%s: %s, %.0f MiB may be used", cells.name, planned, planned.budget / 2**20)
     found = engine.measure(asked, reading, cells)
     strengths = engine.grid.multipliers
-    out = torch.empty(len(interventions), len(strengths), len(asked), 2)
+    out = torch.empty(len(interventions), len(strengths), len(asked), 2, dtype=torch.float32)
     out[:, engine.grid.steered] = found.steered
     out[:, [j for j, m in enumerate(strengths) if m == 0]] = found.unsteered
     return Swept(

@@ -87,7 +87,9 @@ def sweep_tokens(
     kept = cells_or_none(cells, "tokens", progress)
     found = engine.measure(asked, reading, kept)
     strengths = engine.grid.multipliers
-    out = torch.empty(len(interventions), len(strengths), len(asked), 2 + len(ids))
+    out = torch.empty(
+        len(interventions), len(strengths), len(asked), 2 + len(ids), dtype=torch.float32
+    )
     out[:, engine.grid.steered] = found.steered
     out[:, [j for j, m in enumerate(strengths) if m == 0]] = found.unsteered
     return TokensSwept(out[..., 0], out[..., 1], out[..., 2:].movedim(-1, -2))

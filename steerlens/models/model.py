@@ -37,7 +37,7 @@ from steerlens.models.replay import Replay, replay
 from steerlens.models.stepping import Stepping
 from steerlens.models.streams import Streams
 from steerlens.models.tokenizing import PaddingSide, Texts
-from steerlens.models.wrapped_state import weights_state
+from steerlens.models.wrapped_state import recordable, weights_state
 from steerlens.protocols import Edit, Strength
 from steerlens.sites import Positions, Site, SiteLike, TokenBatch, as_sites
 
@@ -124,7 +124,7 @@ class Model(LensNames):
 
     def save(self, folder: Path | str) -> Path:
         """Saves weights, config and tokenizer without pickle; `load` reads the folder."""
-        return checkpoints.save_hooked(self.wrapped, Path(folder))
+        return checkpoints.save_hooked(self.wrapped, folder)
 
     # What it is
 
@@ -407,7 +407,7 @@ class Model(LensNames):
         self.require_nudges(nudge.site)
         entry = nudge.site.entry
         assert entry is not None
-        with self.attached.nudging(AttachedNudge(nudge, entry, multiplier, factors)):
+        with recordable(), self.attached.nudging(AttachedNudge(nudge, entry, multiplier, factors)):
             yield
 
     def require_nudges(self, site: Site) -> None:

@@ -27,6 +27,19 @@ def evaluating(wrapped: Any) -> Iterator[None]:
 
 
 @contextmanager
+def recordable() -> Iterator[None]:
+    """Leaves `torch.inference_mode()` until the `with` ends; gradients stay off.
+
+    What is computed under that mode can be no part of a gradient later.
+    """
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextmanager
 def differentiable(wrapped: Any) -> Iterator[None]:
     """Records gradients with respect to activations until the `with` ends, and none of weights.
 

@@ -22,7 +22,7 @@ from steerlens.results.encoding import axes_of, decode, encode, hints_of, plain
 from steerlens.results.frames import Column
 from steerlens.sites import Site
 from steerlens.store.documents import read_document, write_document
-from steerlens.store.files import write_text
+from steerlens.store.files import expanded, write_text
 from steerlens.store.tensors import DamagedFile, read_with_checksum, write_tensors
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Result:
                 written then.
             StorageError: If a file cannot be written.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         tensors: dict[str, Tensor] = {}
         stated = encode(self, type(self), "", tensors)
         _require_readable(type(self), stated, tensors)
@@ -92,7 +92,7 @@ class Result:
             ResultError: If the folder holds no such result.
             StorageError: If a file cannot be read.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         try:
             described = read_document(folder / f"{cls.kind}.json")
             tensors, digest = read_with_checksum(

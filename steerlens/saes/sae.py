@@ -29,6 +29,7 @@ from steerlens.saes.sae_errors import SAEError as SAEError
 from steerlens.saes.sae_facts import SAEFacts
 from steerlens.saes.sae_folders import read_folder, shipped, write_folder
 from steerlens.sites import Site
+from steerlens.store.files import expanded
 
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 
@@ -311,7 +312,7 @@ class SAE:
             wrapped, name = load_release(str(source), sae_id, str(device), precision)
             # Releases are trained on unprocessed weights unless they say otherwise.
             return cls.of(wrapped, name=name, processing="raw")
-        folder = shipped(str(source)) or Path(source)
+        folder = shipped(str(source)) or expanded(source)
         wrapped, maxima = read_folder(folder, str(source), str(device), precision)
         return replace(cls.of(wrapped, name=str(source)), max_activation=maxima)
 
@@ -328,8 +329,9 @@ class SAE:
             "resid_norm": self.resid_norm,
         }
         metadata = {"hook_name": self.site.hook, "model_name": self.model, FACTS: facts}
-        write_folder(Path(folder), self.wrapped, metadata, self.max_activation, dtype)
-        return Path(folder)
+        folder = expanded(folder)
+        write_folder(folder, self.wrapped, metadata, self.max_activation, dtype)
+        return folder
 
     def __repr__(self) -> str:
         return (

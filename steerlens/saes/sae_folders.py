@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.models.checkpoints import CheckpointError
+from steerlens.models.checkpoints.config import read_json
 from steerlens.models.loading import PRETRAINED
 from steerlens.saes.sae_errors import DamagedSAE, SAEError
 from steerlens.saes.sae_lens_library import sae_lens
@@ -61,6 +63,10 @@ def read_folder(
         maxima = None
     except DamagedFile as error:
         raise DamagedSAE(str(error)) from error
+    try:
+        read_json(folder / CONFIG)  # sae_lens would not name the file that is damaged
+    except CheckpointError as error:
+        raise SAEError(str(error)) from error
     lens = sae_lens()
     try:
         with warnings.catch_warnings():

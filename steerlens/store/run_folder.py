@@ -27,6 +27,7 @@ from steerlens.store.files import (
     TEMPORARY,
     DamagedFile,
     StorageError,
+    expanded,
     explained,
     make_folder,
     remove_file,
@@ -59,7 +60,7 @@ class RunFolder:
             FolderInUse: If another process works in it.
             StorageError: If it cannot be made or written.
         """
-        path = make_folder(Path(path))
+        path = make_folder(expanded(path))
         lock = FileLock(path / LOCK, thread_local=False)
         with explained(path / LOCK):
             try:
@@ -103,7 +104,7 @@ class RunFolder:
 
 def is_empty(folder: Path | str) -> bool:
     """Whether a folder does not exist, or holds only a lock and what killed processes left."""
-    folder = Path(folder)
+    folder = expanded(folder)
     if not folder.exists():
         return True
     with explained(folder, "read"):
@@ -115,7 +116,7 @@ def is_finished(folder: Path | str) -> bool:
 
     The content of the files is not looked at; `verify` does that.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     try:
         return all((folder / name).is_file() for name in finished_files(folder))
     except (FileNotFoundError, DamagedFile):
@@ -129,7 +130,7 @@ def finished_files(folder: Path | str) -> dict[str, str]:
         FileNotFoundError: If there is no marker: the run is not finished.
         DamagedFile: If the marker is damaged.
     """
-    path = Path(folder) / MARKER
+    path = expanded(folder) / MARKER
     content = read_document(path)
     listed: Any = content.get("files")
     if content.get("format") != FORMAT or not isinstance(listed, dict):
@@ -143,7 +144,7 @@ def verify(folder: Path | str) -> list[str]:
     Raises:
         StorageError: If a file cannot be read.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     try:
         listed = finished_files(folder)
     except FileNotFoundError:

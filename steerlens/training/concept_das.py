@@ -86,6 +86,7 @@ class ConceptSubspace:
         )  # fmt: skip
 
 
+@torch.inference_mode(False)  # tensors made under it cannot be differentiated
 def concept_das(
     model: Model,
     quadruples: Iterable[Quadruple | Sequence[str]],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.models.checkpoints.errors import CheckpointError, MissingCheckpoint, some
+from steerlens.store.files import expanded
 
 KIND = "hooked_transformer"
 """The `kind` that config.json of our own folders states."""
@@ -31,7 +32,7 @@ def checkpoint_kind(folder: Path | str) -> str:
         MissingCheckpoint: If there is no such folder or it has no config.json.
         CheckpointError: If config.json is not JSON, or the folder holds an adapter.
     """
-    return "hooked" if read_config(Path(folder)).get("kind") == KIND else "huggingface"
+    return "hooked" if read_config(expanded(folder)).get("kind") == KIND else "huggingface"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

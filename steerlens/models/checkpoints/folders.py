@@ -38,7 +38,7 @@ from steerlens.models.checkpoints.tokenizers import (
     save_tokenizer,
 )
 from steerlens.store.checksums import CHECKSUMS, require_unchanged, write_checksums
-from steerlens.store.files import DamagedFile, explained, make_folder, temporary_name
+from steerlens.store.files import DamagedFile, expanded, explained, make_folder, temporary_name
 
 _OUR_FILES = frozenset(
     {WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHECKSUMS}
@@ -69,7 +69,7 @@ def save_hooked(
             "weight names it stores. Save a TransformerBridge with its own "
             "original_model.save_pretrained."
         )
-    folder = Path(folder)
+    folder = expanded(folder)
     if folder.exists() and (
         not folder.is_dir() or not {p.name for p in folder.iterdir()} <= _OUR_FILES
     ):
@@ -142,7 +142,7 @@ def load_hooked(
         DamagedCheckpoint: If a file is not what was saved.
         CheckpointError: If a file is damaged, of another kind, or config and weights disagree.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     stored = read_config(folder)
     config = stored.get("config")
     if stored.get("kind") != KIND or not isinstance(config, dict):

@@ -19,6 +19,8 @@ from steerlens.models.checkpoints.converting import model_from_hf
 from steerlens.models.checkpoints.errors import CheckpointError, MissingCheckpoint
 from steerlens.models.checkpoints.hf_folders import require_complete
 from steerlens.models.checkpoints.quiet import no_network, quiet, unchanged_rng
+from steerlens.models.checkpoints.text_conventions import generation_ends, state_generation_ends
+from steerlens.store.files import expanded
 
 PACKAGED = {
     "smollm2-135m-instruct": (
@@ -76,7 +78,7 @@ def load_gguf(
         CheckpointError: If the package gguf is not there, the file is damaged, transformers knows
             neither its architecture nor its quantisation, or the logits differ.
     """
-    path = Path(path)
+    path = expanded(path)
     if importlib.util.find_spec("gguf") is None:
         raise CheckpointError(
             f"{str(path)!r} is a GGUF file, and reading it needs the package gguf: pip install gguf"
@@ -112,7 +114,11 @@ def load_gguf(
     require_complete(loaded, f"The weights in {str(path)!r}")
     if hasattr(hf_model.config, "quantization_config"):
         del hf_model.config.quantization_config  # they are dequantised
-    stated = header.metadata.get("tokenizer.ggml.add_bos_token")  # transformers does not read it
+    # transformers reads neither the ends of a turn and a message nor whether texts start with BOS.
+    turns = [header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    if turns := [i for i in turns if isinstance(i, int)]:
+        state_generation_ends(hf_model, [*generation_ends(hf_model, tokenizer), *turns])
+    stated = header.metadata.get("tokenizer.ggml.add_bos_token")
     return model_from_hf(
         hf_model.to(device).eval(), tokenizer, name=name or path.stem,
         prepend_bos=stated if isinstance(stated, bool) and tokenizer.bos_token else None,

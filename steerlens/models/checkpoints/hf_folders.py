@@ -14,13 +14,20 @@ from steerlens.models.checkpoints.config import read_json
 from steerlens.models.checkpoints.errors import CheckpointError, MissingCheckpoint, some
 from steerlens.models.checkpoints.families import KNOWN_ARCHITECTURES
 from steerlens.models.checkpoints.quiet import no_network, quiet, unchanged_rng
-from steerlens.models.checkpoints.text_conventions import leading_ids
-from steerlens.models.checkpoints.tokenizers import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from steerlens.models.checkpoints.text_conventions import leading_ids, state_generation_ends
+from steerlens.models.checkpoints.tokenizers import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    require_chat_template,
+    require_tokenizer_json,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 INDEX_FILE = "model.safetensors.index.json"
+GENERATION_FILE = "generation_config.json"
+TEMPLATE_FILE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates/*.jinja"
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _BLOCK = re.compile(r"(?:^|\.)(?:h|layers|blocks|layer)\.(\d+)\.")
 _MOST_LAYERS = 1000
@@ -170,23 +177,33 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{str(folder)!r} has no tokenizer (none of {', '.join(vocabularies)}). Save one there "
             "with tokenizer.save_pretrained(path), or pass tokenizer=."
         )
-    loader = AutoTokenizer
+    said = _checked_tokenizer_files(folder)
+    # AutoTokenizer replaces these by the model type's own class (Qwen2's, for one), which splits
+    # text differently from what tokenizer.json says.
+    as_it_is = said.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    whole = as_it_is and (folder / TOKENIZER_FILE).exists()
+    loader = PreTrainedTokenizerFast if whole else AutoTokenizer
     try:
-        if (folder / TOKENIZER_FILE).exists() and (folder / TOKENIZER_CONFIG_FILE).exists():
-            said = read_json(folder / TOKENIZER_CONFIG_FILE)
-            # AutoTokenizer replaces these by the model type's own class (Qwen2's, for one), which
-            # splits text differently from what tokenizer.json says.
-            if said.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-                loader = PreTrainedTokenizerFast
         with unchanged_rng(), quiet(), no_network():
             return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except CheckpointError:
-        raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(
             f"No tokenizer could be read from {str(folder)!r}: {error}. Save one there with "
             "tokenizer.save_pretrained(path), or pass tokenizer=."
         ) from error
+
+
+def _checked_tokenizer_files(folder: Path) -> Mapping[str, Any]:
+    """What tokenizer_config.json says, {} without one; the other files are checked as well.
+
+    transformers would not name the file that is damaged.
+    """
+    if (folder / TOKENIZER_FILE).exists():
+        require_tokenizer_json(folder / TOKENIZER_FILE)
+    for path in (*folder.glob(TEMPLATE_FILE), *sorted(folder.glob(MORE_TEMPLATES))):
+        require_chat_template(path)
+    config = folder / TOKENIZER_CONFIG_FILE
+    return read_json(config) if config.exists() else {}
 
 
 def stated_start(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool | None:
@@ -205,10 +222,12 @@ def read_model(
     """The Hugging Face model of a folder, in evaluation mode.
 
     Raises:
-        CheckpointError: If Hugging Face cannot load it, or its weights are incomplete.
+        CheckpointError: If Hugging Face cannot load it, its generation_config.json is damaged, or
+            its weights are incomplete.
     """
     import transformers
 
+    ends = _stated_ends(folder)
     try:
         with unchanged_rng(), quiet(), no_network(), torch.inference_mode(False):
             hf_model, loaded = getattr(transformers, architecture).from_pretrained(
@@ -226,7 +245,26 @@ def read_model(
             "Copy or save the checkpoint again."
         ) from error
     require_complete(loaded, f"The weights in {str(folder)!r}")
+    if ends is not None:
+        state_generation_ends(hf_model, ends)
     return hf_model.to(device).eval()
+
+
+def _stated_ends(folder: Path) -> int | list[int] | None:
+    """The ids that end a text by generation_config.json; None where it states none or is not there.
+
+    Hugging Face goes on without a file that it cannot read.
+    """
+    path = folder / GENERATION_FILE
+    stated = read_json(path).get("eos_token_id") if path.exists() else None
+    if stated is None:
+        return None
+    if any(type(i) is not int for i in (stated if isinstance(stated, list) else [stated])):
+        raise CheckpointError(
+            f"{str(path)!r} says that eos_token_id is {stated!r}, which is neither a token's id nor "
+            "a list of ids, so nothing would end a text. Correct it, or copy the checkpoint again."
+        )
+    return stated
 
 
 def require_complete(loaded: Mapping[str, Any], what: str) -> None:

@@ -26,6 +26,7 @@ from steerlens.models.checkpoints.hf_folders import (
     require_weights,
     stated_start,
 )
+from steerlens.store.files import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +53,7 @@ def load_hf_directory(
         CheckpointError: If the architecture is not known, a file is damaged or incomplete, or the
             logits differ.
     """
-    folder = Path(path)
+    folder = expanded(path)
     config = _config(folder)
     architecture = named_architecture(config)
     if architecture not in FAMILIES:
@@ -94,7 +95,7 @@ def load_hf_model(
         CheckpointError: If it is no causal language model, needs code of its own, a file is
             damaged or incomplete, or the logits differ.
     """
-    folder = Path(path)
+    folder = expanded(path)
     config = _config(folder)
     architecture = named_architecture(config)
     require_causal(architecture, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -88,18 +88,31 @@ def special_ids(tokenizer: Any) -> Ids:
 def generation_ends(hf_model: Any, tokenizer: Any) -> Ids:
     """Ids that end a generated text, as Hugging Face's `generate` ends it.
 
-    All of `generation_config.eos_token_id` where the checkpoint has a generation config of its
-    own; else those of the model's config, and the tokenizer's EOS.
+    Exactly `generation_config.eos_token_id` where the checkpoint has a generation config of its
+    own that states it; else those of the model's config, and the tokenizer's EOS.
     """
     config = getattr(hf_model, "generation_config", None)
     said: Any = getattr(config, "eos_token_id", None)
     if isinstance(said, Tensor):
         said = said.tolist()
+    # transformers makes one of the model's config where there is none; one that differs was set.
+    usual = getattr(hf_model.config, "eos_token_id", None)
+    made = getattr(config, "_from_model_config", False) and said == usual
     ids = {i for i in (said if isinstance(said, (list, tuple)) else [said]) if i is not None}
     ids = {i for i in ids if 0 <= i < hf_model.config.get_text_config().vocab_size}
-    if tokenizer is not None and (not ids or getattr(config, "_from_model_config", False)):
+    if tokenizer is not None and (not ids or made):
         ids |= {tokenizer.eos_token_id} - {None}
     return tuple(sorted(ids))
+
+
+def state_generation_ends(hf_model: Any, ids: int | Sequence[int]) -> None:
+    """Writes on a Hugging Face model that its checkpoint itself says which ids end its texts.
+
+    The mark that transformers reads from generation_config.json does not tell: `save_pretrained`
+    writes there that it was made of the model's config, also where it was changed afterwards.
+    """
+    hf_model.generation_config.eos_token_id = ids if isinstance(ids, int) else list(ids)
+    hf_model.generation_config._from_model_config = False
 
 
 def state_ends(wrapped: Any, ids: Ids) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from steerlens.models.checkpoints.config import write_json
+from steerlens.models.checkpoints.config import MOST_BYTES, read_json, write_json
 from steerlens.models.checkpoints.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -116,16 +115,47 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     write_json(folder / TOKENIZER_CONFIG_FILE, facts)
 
 
+def require_tokenizer_json(path: Path) -> None:
+    """Raises CheckpointError, which names the file, if a tokenizer.json is not a JSON object.
+
+    One larger than `read_json` takes is left to the tokenizers library: vocabularies can be large.
+    """
+    if path.stat().st_size <= MOST_BYTES:
+        read_json(path)
+
+
+def require_chat_template(path: Path) -> None:
+    """Raises CheckpointError, which names the file, if a chat template is not plain UTF-8."""
+    try:
+        content = path.read_bytes()
+        content.decode("utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read ({error.strerror}). Copy the checkpoint again."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{str(path)!r} is not UTF-8 ({error}), so it cannot be read as a chat template. Save "
+            "it as UTF-8, or copy the checkpoint again."
+        ) from error
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise CheckpointError(
+            f"{str(path)!r} starts with a byte order mark, which would become the first character "
+            "of every chat. Save it as UTF-8 without one (in most editors: encoding 'UTF-8', not "
+            "'UTF-8 with BOM')."
+        )
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not (folder / TOKENIZER_FILE).exists():
         return None
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    require_tokenizer_json(folder / TOKENIZER_FILE)
     known = {"padding_side", "model_max_length", "chat_template", *_SPECIAL}
+    facts = {k: v for k, v in read_json(folder / TOKENIZER_CONFIG_FILE).items() if k in known}
     try:
-        facts = json.loads((folder / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8"))
-        facts = {k: v for k, v in facts.items() if k in known}
         backend = Tokenizer.from_str((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend, name_or_path=folder.name, **facts
