@@ -119,16 +119,22 @@ def text_lines(path: str, n: int) -> list[str]:
     """The first lines of a file of ordinary texts that differ.
 
     Raises:
-        ExperimentError: If it cannot be read.
+        ExperimentError: If it cannot be read, or is not text in UTF-8.
     """
     try:
-        lines = expanded(path).read_text("utf-8").splitlines()
+        text = expanded(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(
             f"neutral={path!r} cannot be read ({error}). Give a UTF-8 file of ordinary texts, one a "
             "line."
         ) from error
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))[:n]
+    if "\x00" in text:
+        raise ExperimentError(
+            f"neutral={path!r} holds NUL characters, as UTF-16 and binary files do. Save it as UTF-8, "
+            "one ordinary text a line."
+        )
+    lines = map(str.strip, text.splitlines())
+    return list(dict.fromkeys(filter(None, lines)))[:n]
 
 
 def named_parts(data: Data, more: Mapping[str, ContrastSet]) -> dict[str, ContrastSet]:

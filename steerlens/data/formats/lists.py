@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from steerlens.data.formats import pairs
 from steerlens.data.formats.drafts import (
     Content,
     Draft,
@@ -14,41 +16,8 @@ from steerlens.data.formats.drafts import (
     count_rows,
     match_classes,
 )
+from steerlens.data.formats.sides import names_prompt, two_sides
 from steerlens.data.formats.text import ContrastError, chat_markers, normalised, spaced
-
-_SIDES = (
-    ("positive", "negative"), ("pos", "neg"), ("positives", "negatives"),
-    ("positive_str", "negative_str"), ("matching", "not_matching"), ("good", "bad"),
-    ("chosen", "rejected"), ("winning_output", "losing_output"), ("sentence_good", "sentence_bad"),
-)  # fmt: skip
-
-
-def two_sides(names: Sequence[str], where: str, reading: Reading) -> tuple[str, str] | None:
-    """The positive and the negative one of some names: those of the arguments, or well-known ones.
-
-    Raises:
-        ContrastError: If one of the arguments `positive` and `negative` is missing or not a name.
-    """
-    given = (reading.positive, reading.negative)
-    if None not in given:
-        for side in given:
-            if side not in names:
-                near = ", ".join(sorted(names)[:60])
-                raise ContrastError(f"{where} has no {side!r}. Name two of {near}.")
-        return str(given[0]), str(given[1])
-    if given != (None, None):
-        raise ContrastError(
-            f"{where}: positive={given[0]!r}, negative={given[1]!r} names one side only. Name "
-            f"both, among {sorted(names)[:60]}."
-        )
-    for positive, negative in _SIDES:
-        if positive in names and negative in names:
-            return positive, negative
-    for name in names:
-        for prefix in ("non_", "non-", "not_", "no_", "un"):
-            if prefix + name in names and len(names) == 2:
-                return name, prefix + name
-    return None
 
 
 def is_lists(content: Content) -> bool:
@@ -63,13 +32,14 @@ def read_lists(content: Content, reading: Reading) -> Drafted:
     """The texts of one key against those of another.
 
     They are unpaired and matched at random, unless `paired=True` pairs them by position. With a
-    third list `prompts` they are true pairs with those prompts.
+    third list `prompts` they are true pairs with those prompts. With a list called prompt, question,
+    input, instruction or context as long as both sides, they are the columns of a table of pairs.
     """
-    lists = {
-        str(k): v
-        for k, v in content.value.items()
-        if isinstance(v, list) and all(isinstance(x, str) for x in v)
-    }
+    named = {str(k): v for k, v in content.value.items() if isinstance(v, list)}
+    lists = {k: v for k, v in named.items() if all(isinstance(x, str) for x in v)}
+    table = None if reading.paired is False else _as_table(named, content, reading)
+    if table is not None:
+        return table
     sides = two_sides([k for k in lists if k != "prompts"], content.where, reading)
     if sides is None:
         raise ContrastError(_which(lists, content.where))
@@ -77,15 +47,58 @@ def read_lists(content: Content, reading: Reading) -> Drafted:
     prompts = lists.get("prompts")
     paired = reading.paired if reading.paired is not None else prompts is not None
     texts = [(side, text) for side in sides for text in lists[side]]
-    notes = tuple(
-        f"{key} in the file: {value}"
-        for key, value in content.value.items()
-        if isinstance(value, (str, int, float))
-    )
+    unused = [k for k in named if k not in sides and not (k == "prompts" and paired and prompts)]
+    if reading.positive is not None:
+        unused = [k for k in unused if names_prompt(k)]
+    unused = [k for k in unused if names_prompt(k) or _as_long(k, sides, named)]
+    notes = _notes(content, {k: len(named[k]) for k in unused})
     return _two_classes(
         content, reading, "lists", texts, positives, negatives, prompts if paired else None, paired,
         notes=notes,
     )  # fmt: skip
+
+
+def _as_long(name: str, sides: Sequence[str], lists: Mapping[str, list]) -> bool:
+    """Whether a list has an item for each text of both sides."""
+    return all(len(lists[name]) == len(lists[side]) for side in sides)
+
+
+def _notes(content: Content, unused: Mapping[str, int]) -> tuple[str, ...]:
+    """What the file states beside its lists, and which lists of what length were not used."""
+    stated = [
+        f"{key} in the file: {value}"
+        for key, value in content.value.items()
+        if isinstance(value, (str, int, float))
+    ]
+    shown = ", ".join(f"{name!r} ({length})" for name, length in unused.items())
+    return (*stated, *([f"lists in the file that are not used: {shown}"] if unused else ()))
+
+
+def _as_table(named: Mapping[str, list], content: Content, reading: Reading) -> Drafted | None:
+    """The lists as columns of pairs, if one as long as both sides holds their prompts; else None."""
+    given = {reading.positive, reading.negative}
+    texts = [
+        name
+        for name, items in named.items()
+        if name in given or (not names_prompt(name) and any(isinstance(x, str) for x in items))
+    ]
+    sides = two_sides(texts, content.where, reading)
+    if sides is None:
+        return None
+    columns = {name: items for name, items in named.items() if _as_long(name, sides, named)}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    body = replace(content, value=rows)
+    asked = [n for n in columns if names_prompt(n) and n != "prompts" and n not in sides]
+    if not any(isinstance(body.first(name), str) for name in asked):
+        return None
+    if sides == ("positive", "negative"):
+        drafted = pairs.read_pairs(body, reading)
+    else:
+        drafted = pairs.read_columns(body, replace(reading, positive=sides[0], negative=sides[1]))
+    notes = _notes(content, {k: len(v) for k, v in named.items() if k not in columns})
+    return drafted._replace(
+        facts=replace(drafted.facts, format="lists"), notes=(*drafted.notes, *notes)
+    )
 
 
 def _which(lists: Mapping[str, list[str]], where: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from steerlens.data.formats.drafts import (
     other_columns,
     text_at,
 )
-from steerlens.data.formats.lists import two_sides
 from steerlens.data.formats.relations import read_mapping
+from steerlens.data.formats.sides import first_prompt, left_over, own_prompt, two_sides
 from steerlens.data.formats.text import GROUP_SEPARATOR, ContrastError, normalised, spaced
 
 
@@ -75,7 +75,7 @@ def _facts(stated: Any, content: Content) -> FileFacts:
         ) from error
 
 
-def _as_written(record: Mapping, row: int, content: Content) -> Draft:
+def _as_written(record: Mapping, row: int, content: Content, prompted: str = "prompt") -> Draft:
     meta = record.get("meta", {})
     if not isinstance(meta, Mapping) or not all(isinstance(v, str) for v in meta.values()):
         raise ContrastError(
@@ -84,7 +84,7 @@ def _as_written(record: Mapping, row: int, content: Content) -> Draft:
         )
     prompt, group = (
         "" if is_missing(record.get(name)) else text_at(record, name, row, content)
-        for name in ("prompt", "group")
+        for name in (prompted, "group")
     )
     return Draft(
         prompt,
@@ -92,25 +92,37 @@ def _as_written(record: Mapping, row: int, content: Content) -> Draft:
         text_at(record, "negative", row, content),
         group,
         {str(k): v for k, v in meta.items()}
-        | other_columns(record, ("prompt", "positive", "negative", "group", "meta")),
+        | other_columns(record, (prompted, "positive", "negative", "group", "meta")),
     )
 
 
-def _count(name: str, rows: list) -> FileFacts:
+def _count(
+    name: str, rows: list, prompted: str = "prompt", remarks: Iterable[str] = ()
+) -> FileFacts:
     return count_rows(
-        name, rows, lambda r: str(r.get("prompt") or r.get("positive")), outcome=lambda _: ""
+        name,
+        rows,
+        lambda r: str(r.get(prompted) or r.get("positive")),
+        outcome=lambda _: "",
+        remarks=remarks,
     )
 
 
 def is_pairs(content: Content) -> bool:
-    """Columns positive and negative, and perhaps prompt, group and meta."""
+    """Columns positive and negative, and perhaps prompt (or question, input, …), group and meta."""
     return all(isinstance(content.first(side), str) for side in ("positive", "negative"))
 
 
 def read_pairs(content: Content, reading: Reading) -> Drafted:
-    """The layout of steerlens without a header: texts are not changed."""
-    drafts = [_as_written(record, row, content) for row, record in numbered(content)]
-    return Drafted(drafts, _count("pairs", content.records))
+    """The layout of steerlens without a header: texts are not changed.
+
+    Without a column `prompt`, one called question, input, instruction or context is it.
+    """
+    prompted = own_prompt(content) or "prompt"
+    drafts = [_as_written(record, row, content, prompted) for row, record in numbered(content)]
+    remarks = left_over(content, (prompted, "positive", "negative"))
+    notes = () if prompted == "prompt" else (f"the prompt is column {prompted!r}",)
+    return Drafted(drafts, _count("pairs", content.records, prompted, remarks), notes=notes)
 
 
 _PREFIXES = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
@@ -184,9 +196,6 @@ def read_tuples(content: Content, reading: Reading) -> Drafted:
     return Drafted(drafts, facts)
 
 
-_PROMPTS = ("prompt", "input", "question", "instruction")
-
-
 def is_columns(content: Content) -> bool:
     """Any other table: its two columns are named by arguments, or have well-known names."""
     return bool(content.records)
@@ -228,7 +237,7 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
         )
     prompt_column = reading.prompt
     if prompt_column is None:
-        prompt_column = next((c for c in _PROMPTS if c in names and c not in sides), None)
+        prompt_column = first_prompt(names, sides)
     drafts = []
     for row, record in numbered(content):
         prompt = text_at(record, prompt_column, row, content) if prompt_column else ""
@@ -242,7 +251,10 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
         outcome=lambda r: (
             json.dumps([r.get(side) for side in sides], default=str) if prompt_column else ""
         ),
-        remarks=[f"positive is column {sides[0]!r}, negative is {sides[1]!r}"],
+        remarks=[
+            f"positive is column {sides[0]!r}, negative is {sides[1]!r}",
+            *left_over(content, (prompt_column or "", *sides)),
+        ],
     )
     return Drafted(drafts, facts, notes=(f"columns {sides[0]!r} against {sides[1]!r}",))
 
