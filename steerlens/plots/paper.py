@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,6 @@ import plotly.graph_objects as go
 
 from steerlens.plots.narrow import NARROW, stated_narrow
 from steerlens.plots.narrow_fit import fit_narrow
-from steerlens.store.files import expanded
 
 Theme = Literal["page", "paper"]
 """How a figure is drawn: as on the report page, or for print."""
@@ -99,7 +99,7 @@ def write_figure(
         ValueError: For another ending or theme.
         PictureError: If the extra that draws pictures is not installed, or no browser is found.
     """
-    target = expanded(path)
+    target = Path(os.path.expanduser(path))
     ending = target.suffix.lower().lstrip(".")
     if ending not in FORMATS:
         raise ValueError(
