@@ -99,9 +99,9 @@ def test_lengths_cost_the_same_and_that_of_the_first_site_is_within_the_budget(w
 def test_maps_are_tried_together_as_one_by_one(search):
     turned = torch.stack([search.units, -search.units, search.units.roll(1, 0) * 0.3])
     order = torch.stack([search.scores(units) for units in turned])
-    together = search.trial.gains(turned, order, NOWHERE)
+    together = search.trial.gains(turned, order, "again")
     for k in range(len(turned)):
-        alone = search.trial.gains(turned[k : k + 1], order[k : k + 1], NOWHERE)[0]
+        alone = search.trial.gains(turned[k : k + 1], order[k : k + 1], "again")[0]
         torch.testing.assert_close(together[k], alone, equal_nan=True, atol=1e-4, rtol=1e-4)
     assert (together.isnan().sum(1) == len(search.units) - TRIED).all()
     assert [one.index for one in search.of_maps(turned)[0]] == [one.index for one in search.found]
@@ -142,7 +142,7 @@ def test_null_maps_have_their_own_trial(world, search):
     own = set()
     for edits, row in zip(maps, rows, strict=True):
         units = torch.stack([e.step for e in edits]) / torch.tensor(family.lengths)[:, None]
-        gains = search.trial.gains(units[None], search.scores(units)[None], NOWHERE)[0]
+        gains = search.trial.gains(units[None], search.scores(units)[None], "again")[0]
         best = sorted(gains.nan_to_num(-torch.inf).argsort(descending=True)[:2].tolist())
         assert [edit.site.layer for edit in row] == best
         for edit, layer in zip(row, best, strict=True):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.analyses.prediction.layer_sets import best_first
 from steerlens.data import ContrastSet
 from steerlens.directions import Direction
 from steerlens.interventions.residual import Add
@@ -48,14 +49,14 @@ class BudgetTrial:
         self,
         maps: Float[Tensor, "map site d_model"],
         scores: Float[Tensor, "map site"],
-        cells: Cells,
+        name: str,
     ) -> Float[Tensor, "map site"]:
         """Mean gain of each map's first sites at these lengths, in nats; NaN at all others.
 
         Args:
             maps: A vector for each site, where the real ones have length 1.
             scores: The predictor; the sites with the largest are tried.
-            cells: Where the log-odds of these maps are kept.
+            name: Of these maps, by which their log-odds are kept.
         """
         first = first_sites(scores, self.count)
         edits = [
@@ -67,9 +68,9 @@ class BudgetTrial:
             for vectors, tried in zip(maps, first.tolist(), strict=True)
             for i in tried
         ]
-        sites = cells.part("odds", sites=repr(first.tolist()))
+        kept = self.cells.part(f"trial-{name}", sites=repr(first.tolist()))
         odds = sweep(
-            self.model, self.asked, edits, (0.0, 1.0), log_odds_only=True, cells=sites
+            self.model, self.asked, edits, (0.0, 1.0), log_odds_only=True, cells=kept
         ).log_odds
         gains = (odds[:, 1] - odds[:, 0]).mean(-1).unflatten(0, first.shape)
         return torch.full_like(scores, torch.nan).scatter(1, first, gains.to(scores))
@@ -77,8 +78,7 @@ class BudgetTrial:
 
 def first_sites(scores: Float[Tensor, "map site"], count: int) -> Int[Tensor, "map count"]:
     """The sites of each map with the largest scores, in the order of the model; NaN comes last."""
-    ranked = scores.nan_to_num(-torch.inf).argsort(dim=-1, descending=True, stable=True)
-    return ranked[:, :count].sort(dim=-1).values
+    return best_first(scores)[:, :count].sort(dim=-1).values
 
 
 def budget_trial(
@@ -108,7 +108,7 @@ def budget_trial(
         within: Finds the lengths of the directions that are within the budget on all texts.
         cells: Where the lengths are kept.
     """
-    lead = int(scores.nan_to_num(-torch.inf).argmax())
+    lead = int(best_first(scores)[0])
     first = first_sites(scores[None], count)[0].tolist()
     options: Any = {"positions": positions, "progress": cells.progress}
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens import plots, stats
+from steerlens.analyses.prediction.layer_sets import best_first
 from steerlens.analyses.steerability.map_numbers import MapNumbers
 from steerlens.arguments import ArgumentError
 from steerlens.report.numbers import format_interval, format_number, format_signed
@@ -69,7 +69,7 @@ class LayerPredictions(Result):
             by: The predictor that orders them. NaN comes last.
         """
         require_share(share)
-        order = self.value(by).nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+        order = best_first(self.value(by))
         count = max(1, round(share * len(self.sites)))
         return [self.sites[i] for i in order[:count].tolist()]
 

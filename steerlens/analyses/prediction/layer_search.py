@@ -67,8 +67,7 @@ class LayerSearch:
         """The gain of the real vectors that were tried, in nats; NaN at all other sites."""
         if self.trial is None:
             return torch.full((len(self.units),), torch.nan)
-        scores = self.scores(self.units)[None]
-        return self.trial.gains(self.units[None], scores, self.trial.cells.part("trial-real"))[0]
+        return self.trial.gains(self.units[None], self.scores(self.units)[None], "real")[0]
 
     @cached_property
     def found(self) -> list[LayerSet]:
@@ -86,7 +85,7 @@ class LayerSearch:
         """
         order = torch.stack([self.scores(units) for units in maps])
         if self.trial is not None:
-            order = self.trial.gains(maps, order, self.trial.cells.part(f"trial-{name}"))
+            order = self.trial.gains(maps, order, name)
         return [self._rows(units, own) for units, own in zip(maps, order, strict=True)]
 
     def _rows(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 LARGEST = 3
@@ -73,6 +73,11 @@ def best_sets(
     return found
 
 
+def best_first(scores: Float[Tensor, "*map site"]) -> Int[Tensor, "*map site"]:
+    """The places of the sites, the one with the largest score first; NaN comes last."""
+    return scores.nan_to_num(-torch.inf).argsort(dim=-1, descending=True, stable=True)
+
+
 def proposals(
     gains: Float[Tensor, " site"],
     scores: Float[Tensor, " site"],
@@ -88,7 +93,7 @@ def proposals(
         count: How many of each size.
         largest: Sites of a set at most.
     """
-    first = scores.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:count]
+    first = best_first(scores)[:count]
     rows = [LayerSet((i,), (1.0,), float(gains[i])) for i in sorted(first.tolist())]
     for size in range(2, largest + 1):
         rows += best_sets(gains, costs, size=size, count=count)
