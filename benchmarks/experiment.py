@@ -5,12 +5,15 @@
     python benchmarks/experiment.py --on gpt2-small        # random weights of that shape
     python benchmarks/experiment.py --on pythia-410m
     python benchmarks/experiment.py --dtype bfloat16       # SmolLM2 with weights in bfloat16
+    python benchmarks/experiment.py --on gemma-2-2b --device cuda --dtype bfloat16
+    python benchmarks/experiment.py --on gemma-2-2b --tiny # the same program on the CPU, small
 
 One process runs the experiment twice, each time in a new folder. The first run is timed. In the second
 every matrix product is counted with its shape; the floor of a part is its multiply-adds over the
 rates that the same process measures at these shapes. Norms, activations, softmax and memory traffic
 are not in it. The loop of TransformerLens is a hooked forward pass for each cell and a generation with
 hooks for each batch of texts: a few of each are timed, and multiplied by how many the experiment needs.
+On a GPU every time is synchronised, and memory is what is allocated there.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from unittest.mock import patch
 
 STARTED = time.perf_counter(), time.process_time()
 
+import gpu  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402 (its import is part of what is timed)
 import tyro  # noqa: E402
@@ -42,7 +46,7 @@ from steerlens import Model, SteerabilityExperiment  # noqa: E402
 
 IMPORTED = time.perf_counter(), time.process_time()
 
-On = Literal["smollm2", "reviews", "gpt2-small", "pythia-410m"]
+On = Literal["smollm2", "reviews", "gpt2-small", "pythia-410m", "gemma-2-2b", "llama-3.1-8b"]
 DATA = Path(__file__).parents[1] / "experiments" / "data"
 FIT = "steerlens.analyses.steerability.measure_steerability"
 MAP = "steerlens.analyses.steerability.map_of_arms"
@@ -80,6 +84,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "d_vocab": 50304, "act_fn": "gelu", "normalization_type": "LN", "parallel_attn_mlp": True,
         "positional_embedding_type": "rotary", "rotary_dim": 16,
     },
+    **{name: {**gpu.COMMON, **shape} for name, shape in gpu.SHAPES.items()},
 }  # fmt: skip
 PRODUCTS = {"mm": (0, 1), "addmm": (1, 2)}
 """Products by weights, and which of their arguments are multiplied."""
@@ -94,7 +99,7 @@ class Part:
     wall: float = 0.0
     cpu: float = 0.0
     peak: int = 0
-    """Resident bytes at the most, above those of the process with its model."""
+    """Bytes at the most above those of the process with its model: resident, or allocated on a GPU."""
     cells: int = 0
     """Cells x examples whose states were computed."""
     written: int = 0
@@ -108,7 +113,8 @@ class Part:
 class Clock:
     """Adds time to the part that is running, and to no other."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.parts: dict[str, Part] = defaultdict(Part)
         self.running = [REST]
         self.since = time.perf_counter(), time.process_time()
@@ -120,10 +126,11 @@ class Clock:
 
     def turn(self) -> None:
         """Gives the time since the last turn to the part that is running."""
+        _wait(self.device)
         at = time.perf_counter(), time.process_time()
         self.now.wall += at[0] - self.since[0]
         self.now.cpu += at[1] - self.since[1]
-        self.now.peak = max(self.now.peak, _peak_memory() - self.base)
+        self.now.peak = max(self.now.peak, _peak_memory(self.device) - self.base)
         self.since = at
 
     @contextmanager
@@ -162,7 +169,8 @@ class Counting(TorchDispatchMode):
 class Rates:
     """Multiply-adds per second of wall time at a shape, the best of some repeats."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.known: dict[tuple[Any, ...], float] = {}
 
     def of(self, rows: int, inner: int, columns: int, turned: bool, dtype: torch.dtype) -> float:
@@ -170,17 +178,18 @@ class Rates:
         rows = 2 ** min(13, math.ceil(math.log2(max(1, rows))))
         key = rows, inner, columns, turned, dtype
         if key not in self.known:
-            left = torch.randn(rows, inner, dtype=dtype)
-            right = torch.randn(columns, inner, dtype=dtype).T
+            left = torch.randn(rows, inner, dtype=dtype, device=self.device)
+            right = torch.randn(columns, inner, dtype=dtype, device=self.device).T
             right = right if turned else right.contiguous()
-            times = max(1, int(3e8 / (rows * inner * columns)))
-            best = math.inf
-            for _ in range(5):
-                start = time.perf_counter()
+            enough = 3e8 if self.device.type == "cpu" else 1e12
+            times = max(1, min(1000, int(enough / (rows * inner * columns))))
+
+            def multiply() -> None:
                 for _ in range(times):
                     left @ right
-                best = min(best, time.perf_counter() - start)
-            self.known[key] = times * rows * inner * columns / best
+
+            multiply()
+            self.known[key] = times * rows * inner * columns / _best(multiply, 5, self.device)
         return self.known[key]
 
     def floor(self, part: Part) -> float:
@@ -193,8 +202,18 @@ class Rates:
         return seconds + (part.other / max(self.known.values()) if self.known else 0.0)
 
 
-def _peak_memory() -> int:
-    """The peak of resident memory since the last call, in bytes; 0 off Linux."""
+def _wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """The peak of memory since the last call, in bytes: resident (0 off Linux), or on the GPU."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
     try:
         status = Path("/proc/self/status").read_text()
         Path("/proc/self/clear_refs").write_text("5")
@@ -239,7 +258,7 @@ def run(
     experiment: SteerabilityExperiment, model: Model, count: bool
 ) -> tuple[dict[str, Part], str]:
     """Runs it in a new folder, and says what was found."""
-    clock = Clock()
+    clock = Clock(model.device)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for place, name in PARTS.items():
@@ -252,14 +271,20 @@ def run(
         _counted(clock, stack)
         if count:
             stack.enter_context(Counting(clock))
-        _peak_memory()
-        clock.base = psutil.Process().memory_info().rss
+        _peak_memory(model.device)
+        clock.base = (
+            torch.cuda.memory_allocated(model.device)
+            if model.device.type == "cuda"
+            else psutil.Process().memory_info().rss
+        )
         made = experiment.run(folder, progress=False, model=model)
         clock.turn()
     return clock.parts, made.text
 
 
-def prepared(on: On) -> tuple[SteerabilityExperiment, Model | None]:
+def prepared(
+    on: On, device: str, dtype: torch.dtype, tiny: bool
+) -> tuple[SteerabilityExperiment, Model | None]:
     """The experiment, and a model that is not loaded by its name."""
     if on == "reviews":
         return SteerabilityExperiment(), None
@@ -270,10 +295,17 @@ def prepared(on: On) -> tuple[SteerabilityExperiment, Model | None]:
             questions=str(DATA / "sentiment_questions.jsonl"),
             multipliers=(-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5),
         ), None
-    return random_experiment(SHAPES[on])
+    shape = {"n_ctx": 512, "eps": 1e-5, **SHAPES[on]}
+    if tiny:
+        shape |= {name: size for name, size in gpu.TINY.items() if name in shape}
+        if "attn_types" in shape:
+            shape["attn_types"] = shape["attn_types"][: shape["n_layers"]]
+    return random_experiment(shape, device, dtype)
 
 
-def random_experiment(shape: dict[str, Any]) -> tuple[SteerabilityExperiment, Model]:
+def random_experiment(
+    shape: dict[str, Any], device: str, dtype: torch.dtype
+) -> tuple[SteerabilityExperiment, Model]:
     """A random model, and pairs, questions and ordinary texts of random words."""
     import random
 
@@ -282,11 +314,15 @@ def random_experiment(shape: dict[str, Any]) -> tuple[SteerabilityExperiment, Mo
     from steerlens.models.checkpoints import word_tokenizer
 
     vocabulary = [f"w{i}" for i in range(shape["d_vocab"] - SPECIAL)]
+    tokenizer = word_tokenizer(vocabulary)
     torch.manual_seed(0)
-    hooked = HookedTransformer(
-        HookedTransformerConfig(n_ctx=512, seed=0, eps=1e-5, device="cpu", **shape),
-        tokenizer=word_tokenizer(vocabulary),
-    )
+    if "init_weights" in shape:
+        hooked = gpu.build(shape, torch.device(device), dtype, tokenizer)
+    else:
+        hooked = HookedTransformer(
+            HookedTransformerConfig(seed=0, device=device, dtype=dtype, **shape),
+            tokenizer=tokenizer,
+        )
     draw, folder = random.Random(0), Path(tempfile.mkdtemp(prefix="steerlens-benchmark-"))
 
     def words(count: int) -> str:
@@ -322,7 +358,7 @@ class Loop:
         hooked = model.wrapped
         batch = model.tokens(prompts[:rows], padding_side="left")
         tokens = batch.tokens
-        step = 0.01 * torch.randn(model.cfg.d_model)
+        step = 0.01 * torch.randn(model.cfg.d_model, dtype=model.cfg.dtype, device=model.device)
         hook = f"blocks.{model.n_layers // 2}.hook_resid_post"
 
         def edit(resid: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -339,15 +375,17 @@ class Loop:
                 )
 
         with torch.no_grad():
-            seconds = [_best(run, 3) for run in (passes, generation)]
+            seconds = [_best(run, 3, model.device) for run in (passes, generation)]
         return cls(seconds[0] / len(tokens), seconds[1] / (len(tokens) * new))
 
 
-def _best(run: Callable[[], object], repeats: int) -> float:
+def _best(run: Callable[[], object], repeats: int, device: torch.device) -> float:
     best = math.inf
     for _ in range(repeats):
+        _wait(device)
         start = time.perf_counter()
         run()
+        _wait(device)
         best = min(best, time.perf_counter() - start)
     return best
 
@@ -358,6 +396,8 @@ def main(
     floor: bool = True,
     null_products: Literal["bfloat16"] | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
+    tiny: bool = False,
 ) -> None:
     """Prints a table.
 
@@ -366,24 +406,25 @@ def main(
         threads: Of torch.
         floor: Whether the second run, which counts, is made.
         null_products: Precision of the products of null maps, as of the experiment.
-        dtype: Precision of the model, where it is loaded by its name.
+        dtype: Precision of the model.
+        device: Where the model is.
+        tiny: Whether a random model is small, to try the program.
     """
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    experiment, given = prepared(on)
-    if given is not None and dtype != "float32":
-        raise SystemExit(f"--dtype {dtype} is for a model that is loaded by its name, unlike {on}.")
+    place = torch.device(device)
     if null_products is not None and dtype != "float32":
         raise SystemExit("--null-products rounds the factors of a float32 model. Leave one out.")
-    experiment = replace(experiment, null_products=null_products, dtype=dtype)
-    clock = Clock()
+    clock = Clock(place)
     with clock.part("model: load and checks"):
-        model = experiment.load_model() if given is None else given
+        experiment, model = prepared(on, device, getattr(torch, dtype), tiny)
+        experiment = replace(experiment, null_products=null_products, dtype=dtype, device=device)
+        model = experiment.load_model() if model is None else model
     loading = clock.parts["model: load and checks"]
     forecast = experiment.forecast(model)
     parts, found = run(experiment, model, count=False)
     counted = run(experiment, model, count=True)[0] if floor else {}
-    rates = Rates()
+    rates = Rates(place)
     asked = [pair.prompt for pair in experiment.load(model).data["choose"]]
     loop = Loop.of(model, asked, experiment.new_tokens)
     start = Part(wall=IMPORTED[0] - STARTED[0], cpu=IMPORTED[1] - STARTED[1])
@@ -392,7 +433,8 @@ def main(
         wall=sum(part.wall for part in rows.values()), cpu=sum(part.cpu for part in rows.values()),
         peak=max(part.peak for part in rows.values()),
     )  # fmt: skip
-    print(f"{on}: {model!r}".splitlines()[0], f"{threads} threads", sep="; ")
+    where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{threads} threads"
+    print(f"{on}: {model!r}".splitlines()[0], where, sep="; ")
     print(
         "| part | wall, s | of all | processor, s | floor, s | times the floor | memory above the "
         "model, MiB | cells x examples | tokens written | TransformerLens loop, s (extrapolated) |"

@@ -29,9 +29,9 @@ REPORT = ContrastSet("report", (
 pytestmark = pytest.mark.filterwarnings("ignore:.*unknown to the tokenizer")
 
 
-def step(model, layer, size=3.0):
+def step(model, layer, size=3.0, stream="resid_post"):
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(3))
-    direction = Direction(vector, Site(layer), resid_norm=size, processing="raw")
+    direction = Direction(vector, Site(layer, stream), resid_norm=size, processing="raw")
     return Add(direction, Positions.from_prompt_end())
 
 
@@ -76,10 +76,10 @@ def odds_by_hand(model, pair, edit, multiplier, held):
     return float(total[0] - total[1])
 
 
-def same_as_by_hand(model):
-    edit, m = step(model, 0), 1.5
+def same_as_by_hand(model, edit=None, first=1):
+    edit, m = edit or step(model, 0), 1.5
     found = attribute_gain(model, CHOOSE, REPORT, edit, m, exact=3, progress=False)
-    later = range(1, model.n_layers)
+    later = range(first, model.n_layers)
     every = [Component(n, h) for n in later for h in [*range(model.cfg.n_heads), None]]
     assert found.components == tuple(every)
     parts = [found.held(n) for n in range(3)]
@@ -96,6 +96,15 @@ def same_as_by_hand(model):
 
 def test_exact_effects_are_those_of_plain_hooks(tiny):
     same_as_by_hand(tiny)
+
+
+@pytest.mark.parametrize(
+    ("layer", "stream", "first"), [(1, "resid_pre", 1), (0, "resid_mid", 0), (0, "mlp_out", 0)]
+)
+def test_exact_effects_of_edits_between_and_inside_blocks(gpt2, layer, stream, first):
+    """Passes from the held block on leave nothing of the edit out."""
+    edit = step(gpt2, layer, stream=stream)
+    same_as_by_hand(gpt2, edit, first)
 
 
 def test_a_bridge_whose_heads_are_not_trusted_is_refused(tiny_bridge_model):

@@ -8,6 +8,7 @@ import torch
 from steerlens.interventions import Ablate, Add, Together
 from steerlens.measures import generation
 from steerlens.measures.generation import generate, generated_tokens
+from steerlens.models import kernel
 from steerlens.models.kernel import Kernel
 from steerlens.models.model import Model, SteeringError
 from steerlens.models.stepping import Stepping
@@ -92,6 +93,19 @@ def test_cached_is_uncached_is_teacher_forced_without_hooks(tiny, steering, writ
         assert isinstance(generation._stepper(tiny, True, 16), generation._KernelSteps)
         tiny.logits(tiny.answered(["the cat"], [" ran"]))
     check_paths(tiny, intervention, written)
+
+
+def test_attention_of_one_token_in_parts(tiny, steering, written, monkeypatch):
+    """As a GPU computes it, on which one call for every number of keys is slow."""
+    single = []
+
+    def fused(q):
+        single.append(q.shape[-2] == 1)
+        return not single[-1]
+
+    monkeypatch.setattr(kernel, "_fused", fused)
+    check_paths(tiny, steering(Positions.all()), written)
+    assert tiny.cfg.attn_scores_soft_cap > 0 or sum(single) >= 2 * (NEW - 1) * tiny.n_layers
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from steerlens.measures.divergence import divergence
 from steerlens.measures.reading import diffmean
 from steerlens.measures.sweep import sweep
-from steerlens.models.checkpoints import facts
+from steerlens.models.checkpoints import weight_hashes
 from steerlens.models.memory import free_bytes
 from steerlens.models.model import Model
 from steerlens.sites import Positions
@@ -77,8 +78,26 @@ def test_attaching_at_0_and_removing_leave_the_same_bits(pair):
 
 def test_the_content_hash_is_that_of_the_cpu(pair, monkeypatch):
     assert pair[0].fingerprint == pair[1].fingerprint
-    monkeypatch.setattr(facts, "PIECE", 1000)  # many pieces, the last one short
+    monkeypatch.setattr(weight_hashes, "PIECE", 1000)  # many pieces, the last one short
+    monkeypatch.setattr(weight_hashes, "_known", WeakKeyDictionary())
     assert pair[0].fingerprint == pair[1].fingerprint
+
+
+def test_the_hashes_of_weights_that_did_not_change_are_kept(monkeypatch):
+    here, there = both("llama")
+    before, read, own = there.fingerprint, [], weight_hashes.content_hash
+
+    def content_hash(raw):
+        read.append(len(raw))
+        return own(raw)
+
+    monkeypatch.setattr(weight_hashes, "content_hash", content_hash)
+    assert there.fingerprint == before and not read
+    for model in (here, there):
+        model.wrapped.blocks[1].mlp.W_out.data[0, 0] += 1  # which no version counter sees
+    after = there.fingerprint
+    assert len(read) == 1
+    assert after == here.fingerprint != before
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,16 +11,23 @@ from torch import Tensor
 
 from steerlens.measures.paths import shared_columns
 from steerlens.measures.tokenised import Questions
+from steerlens.models.forward import Entering
 from steerlens.models.model import Model
 from steerlens.models.wrapped_state import differentiable
 from steerlens.sites import Positions, Site, TokenBatch
 
 
-def log_odds(model: Model, asked: Questions) -> Float[Tensor, " example"]:
-    """Log-odds of the positive answers by one hooked pass, under whatever is attached."""
+def log_odds(
+    model: Model, asked: Questions, entering: Entering | None = None
+) -> Float[Tensor, " example"]:
+    """Log-odds of the positive answers by one hooked pass, under whatever is attached.
+
+    Args:
+        entering: The block to start at and the stream that enters it, as of `Model.states`.
+    """
     with model.attached.running(asked.batch):
         model.attached.computing(asked.batch)
-        states = model.stream(asked.batch)[:, -asked.read :]
+        states = model.stream(asked.batch, entering)[:, -asked.read :]
     return _of_states(model, asked, states)
 
 

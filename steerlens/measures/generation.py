@@ -155,7 +155,7 @@ def generated_tokens(
             f"more than the context of {model.name!r}, {model.n_ctx}. "
             f"Use max_new_tokens={max(0, model.n_ctx - longest)} or shorter prompts."
         )
-    model.forward.require_padding(batch)
+    model.forward.require_readable(batch, max_new_tokens)
     given = range(len(batch)) if draws is None else draws
     streams = [as_int("draws", stream) for stream in given]
     if len(streams) != len(batch):

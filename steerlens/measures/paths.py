@@ -29,6 +29,7 @@ from torch import Tensor
 
 from steerlens.interventions.changes import Change, StreamEdit
 from steerlens.measures.tokenised import Examples
+from steerlens.models.changing_rotation import rotation_changed
 from steerlens.models.forward import Entering
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, SteeringError
@@ -321,7 +322,9 @@ class ByReplay(Wavefront):
         self.edits = {i: edits_by_entry(grid.edits(i)) for i in self.arms}
 
     def _shared(self, examples: Examples) -> int:
-        return super()._shared(examples) if self.replay.shares else 0
+        if not self.replay.shares or rotation_changed(self.model.wrapped, examples.batch):
+            return 0
+        return super()._shared(examples)
 
     def kept_per_row(self, width: int) -> int:
         cfg = self.model.cfg  # keys and values, beside those that a block joins with its own
@@ -330,7 +333,7 @@ class ByReplay(Wavefront):
     def _begun(
         self, batch: TokenBatch, shared: int, variants: int
     ) -> tuple[Float[Tensor, "prompt variant pos d_model"], Callable[..., Tensor]]:
-        self.model.forward.require_padding(batch)
+        self.model.forward.require_readable(batch)
         begun = self.replay.begin(batch, shared, variants)
         return begun.entering, begun.climb
 

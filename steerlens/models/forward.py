@@ -13,6 +13,7 @@ from torch import Tensor
 from transformer_lens import TransformerLensKeyValueCache
 
 from steerlens.models.cache_edits import CacheChange
+from steerlens.models.changing_rotation import require_one_rotation
 from steerlens.models.measured import measured
 from steerlens.models.prompts import Inserted
 from steerlens.sites import Site, TokenBatch
@@ -37,8 +38,13 @@ class Forward:
         """Whether decoding with a key-value cache gives the same numbers as without."""
         return measured(self.wrapped).caches
 
-    def require_padding(self, batch: TokenBatch) -> None:
-        """Raises ValueError if a batch is padded on the left and the model would misread it."""
+    def require_readable(self, batch: TokenBatch, new: int = 0) -> None:
+        """Raises ValueError if the model would read texts of a batch otherwise than alone.
+
+        Args:
+            new: How many tokens will be written after each.
+        """
+        require_one_rotation(self.wrapped, batch, new)
         if bool(batch.mask[:, 0].all()) or measured(self.wrapped).pads:
             return
         raise ValueError(
@@ -60,7 +66,7 @@ class Forward:
             entering: The block to start at and the stream that enters it; the blocks below do not
                 run. Of a HookedTransformer only.
         """
-        self.require_padding(batch)
+        self.require_readable(batch)
         mask, n_layers = batch.mask.long(), self.wrapped.cfg.n_layers
         if cut is not None:
             return torch.cat(self._in_two(batch, cut, n_layers), 1)
@@ -88,7 +94,7 @@ class Forward:
         cut: CacheChange | None = None,
     ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
         """The stream at the asked sites, all hooks applied; blocks from `stop_at` on do not run."""
-        self.require_padding(batch)
+        self.require_readable(batch)
         with self.keeping(sites) as kept:
             if cut is None:
                 self.wrapped(batch.tokens, attention_mask=batch.mask.long(), stop_at_layer=stop_at)

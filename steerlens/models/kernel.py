@@ -466,7 +466,7 @@ class Kernel:
         query_index = columns.index[-width:, None]
         own_mask = self._visible(b, query_index, columns.own_index, columns.own_keys)
         cap = self.cfg.attn_scores_soft_cap
-        if shared is None and not (cap and cap > 0):
+        if shared is None and not (cap and cap > 0) and _fused(q):
             keys, values = own
             z = F.scaled_dot_product_attention(
                 q.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1),
@@ -504,6 +504,15 @@ class Kernel:
             seen = seen & (key > query - b.window)
         # A column always sees itself, so that a padding row has something to attend to.
         return (seen & real[:, :, None, :]) | (key == query)
+
+
+def _fused(q: Tensor) -> bool:
+    """Whether attention is one call of PyTorch.
+
+    A GPU's library plans anew for every number of keys, which takes far longer than the attention of
+    one token, and a text that is written has another number of keys at each.
+    """
+    return not (q.is_cuda and q.shape[-2] == 1)
 
 
 def _keep_freed_memory() -> None:

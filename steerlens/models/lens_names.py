@@ -201,7 +201,7 @@ class LensNames(ABC):
                 "asked sites only. Use model.cache(texts, sites), or put the prompt into the texts."
             )
         batch = self.batch(texts)
-        self.forward.require_padding(batch)
+        self.forward.require_readable(batch)
         with self.attached.running(batch):
             self.attached.computing(batch)
             return self.wrapped.run_with_cache(

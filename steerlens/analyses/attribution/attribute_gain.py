@@ -167,6 +167,13 @@ class _Work:
         self.model, self.parts = model, parts
         self.steered = lambda: intervention.attach(model, multiplier)
         self.sites = sorted({part.site for part in parts})
+        # After an edit between two blocks every block is the unsteered model's: a pass that differs
+        # from the steered one from some block on can start there.
+        self.parted = (
+            isinstance(intervention, ResidualEdit)
+            and intervention.site.entry is not None
+            and not model.is_bridge
+        )
 
     def first_order(self, asked: Questions) -> Float[Tensor, "component example"]:
         """Change of each output, times the gradient there."""
@@ -193,10 +200,29 @@ class _Work:
                 asked, nullcontext, [self._keeping(s, outputs) for s in self.sites]
             )
             every = [self.parts[k] for k in order]
-            runs = [self._odds(asked, self.steered, self._holding([], outputs)), unsteered]
+            entered = {Site(part.layer, "resid_pre") for part in every if self.parted}
+            streams: dict[Site, Tensor] = {}
+            keeping = [self._keeping(site, streams) for site in sorted(entered)]
+            runs = [self._odds(asked, self.steered, keeping), unsteered]
             for held in (every, *([part] for part in every)):
-                runs.append(self._odds(asked, self.steered, self._holding(held, outputs)))
+                runs.append(self._held(asked, held, outputs, streams))
         return torch.stack(runs).float().cpu()
+
+    def _held(
+        self,
+        asked: Questions,
+        held: Sequence[Component],
+        outputs: dict[Site, Tensor],
+        streams: dict[Site, Tensor],
+    ) -> Float[Tensor, " example"]:
+        """Steered log-odds with some components held, from the first of their blocks on if known."""
+        hooks = self._holding(held, outputs)
+        start = min(part.layer for part in held)
+        stream = streams.get(Site(start, "resid_pre"))
+        if stream is None:
+            return self._odds(asked, self.steered, hooks)
+        with self.model.wrapped.hooks(fwd_hooks=hooks):
+            return log_odds(self.model, asked, (start, stream))
 
     def _odds(
         self, asked: Questions, attach: Callable[[], Any], hooks: list[tuple[str, HookFn]]

@@ -47,12 +47,12 @@ class Logistic:
         x = x / x.std().clamp(min=1e-30)
         y = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
         # The solution is in the span of the data, which has fewer dimensions if there are few texts.
-        basis = torch.linalg.svd(x, full_matrices=False).Vh if len(x) < x.shape[1] else None
-        features = (x if basis is None else x @ basis.T).numpy()
+        basis, within = (None, x) if len(x) >= x.shape[1] else torch.linalg.qr(x.T)
+        features = (x if basis is None else within.T).numpy()
         # Newton's method is many times faster here if its Hessian is small.
         solver = "newton-cholesky" if features.shape[1] <= 1024 else "lbfgs"
         model = LogisticRegression(C=self.c, max_iter=self.max_iter, solver=solver)
         normal = torch.from_numpy(model.fit(features, y).coef_[0])
-        normal = (normal if basis is None else normal @ basis).to(positive)
+        normal = (normal if basis is None else basis @ normal).to(positive)
         unit = normal / normal.norm().clamp(min=1e-30)
         return unit * (unit @ (positive.mean(0) - negative.mean(0)))

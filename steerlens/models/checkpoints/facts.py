@@ -6,13 +6,12 @@ import hashlib
 import json
 from typing import Any, cast
 
-import torch
-import xxhash
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from steerlens.models.checkpoints.config import NOT_STORED, plain
+from steerlens.models.checkpoints.weight_hashes import weight_hashes
 
 _NOT_FINGERPRINTED = NOT_STORED | frozenset(
     {
@@ -30,9 +29,6 @@ _NOT_FINGERPRINTED = NOT_STORED | frozenset(
     }
 )
 """Config fields that cannot change an activation for given token ids."""
-
-PIECE = 2**26
-"""Bytes of a GPU's weights that are copied and hashed at a time."""
 
 
 def weights_processing(model: HookedTransformer | TransformerBridge) -> str:
@@ -78,41 +74,18 @@ def _centred(weights: Tensor, dim: int) -> bool:
     return bool(size > 0) and bool(means < 0.02 * size)
 
 
-def _content_hash(raw: Tensor) -> bytes:
-    """xxh3 of bytes: all of them at memory speed; nobody forges weights against a cache key.
-
-    Those of a GPU come in pieces through pinned memory, each while the one before it is hashed.
-    """
-    if not raw.is_cuda:
-        return xxhash.xxh3_128_digest(raw.cpu().numpy().data)
-    found, pieces = xxhash.xxh3_128(), raw.split(PIECE)
-    size = min(PIECE, len(raw))
-    held = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-    ready = [torch.cuda.Event() for _ in held]
-    with torch.cuda.device(raw.device):
-        for k in range(len(pieces) + 1):
-            if k < len(pieces):
-                held[k % 2][: len(pieces[k])].copy_(pieces[k], non_blocking=True)
-                ready[k % 2].record()
-            if k > 0:
-                ready[(k - 1) % 2].synchronize()
-                found.update(held[(k - 1) % 2][: len(pieces[k - 1])].numpy().data)
-    return found.digest()
-
-
 def fingerprint(model: HookedTransformer | TransformerBridge) -> str:
     """A hash of every parameter and of the config: 32 hex digits.
 
     It hashes all bytes of all parameters, so a change of one weight changes it (but for a chance
-    of 2**-128), and it does not depend on device, on requires_grad, or on a save and load in the
-    same dtype. The tokenizer is no part of it, nor config fields that change no activation.
+    of 2**-128, or of 2**-64 on a GPU), and it does not depend on device, on requires_grad, or on a
+    save and load in the same dtype. The tokenizer is no part of it, nor config fields that change no
+    activation.
     A TransformerBridge and a HookedTransformer of the same weights differ, since their names do.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters()):
-        raw = parameter.detach().contiguous()
-        content = _content_hash(raw.reshape(-1).view(torch.uint8))
-        digest.update(f"{name} {raw.dtype} {tuple(raw.shape)} ".encode() + content)
+    for one in weight_hashes(model):
+        digest.update(one)
     if isinstance(model, TransformerBridge):
         config = plain(cast(Any, model.original_model).config.to_dict())
         dropped = {"transformers_version", "_name_or_path", "dtype"}
