@@ -47,8 +47,9 @@ class Logistic:
         x = x / x.std().clamp(min=1e-30)
         y = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
         # The solution is in the span of the data, which has fewer dimensions if there are few texts.
-        basis, within = (None, x) if len(x) >= x.shape[1] else torch.linalg.qr(x.T)
-        features = (x if basis is None else within.T).numpy()
+        # LAPACK takes half the time for a tall matrix.
+        basis = torch.linalg.svd(x.T, full_matrices=False).U if len(x) < x.shape[1] else None
+        features = (x if basis is None else x @ basis).numpy()
         # Newton's method is many times faster here if its Hessian is small.
         solver = "newton-cholesky" if features.shape[1] <= 1024 else "lbfgs"
         model = LogisticRegression(C=self.c, max_iter=self.max_iter, solver=solver)
