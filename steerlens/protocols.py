@@ -16,8 +16,9 @@ from torch import Tensor
 from steerlens.directions import Direction
 from steerlens.sites import Positions, Site
 
-Strength = float | Float[Tensor, " batch"]
-"""A multiplier: one number for all rows of a batch, or one per row."""
+Strength = float | Float[Tensor, " batch"] | Float[Tensor, ""]
+"""A multiplier: one number for all rows of a batch, which a tensor without dimensions is too, or one
+per row."""
 
 
 @runtime_checkable

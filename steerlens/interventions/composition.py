@@ -24,7 +24,7 @@ from steerlens.interventions.changes import (
     first_block_of,
     rows_of,
 )
-from steerlens.models.attached import require_strength
+from steerlens.models.attached import strength_of
 from steerlens.models.cache_edits import AttachedCache
 from steerlens.models.exchanged import parameter_shapes
 from steerlens.models.factors import GatedWeights
@@ -236,7 +236,7 @@ def attached(
             f"{label} is attached to a steerlens Model; got {type(model).__name__}. Wrap it once, "
             "model = Model(hooked), and run it through the Model inside the `with`."
         )
-    require_strength(multiplier)
+    multiplier = strength_of(multiplier)
     require_changes_fit(model, changes, label)
     return _attached(model, changes, multiplier, label)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from steerlens.interventions.arms import Steering, named_arms, require_fit
 from steerlens.interventions.changes import Change, PromptChange, StreamEdit, WeightChange
 from steerlens.interventions.together import changes_of
-from steerlens.models.attached import Attached, SteeringError, require_strength
+from steerlens.models.attached import Attached, SteeringError, strength_of
 from steerlens.models.lens_names import TextsLike
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Strength
@@ -50,7 +50,7 @@ def fwd_hooks(
     """
     model = as_model(model)
     (intervention,) = named_arms({"": intervention}).values()
-    require_strength(multiplier)
+    multiplier = strength_of(multiplier)
     require_fit(model, intervention)
     changes = changes_of(intervention, model)
     if changes is None:

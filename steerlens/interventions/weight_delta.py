@@ -12,7 +12,7 @@ from steerlens.arguments import ArgumentError, as_int
 from steerlens.interventions.changes import Composed, Dense, LowRank, WeightChange
 from steerlens.interventions.composition import Composition, new_weights, one_multiplier
 from steerlens.interventions.matrices import Matrix, every_matrix
-from steerlens.models.attached import require_strength
+from steerlens.models.attached import strength_of
 from steerlens.models.exchanged import parameter_shapes
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
@@ -107,7 +107,7 @@ def merged(model: Model, intervention: Intervention, multiplier: float = 1.0) ->
         TypeError: If the multiplier is not one number.
     """
     model = as_model(model)
-    require_strength(multiplier)
+    multiplier = strength_of(multiplier)
     changes = intervention.changes(model) if isinstance(intervention, Composed) else ()
     weights = [change for change in changes if isinstance(change, WeightChange)]
     if not weights or len(weights) < len(changes):

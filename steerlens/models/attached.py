@@ -17,7 +17,7 @@ from steerlens.models.attached_edit import Chosen as Chosen
 from steerlens.models.attached_edit import SteeringError as SteeringError
 from steerlens.models.attached_edit import edited_stream as edited_stream
 from steerlens.models.attached_edit import edits_by_block as edits_by_block
-from steerlens.models.attached_edit import require_strength as require_strength
+from steerlens.models.attached_edit import strength_of as strength_of
 from steerlens.models.cache_edits import AttachedCache, CacheChange, require_some
 from steerlens.models.exchanged import exchanged
 from steerlens.models.factors import (
@@ -101,7 +101,7 @@ class AttachedEdits:
             ValueError: If the multiplier is NaN or infinite.
             SteeringError: At the end of the `with`, if no forward pass ran the edit.
         """
-        require_strength(multiplier)
+        multiplier = strength_of(multiplier)
         require_positions(positions)
         attached = Attached(site, edit, positions, multiplier, factors=factors)
 

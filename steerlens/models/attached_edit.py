@@ -185,8 +185,15 @@ def by_row(multiplier: Strength, rows: int) -> Float[Tensor, " row"]:
     return torch.full((rows,), float(multiplier))
 
 
-def require_strength(multiplier: Strength) -> None:
-    """Raises TypeError or ValueError unless it is one finite number, or one per row of a batch."""
+def strength_of(multiplier: Strength) -> Strength:
+    """One finite number, or one per row of a batch; a tensor without dimensions is one number.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If a number is NaN or infinite.
+    """
+    if isinstance(multiplier, Tensor) and multiplier.ndim == 0 and not multiplier.requires_grad:
+        multiplier = float(multiplier)
     per_row = isinstance(multiplier, Tensor)
     if not (multiplier.ndim == 1 if per_row else isinstance(multiplier, Real)):
         raise TypeError(
@@ -197,3 +204,4 @@ def require_strength(multiplier: Strength) -> None:
         raise ValueError(
             f"multiplier={multiplier} would fill the stream with NaN. Give finite strengths."
         )
+    return multiplier

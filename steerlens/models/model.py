@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steerlens.directions import Direction
 from steerlens.models import checkpoints
-from steerlens.models.attached import AttachedEdits, require_strength
+from steerlens.models.attached import AttachedEdits, strength_of
 from steerlens.models.attached import SteeringError as SteeringError
 from steerlens.models.cache_edits import AttachedCache, aligned, put_back
 from steerlens.models.exchanged import exchanged
@@ -362,7 +362,7 @@ class Model(LensNames):
         strength = multiplier
         if isinstance(multiplier, Tensor) and multiplier.ndim == 0:
             strength = float(multiplier.detach())
-        require_strength(strength)
+        strength_of(strength)
         if not len(tokens):
             raise ValueError("A prompt of no tokens changes nothing. Give at least one.")
         lead = tuple(self.texts.lead)
@@ -380,7 +380,7 @@ class Model(LensNames):
             ValueError: If the multiplier is NaN or infinite, or a bridge is wrapped.
             SteeringError: At the end of the `with`, if no text was run.
         """
-        require_strength(edit.multiplier)
+        strength_of(edit.multiplier)
         if self.is_bridge:
             raise ValueError(
                 "The keys in the cache of a TransformerBridge are those of Hugging Face, which are "
@@ -403,7 +403,7 @@ class Model(LensNames):
                 model cannot run without its hooks.
             SteeringError: At the end of the `with`, if no text was run.
         """
-        require_strength(multiplier)
+        multiplier = strength_of(multiplier)
         self.require_nudges(nudge.site)
         entry = nudge.site.entry
         assert entry is not None
