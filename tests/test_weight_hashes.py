@@ -45,6 +45,13 @@ def test_the_sum_is_that_of_whole_numbers(dtype: torch.dtype, shape: tuple[int, 
     assert int(word_sum(turned)) == as_numbers(turned)
 
 
+def test_weights_that_begin_within_a_word_are_summed() -> None:
+    whole = torch.randn(9, generator=torch.Generator().manual_seed(0)).bfloat16()
+    first = int(word_sum(whole[1:]))
+    whole[4] += 1
+    assert int(word_sum(whole[1:])) != first
+
+
 @given(st.integers(0, 49), st.integers(0, 31))
 @settings(max_examples=60, deadline=None)
 def test_one_bit_changes_the_sum(place: int, bit: int) -> None:

@@ -57,7 +57,8 @@ def word_sum(weight: Tensor) -> Int[Tensor, ""]:
     A change of one word always changes it, and of several but for a chance of 2**-64.
     """
     raw = _bytes(weight)
-    words = raw.view(torch.int32) if len(raw) % 4 == 0 else raw
+    whole = len(raw) % 4 == 0 and raw.storage_offset() % 4 == 0
+    words = raw.view(torch.int32) if whole else raw
     places = torch.arange(min(WORDS, len(words)), device=raw.device)
     mixed = places * 6364136223846793005 + 1442695040888963407  # a step of Knuth's generator
     factors = (mixed ^ (mixed >> 29)) * 2862933555777941757 | 1
