@@ -12,8 +12,10 @@ from steerlens.data import ContrastPair, ContrastSet
 from steerlens.directions import Direction
 from steerlens.directions.methods import DiffMean
 from steerlens.interventions import Add
+from steerlens.interventions.conditional import Condition, When
 from steerlens.interventions.prompt import Prompt
 from steerlens.measures.reading import activations
+from steerlens.models.forward import Forward
 from steerlens.models.model import Model, SteeringError
 from steerlens.sites import Positions, Site
 from tests.strangers import low_rank
@@ -105,6 +107,39 @@ def test_exact_effects_of_edits_between_and_inside_blocks(gpt2, layer, stream, f
     """Passes from the held block on leave nothing of the edit out."""
     edit = step(gpt2, layer, stream=stream)
     same_as_by_hand(gpt2, edit, first)
+
+
+def test_a_held_pass_starts_at_the_first_held_block(gpt2, monkeypatch):
+    """One pass with all components held, and one with each: blocks below are not run again."""
+    started = []
+    last = Forward.last
+
+    def counted(forward, batch, entering=None, cut=None):
+        started.append(0 if entering is None else entering[0])
+        return last(forward, batch, entering, cut)
+
+    monkeypatch.setattr(Forward, "last", counted)
+    found = attribute_gain(gpt2, CHOOSE, REPORT, step(gpt2, 0), exact=3, progress=False)
+    layers = [found.held(n).layer for n in range(3)]
+    assert started[-4:] == [min(layers), *layers] and min(layers) >= 1
+    started.clear()
+    attribute_gain(gpt2, CHOOSE, REPORT, low_rank(gpt2, 1), exact=3, progress=False)
+    assert set(started) == {0}  # weights stay changed in all blocks
+
+
+def test_a_condition_is_read_before_anything_is_held(gpt2):
+    """Its own pass is over prompts alone, of other width than the answers."""
+    edit = step(gpt2, 1, stream="resid_pre")
+    always = When(Condition(edit.direction, -1e9, similarity="projection"), edit)
+    report = ContrastSet("report", (
+        ContrastPair("the cat sat on", " the bed", " the dog"),
+        ContrastPair("you like", " the good soup", " a bad soup"),
+    ))  # fmt: skip
+    one, other = (
+        attribute_gain(gpt2, CHOOSE, report, e, exact=3, progress=False) for e in (always, edit)
+    )
+    torch.testing.assert_close(one.lost, other.lost, atol=1e-5, rtol=1e-4)
+    assert float(other.lost.abs().max()) > 1e-2
 
 
 def test_a_bridge_whose_heads_are_not_trusted_is_refused(tiny_bridge_model):

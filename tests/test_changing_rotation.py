@@ -9,6 +9,9 @@ import transformers
 import steerlens as sl
 from steerlens.data import ContrastPair
 from steerlens.measures.generation import generated_tokens
+from steerlens.measures.tokenised import questions
+from steerlens.measures.written_on import written_on
+from steerlens.models.changing_rotation import prefix_is_rotated_otherwise
 from steerlens.models.checkpoints import bridge_from_hf, word_tokenizer
 from steerlens.models.model import Model
 from steerlens.sites import Positions, Site
@@ -51,8 +54,14 @@ def test_the_frequencies_of_a_short_text_depend_on_the_longest(phi: Model) -> No
     assert float((beside - alone).abs().max()) > 1e-4
 
 
+def step(model: Model) -> sl.Add:
+    vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    direction = sl.Direction(vector, Site(1), processing="raw")
+    return sl.Add(direction, Positions.from_prompt_end(), unit="direction")
+
+
 def test_texts_of_both_sides_are_refused(phi: Model) -> None:
-    with pytest.raises(ValueError, match=f"5 to 21 tokens.* more than {LIMIT} tokens"):
+    with pytest.raises(ValueError, match=f"more than {LIMIT} columns.*has 21, .* of 5 tokens"):
         phi.states(phi.tokens([words(4), words(20)]))
 
 
@@ -66,7 +75,7 @@ def test_texts_of_one_side_are_read_as_alone(phi: Model, lengths: tuple[int, int
 
 
 def test_writing_across_the_limit_is_refused(phi: Model) -> None:
-    with pytest.raises(ValueError, match="7 to 27 tokens, new ones included"):
+    with pytest.raises(ValueError, match="has 27, padding and new tokens included"):
         generated_tokens(phi, [words(6)], max_new_tokens=20)
     written = generated_tokens(phi, [words(20)], max_new_tokens=4, stop_at_eos=False)
     whole = generated_tokens(phi, [words(20)], max_new_tokens=4, stop_at_eos=False, use_cache=False)
@@ -78,11 +87,8 @@ def test_writing_across_the_limit_is_refused(phi: Model) -> None:
 def test_a_sweep_equals_full_passes(phi: Model, count: int) -> None:
     """Past the limit no prefix is shared: alone it would have the short factors."""
     pairs = [ContrastPair(words(count, n), f" {WORDS[n]}", f" {WORDS[n + 1]}") for n in range(3)]
-    vector = torch.randn(phi.d_model, generator=torch.Generator().manual_seed(0))
-    arm = sl.Add(
-        sl.Direction(vector, Site(1), processing="raw"), Positions.from_prompt_end(),
-        unit="direction",
-    )  # fmt: skip
+    arm = step(phi)
+    vector = arm.direction.vector
     found = sl.sweep(phi, pairs, [arm], [0.0, 1.0], progress=False)
     assert found.plan.path == "replay"
     for column, multiplier in enumerate((0.0, 1.0)):
@@ -99,3 +105,50 @@ def test_a_sweep_equals_full_passes(phi: Model, count: int) -> None:
                 logits = phi.wrapped(tokens)[0, -1]
             wanted = float(logits[ids[0]] - logits[ids[1]])
             assert float(found.log_odds[0, column, row]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_padding_counts_as_hugging_face_counts_it(phi: Model) -> None:
+    """Prompts are padded on the left and answers on the right, so all are shorter than the batch."""
+    pairs = [
+        ContrastPair(words(11, 1), " w1", " w2"),
+        ContrastPair(words(5, 2), " w1 w4 w5", " w2 w8 w9"),
+    ]
+    batch = questions(phi, pairs).batch
+    assert int(batch.mask.sum(1).max()) <= LIMIT < batch.width
+    with pytest.raises(ValueError, match=f"has {batch.width}, padding"):
+        phi.states(batch)
+    with pytest.raises(ValueError, match=f"has {batch.width}, padding"):
+        sl.sweep(phi, pairs, [step(phi)], [0.0, 1.0], progress=False)
+
+
+@torch.no_grad()
+def test_texts_that_are_read_on_stay_on_one_side(phi: Model) -> None:
+    written = generated_tokens(phi, [words(6)], max_new_tokens=3, stop_at_eos=False)
+    with pytest.raises(ValueError, match="has 16, padding"):
+        written_on(
+            phi,
+            [words(6)],
+            written,
+            kept=None,
+            max_new_tokens=6,
+            stop_at_eos=False,
+            temperature=0.0,
+        )
+    found = written_on(
+        phi, [words(6)], written, kept=None, max_new_tokens=2, stop_at_eos=False, temperature=0.0
+    )
+    ids = [*phi.tokens([words(6)]).tokens[0].tolist(), *written[0].tolist()]
+    for _ in range(2):
+        ids.append(int(phi.wrapped(torch.tensor([ids]))[0, -1].argmax()))
+    assert found[0].tolist() == ids[-2:]
+
+
+@torch.no_grad()
+def test_a_prefix_beyond_the_limit_is_shared(phi: Model) -> None:
+    """It has the frequencies of the whole text."""
+    pairs = [ContrastPair(words(20, n), f" {WORDS[n]}", f" {WORDS[n + 1]}") for n in range(2)]
+    batch = questions(phi, pairs).batch
+    for columns, otherwise in ((LIMIT, True), (LIMIT + 1, False), (3, True)):
+        assert prefix_is_rotated_otherwise(phi.wrapped, batch, columns) == otherwise
+    short = phi.tokens([words(5)])
+    assert not prefix_is_rotated_otherwise(phi.wrapped, short, 3)

@@ -23,7 +23,11 @@ class KeptTexts:
             first: The part that is read now.
             width: Columns of the longest text that will come.
             stepped: As of `KeptRun`.
+
+        Raises:
+            ValueError: If the model would read the texts otherwise than at once.
         """
+        model.forward.require_readable(first, width - first.width)
         self.read = first.width
         every = [torch.arange(len(first), device=first.tokens.device)]
         self.runs: list[tuple[Tensor, KeptRun]] = []

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from steerlens.interventions.changes import Change, StreamEdit
 from steerlens.measures.tokenised import Examples
-from steerlens.models.changing_rotation import rotation_changed
+from steerlens.models.changing_rotation import prefix_is_rotated_otherwise
 from steerlens.models.forward import Entering
 from steerlens.models.kernel import Columns, Kernel
 from steerlens.models.model import Model, SteeringError
@@ -322,9 +322,9 @@ class ByReplay(Wavefront):
         self.edits = {i: edits_by_entry(grid.edits(i)) for i in self.arms}
 
     def _shared(self, examples: Examples) -> int:
-        if not self.replay.shares or rotation_changed(self.model.wrapped, examples.batch):
-            return 0
-        return super()._shared(examples)
+        shared = super()._shared(examples) if self.replay.shares else 0
+        alone = prefix_is_rotated_otherwise(self.model.wrapped, examples.batch, shared)
+        return 0 if alone else shared
 
     def kept_per_row(self, width: int) -> int:
         cfg = self.model.cfg  # keys and values, beside those that a block joins with its own

@@ -17,27 +17,27 @@ def require_one_rotation(wrapped: Any, batch: TokenBatch, new: int = 0) -> None:
 
     Args:
         wrapped: A HookedTransformer, which has one set of frequencies, or a TransformerBridge.
-        new: How many tokens each text will have more.
+        new: How many columns will follow those of the batch.
     """
     limit = _limit(wrapped)
     if limit is None:
         return
-    lengths = batch.mask.sum(1)
-    least, most = int(lengths.min()), int(lengths.max()) + new
+    # Hugging Face numbers the tokens of some row from the first column on, padding after it too.
+    least, most = int(batch.mask.sum(1).min()), batch.width + new
     if least <= limit < most:
         raise ValueError(
-            f"The texts have {least} to {most} tokens, new ones included. "
-            f"{type(wrapped.original_model).__name__} has other rotary frequencies for texts of "
-            f"more than {limit} tokens (longrope), and takes them for all texts of a batch and for "
-            f"all of their tokens. Use texts that have at most {limit} tokens at their end, or "
-            f"texts that all begin with more."
+            f"{type(wrapped.original_model).__name__} has other rotary frequencies for batches of "
+            f"more than {limit} columns (longrope). This one has {most}, padding and new tokens "
+            f"included, and a text of {least} tokens, which would not be read as it is alone. Use "
+            f"texts that fit into {limit} columns with what is written, or only texts that have "
+            f"more than {limit} tokens from the start."
         )
 
 
-def rotation_changed(wrapped: Any, batch: TokenBatch) -> bool:
-    """Whether some text has other frequencies than its first tokens alone."""
+def prefix_is_rotated_otherwise(wrapped: Any, batch: TokenBatch, columns: int) -> bool:
+    """Whether the first columns of a batch alone have other frequencies than in the batch."""
     limit = _limit(wrapped)
-    return limit is not None and int(batch.mask.sum(1).max()) > limit
+    return limit is not None and columns <= limit < batch.width
 
 
 def _limit(wrapped: Any) -> int | None:

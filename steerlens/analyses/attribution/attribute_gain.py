@@ -179,7 +179,7 @@ class _Work:
         """Change of each output, times the gradient there."""
         runs = []
         for attach in (nullcontext, self.steered):
-            with attach():
+            with attach(), self.model.attached.reading(asked.batch):
                 runs.append(with_gradients(self.model, asked, self.sites))
         effects = {}
         for site in self.sites:
@@ -227,7 +227,9 @@ class _Work:
     def _odds(
         self, asked: Questions, attach: Callable[[], Any], hooks: list[tuple[str, HookFn]]
     ) -> Float[Tensor, " example"]:
-        with attach(), self.model.wrapped.hooks(fwd_hooks=hooks):
+        attached = self.model.attached
+        # What conditions read of the texts is read before there are hooks.
+        with attach(), attached.reading(asked.batch), self.model.wrapped.hooks(fwd_hooks=hooks):
             return log_odds(self.model, asked)
 
     @staticmethod
