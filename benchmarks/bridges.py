@@ -63,7 +63,7 @@ SHAPES = {
         },
     ),
 }  # fmt: skip
-"""As in the models' published configs; the tokens of the vocabulary are words."""
+"""Widths, depths and vocabularies as in the models' published configs; the tokens are words."""
 MULTIPLIERS = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
 WORDS = 4096
 """How many of the vocabulary the prompts are made of."""

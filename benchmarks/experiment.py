@@ -99,7 +99,8 @@ class Part:
     wall: float = 0.0
     cpu: float = 0.0
     peak: int = 0
-    """Bytes at the most above those of the process with its model: resident, or allocated on a GPU."""
+    """Bytes at the most above those of the process with its model (of the load: without it): resident,
+    or allocated on a GPU."""
     cells: int = 0
     """Cells x examples whose states were computed."""
     written: int = 0
@@ -119,6 +120,15 @@ class Clock:
         self.running = [REST]
         self.since = time.perf_counter(), time.process_time()
         self.base = 0
+
+    def start_counting_memory(self) -> None:
+        """Counts from what the process holds now."""
+        _peak_memory(self.device)
+        self.base = (
+            torch.cuda.memory_allocated(self.device)
+            if self.device.type == "cuda"
+            else psutil.Process().memory_info().rss
+        )
 
     @property
     def now(self) -> Part:
@@ -271,12 +281,7 @@ def run(
         _counted(clock, stack)
         if count:
             stack.enter_context(Counting(clock))
-        _peak_memory(model.device)
-        clock.base = (
-            torch.cuda.memory_allocated(model.device)
-            if model.device.type == "cuda"
-            else psutil.Process().memory_info().rss
-        )
+        clock.start_counting_memory()
         made = experiment.run(folder, progress=False, model=model)
         clock.turn()
     return clock.parts, made.text
@@ -416,6 +421,7 @@ def main(
     if null_products is not None and dtype != "float32":
         raise SystemExit("--null-products rounds the factors of a float32 model. Leave one out.")
     clock = Clock(place)
+    clock.start_counting_memory()
     with clock.part("model: load and checks"):
         experiment, model = prepared(on, device, getattr(torch, dtype), tiny)
         experiment = replace(experiment, null_products=null_products, dtype=dtype, device=device)
@@ -431,7 +437,7 @@ def main(
     rows = {"import of torch and steerlens": start, "model: load and checks": loading, **parts}
     total = Part(
         wall=sum(part.wall for part in rows.values()), cpu=sum(part.cpu for part in rows.values()),
-        peak=max(part.peak for part in rows.values()),
+        peak=max(part.peak for part in parts.values()),
     )  # fmt: skip
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{threads} threads"
     print(f"{on}: {model!r}".splitlines()[0], where, sep="; ")
