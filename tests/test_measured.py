@@ -9,7 +9,11 @@ import transformers
 from steerlens.data import ContrastPair
 from steerlens.directions import Direction
 from steerlens.interventions import Add
+from steerlens.measures.direct_gain import direct_gain
+from steerlens.measures.divergence import divergence
 from steerlens.measures.generation import generated_tokens
+from steerlens.measures.screen import screen
+from steerlens.measures.surprisal import surprisal
 from steerlens.measures.sweep import sweep
 from steerlens.models.attached import SteeringError
 from steerlens.models.checkpoints import CheckpointError, bridge_from_hf, word_tokenizer
@@ -108,6 +112,38 @@ def test_a_readout_that_is_not_known_is_refused_and_activations_are_read():
     with pytest.raises(ReadoutError, match="its own logits differ by up to"):
         model.logits("the cat")
     model.cache("the cat", [Site(0)])
+
+
+PROJECTED = {
+    "logits": lambda model, pairs, add: model.logits("the cat"),
+    "token effects": lambda model, pairs, add: model.token_effects(add.direction.vector),
+    "sweep": lambda model, pairs, add: sweep(model, pairs, [add], [0.0, 1.0], progress=False),
+    "cost": lambda model, pairs, add: divergence(model, TEXTS[:1], [add], [1.0], progress=False),
+    "screen": lambda model, pairs, add: screen(model, pairs, [add], progress=False),
+    "direct gain": lambda model, pairs, add: direct_gain(
+        model, pairs, [add], [1.0], progress=False
+    ),
+    "surprisal": lambda model, pairs, add: surprisal(model, ["the cat"], torch.tensor([[[4, 5]]])),
+}
+
+
+@pytest.fixture(scope="module")
+def projected():
+    """As in OPT-350m, another product stands between the last stream and the unembedding."""
+    hf_model, tokenizer = random_hf("OPT", word_embed_proj_dim=16, ffn_dim=64)
+    return Model(bridge_from_hf(hf_model, tokenizer, name="projected"))
+
+
+@pytest.mark.filterwarnings("ignore:.*one by one")
+@pytest.mark.parametrize("name", PROJECTED)
+def test_a_readout_of_another_width_is_refused_before_it_is_tried(
+    projected, random_direction, name
+):
+    direction = random_direction(Site(0), 32)
+    pairs = [ContrastPair("the cat sat on", " the bed", " the dog")]
+    with pytest.raises(ReadoutError, match="cannot be computed from its last stream"):
+        PROJECTED[name](projected, pairs, Add(direction))
+    assert generated_tokens(projected, TEXTS, max_new_tokens=2).shape == (2, 2)
 
 
 def test_a_readout_of_a_hooked_transformer_that_does_more_is_refused():

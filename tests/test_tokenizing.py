@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -178,9 +179,25 @@ def test_markers_without_a_name_are_special_and_not_steered(tmp_path):
     assert Positions.all(special=True).mask(batch).all()
 
 
-def test_tokens_that_are_added_later_are_known(gpt2):
-    import copy
+def test_markers_that_a_template_writes_are_special_without_the_flag(gpt2):
+    tokenizer = copy.deepcopy(gpt2.tokenizer)
+    names = ["<|turn|>", "[INST]", "<|unused|>", "user", "--"]
+    tokenizer.add_tokens(names)
+    hooked = tiny_model("gpt2", words=[*WORDS, *names])
+    hooked.tokenizer = tokenizer
+    turn, inst, unused, word, dashes = tokenizer.convert_tokens_to_ids(names)
+    assert not {turn, inst, unused, word, dashes} & set(Model(hooked).special_ids)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|turn|>user [INST] -- {{m.content}}{% endfor %}"
+    )
+    model = Model(hooked)
+    assert {turn, inst} == {turn, inst, unused, word, dashes} & set(model.special_ids)
+    batch = model.tokens(["<|turn|> the cat [INST] sat user"])
+    special = batch.special[0] & (batch.tokens[0] != tokenizer.bos_token_id)
+    assert set(batch.tokens[0][special].tolist()) == {turn, inst}
 
+
+def test_tokens_that_are_added_later_are_known(gpt2):
     tokenizer = copy.deepcopy(gpt2.tokenizer)
     hooked = tiny_model("gpt2")
     hooked.tokenizer = tokenizer

@@ -1,5 +1,6 @@
 """Under torch.inference_mode() and another default precision, numbers are the usual ones."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,18 @@ import pytest
 import torch
 
 from steerlens import Add, ContrastPair, ContrastSet, Nudge, ProbeLoss, Site
+from steerlens.analyses.probe.measure_probe import probe
+from steerlens.forms import DReFT, LoRA, LoReFT, PostBlock
 from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.divergence import divergence
 from steerlens.measures.generation import generate
+from steerlens.measures.grains import grains
 from steerlens.measures.reading import activations
 from steerlens.measures.sweep import sweep
+from steerlens.models.model import Model
 from steerlens.training.concept_das import concept_das
+from steerlens.training.objectives import LM
+from steerlens.training.trainer import Trainer
 
 QUIET: Any = {"progress": False}
 WORDS = ("bed", "city", "soup", "cat")
@@ -89,3 +96,45 @@ def test_random_streams_are_numbers_of_any_library(gpt2, draws):
     )
     with pytest.raises(ValueError, match=r"draws=0\.5 is not a whole number"):
         generate(gpt2, TEXTS[:2], draws=[0, 0.5], **options)
+
+
+def trained(form) -> Any:
+    def log_odds(model: Model) -> torch.Tensor:
+        fitted = Trainer(LM(), steps=3, batch=2, seed=0).fit(form, model, PAIRS, **QUIET)
+        return sweep(model, PAIRS, [fitted], (0.0, 1.0), **QUIET).log_odds
+
+    return log_odds
+
+
+MADE: dict[str, Any] = {
+    "grains": lambda model: grains(model, PAIRS, [Site(1)], tokens=2, steps=2)[0].vector,
+    "probe": lambda model: (
+        probe(activations(model, PAIRS, [Site(1)], **QUIET), folds=2, controls=1, **QUIET).scores
+    ),
+    "LoRA": trained(LoRA(rank=2)),
+    "LoReFT": trained(LoReFT(Site(1), rank=2)),
+    "DReFT": trained(DReFT(Site(1), 2)),
+    "bottleneck": trained(PostBlock(rank=2)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_what_is_fitted_is_the_same_under_another_default_precision(
+    gpt2, float64_by_default, name, precision
+):
+    torch.set_default_dtype(torch.float32)
+    models = [Model(copy.deepcopy(gpt2.wrapped)) for _ in range(2)]
+    usual = MADE[name](models[0])
+    torch.set_default_dtype(precision)
+    found = MADE[name](models[1])
+    assert found.dtype == usual.dtype == torch.float32
+    torch.testing.assert_close(found, usual, atol=1e-6, rtol=1e-6)
+
+
+def test_a_probe_under_autocast_is_one_of_lower_precision(gpt2):
+    read = activations(gpt2, PAIRS, [Site(1)], **QUIET)
+    usual = probe(read, folds=2, controls=1, **QUIET).scores
+    with torch.autocast("cpu", torch.bfloat16):
+        found = probe(read, folds=2, controls=1, **QUIET).scores
+    torch.testing.assert_close(found, usual, atol=0.1, rtol=0.05)

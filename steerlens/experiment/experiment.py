@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from steerlens.experiment.experiment_data import (
     remarks_on,
     warn_of_data,
 )
-from steerlens.experiment.field_values import as_json, is_object, normalised, place_of
+from steerlens.experiment.field_values import as_json, is_object, place_of, plain_fields
 from steerlens.experiment.fields import (
     MethodField,
     require_at_least,
@@ -93,8 +94,13 @@ class Experiment(ABC):
     """What each part of the data is for, for the page."""
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, normalised(getattr(self, f.name)))
+        if isinstance(self.system, os.PathLike):
+            raise ExperimentError(
+                f"system={str(self.system)!r} is a path, and the text of a turn is needed. Write "
+                "system=Path(…).read_text()."
+            )
+        for name, value in plain_fields(self).items():
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "method", as_method(self.method))
         require_at_least(0, seed=self.seed)
         require_examples(n_fit=self.n_fit)

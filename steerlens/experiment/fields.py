@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Literal, cast
 
 import tyro
 
@@ -116,13 +116,4 @@ def require_layers(layers: tuple[int, ...] | None, name: str = "layers") -> None
     if layers is not None and (not layers or min(layers) < 0):
         raise ExperimentError(
             f"{name}={layers}: name at least one layer, counted from 0; or None for all."
-        )
-
-
-def require_steered(positions: str) -> None:
-    """Raises ExperimentError unless the positions can be steered by name."""
-    known = get_args(SteeredRule)
-    if positions not in known:
-        raise ExperimentError(
-            f"positions={positions!r} cannot be steered by name. Use one of {', '.join(known)}."
         )

@@ -40,7 +40,6 @@ from steerlens.experiment.fields import (
     require_examples,
     require_neutral,
     require_several,
-    require_steered,
 )
 from steerlens.experiment.workplace import Inputs, Workplace
 from steerlens.interventions import Add
@@ -112,7 +111,6 @@ class SAEExperiment(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_steered(self.positions)
         require_examples(n_choose=self.n_choose, n_report=self.n_report)
         require_neutral(self.n_neutral)
         require_at_least(0, confirmed=self.confirmed)

@@ -49,7 +49,6 @@ from steerlens.experiment.fields import (
     require_neutral,
     require_nulls,
     require_several,
-    require_steered,
 )
 from steerlens.experiment.forecast import Forecast
 from steerlens.experiment.steerability_forecast import steerability_forecast
@@ -146,7 +145,6 @@ class SteerabilityExperiment(Experiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "multipliers", require_multipliers(self.multipliers))
-        require_steered(self.positions)
         require_nulls(self.nulls)
         require_at_least(0, budget=self.budget, samples=self.samples, written=self.written)
         require_at_least(0, confirmed=self.confirmed, attributed=self.attributed)

@@ -54,6 +54,7 @@ class DReFT:
 
     def __post_init__(self) -> None:
         read_place(self)
+        object.__setattr__(self, "rank", as_int("rank", self.rank))
         require_rank(self.rank)
         unit: SupportsFloat = self.unit
         seed: SupportsIndex = self.seed
@@ -131,6 +132,6 @@ class SampledSubspace:
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength
     ) -> Float[Tensor, "batch pos d_model"]:
         sigma = self.unit * spread_of(resid, self.weight, self.offset)
-        epsilon = torch.randn(sigma.shape, generator=self.draws).to(resid)
+        epsilon = torch.randn(sigma.shape, generator=self.draws, dtype=torch.float32).to(resid)
         drawn = (sigma * epsilon) @ like_stream(self.mean.basis, resid)
         return self.mean(resid, strength) + per_row(strength, resid) * drawn

@@ -83,9 +83,9 @@ def require_parameters(form: Form, params: Parameters, shapes: dict[str, tuple[i
 
 def normal(shape: tuple[int, ...], std: float, model: Model, generator: torch.Generator) -> Tensor:
     """Normal numbers of a standard deviation, in float32 on the model's device."""
-    return (torch.randn(shape, generator=generator) * std).to(model.device)
+    return (torch.randn(shape, generator=generator, dtype=torch.float32) * std).to(model.device)
 
 
 def zeros(shape: tuple[int, ...], model: Model) -> Tensor:
     """Zeros in float32 on the model's device."""
-    return torch.zeros(shape, device=model.device)
+    return torch.zeros(shape, device=model.device, dtype=torch.float32)

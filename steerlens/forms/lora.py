@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlens.arguments import ArgumentError, as_float
+from steerlens.arguments import ArgumentError, as_float, as_int
 from steerlens.forms.form import Parameters, require_parameters, zeros
 from steerlens.forms.post_block import layers_of, layers_or_none
 from steerlens.forms.ranks import require_rank
@@ -35,6 +35,7 @@ class LoRA:
     rate: float = 2e-3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", as_int("rank", self.rank))
         require_rank(self.rank)
         object.__setattr__(self, "layers", layers_or_none(self.layers))
         targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
@@ -85,7 +86,7 @@ class LoRA:
                 params[name] = zeros(shape, model)
                 require_rank(self.rank, min(shape[2], params[name[:-1] + "a"].shape[1]))
             else:
-                uniform = torch.rand(shape, generator=generator) * 2 - 1
+                uniform = torch.rand(shape, generator=generator, dtype=torch.float32) * 2 - 1
                 params[name] = (uniform * shape[1] ** -0.5).to(model.device)
         return params
 

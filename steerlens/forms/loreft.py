@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from steerlens.arguments import as_int
 from steerlens.forms.form import Parameters, read_place, require_parameters, zeros
 from steerlens.forms.ranks import orthonormal_, require_rank
 from steerlens.forms.stream_edits import Subspace
@@ -31,6 +32,7 @@ class LoReFT:
 
     def __post_init__(self) -> None:
         read_place(self)
+        object.__setattr__(self, "rank", as_int("rank", self.rank))
         require_rank(self.rank)
 
     def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
@@ -42,7 +44,8 @@ class LoReFT:
         """A random subspace, read as it is."""
         model.require_site(self.site)
         require_rank(self.rank, model.width(self.site))
-        basis = torch.randn(self.rank, model.width(self.site), generator=generator)
+        shape = (self.rank, model.width(self.site))
+        basis = torch.randn(shape, generator=generator, dtype=torch.float32)
         orthonormal_(basis)
         basis = basis.to(model.device)
         return {"basis": basis, "read": basis.clone(), "offset": zeros((self.rank,), model)}

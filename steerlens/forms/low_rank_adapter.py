@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from steerlens.arguments import as_int
 from steerlens.forms.form import Parameters, normal, read_place, require_parameters, zeros
 from steerlens.forms.ranks import require_rank
 from steerlens.forms.stream_edits import Activation, Bottleneck, require_activation
@@ -33,6 +34,7 @@ class LowRankAdapter:
 
     def __post_init__(self) -> None:
         read_place(self)
+        object.__setattr__(self, "rank", as_int("rank", self.rank))
         require_rank(self.rank)
         require_activation(self.activation)
 

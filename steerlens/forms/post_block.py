@@ -34,6 +34,7 @@ class PostBlock:
     rate: float = 5e-3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", as_int("rank", self.rank))
         require_rank(self.rank)
         require_activation(self.activation)
         object.__setattr__(self, "layers", layers_or_none(self.layers))
@@ -55,7 +56,9 @@ class PostBlock:
         require_rank(self.rank, model.d_model)
         shapes = self._shapes(model)
         bound = 1e-3 * model.d_model**-0.5  # Kaiming's with a = √5
-        down = (torch.rand(shapes["down"], generator=generator) * 2 - 1) * bound
+        down = (
+            torch.rand(shapes["down"], generator=generator, dtype=torch.float32) * 2 - 1
+        ) * bound
         return {"down": down.to(model.device), "up": zeros(shapes["up"], model)}
 
     def intervention(self, model: Model, params: Parameters) -> Composed:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_float
 from steerlens.directions import Direction, DirectionError
 from steerlens.interventions.residual import AlongDirection, like_stream, per_row
 from steerlens.protocols import Strength
@@ -31,6 +32,8 @@ class ClampRange(AlongDirection):
 
     def __post_init__(self) -> None:
         self.direction.require_operation("clamp")
+        for name in ("low", "high"):
+            object.__setattr__(self, name, as_float(name, getattr(self, name), finite=False))
         if not self.low <= self.high or (math.isinf(self.low) and math.isinf(self.high)):
             raise DirectionError(
                 f"low={self.low}, high={self.high} is no range into which a projection could be "

@@ -66,6 +66,10 @@ class ProbeLoss:
     bias: float = 0.0
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("bias", "weight"):
+            object.__setattr__(self, name, as_float(name, getattr(self, name)))
+
     def __call__(self, ahead: Ahead, texts: list[list[int]]) -> Float[Tensor, " row"]:
         entry = self.probe.site.entry
         if entry is None or entry not in ahead.streams:

@@ -174,6 +174,7 @@ class Clamp(AlongDirection):
 
     def __post_init__(self) -> None:
         self.direction.require_operation("clamp")
+        object.__setattr__(self, "value", as_float("value", self.value))
 
     def __call__(
         self, resid: Float[Tensor, "batch pos d_model"], strength: Strength

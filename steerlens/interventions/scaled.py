@@ -11,6 +11,7 @@ from torch import Tensor
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.residual import Add
 from steerlens.interventions.together import Together
+from steerlens.models.attached import strength_of
 from steerlens.models.model import Model
 from steerlens.protocols import Hookable, Intervention, ResidualEdit, Strength
 from steerlens.sites import Positions, Site
@@ -58,4 +59,4 @@ class ScaledEdit:
 
     def attach(self, model: Hookable, multiplier: Strength) -> AbstractContextManager[None]:
         """Steers the model until the `with` ends."""
-        return self.edit.attach(model, multiplier * self.factor)
+        return self.edit.attach(model, strength_of(multiplier) * self.factor)

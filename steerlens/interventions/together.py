@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from steerlens.interventions.arms import require_fit
 from steerlens.interventions.changes import Change, Composed, StreamEdit
+from steerlens.models.attached import strength_of
 from steerlens.models.model import Model
 from steerlens.protocols import (
     Hookable,
@@ -59,6 +60,7 @@ class Together:
     @contextmanager
     def _attached(self, model: Hookable, multiplier: Strength) -> Iterator[None]:
         weights = self.weights or (1.0,) * len(self.interventions)
+        multiplier = strength_of(multiplier)
         with ExitStack() as stack:
             for intervention, weight in zip(self.interventions, weights, strict=True):
                 stack.enter_context(intervention.attach(model, multiplier * weight))

@@ -41,7 +41,8 @@ def weight_delta(
     Source: task vectors, arXiv:2212.04089; with `rank`, as LoRA is extracted from checkpoints.
     """
     base, tuned = as_model(base), as_model(tuned)
-    if rank is not None and as_int("rank", rank) < 1:
+    rank = None if rank is None else as_int("rank", rank)
+    if rank is not None and rank < 1:
         raise ArgumentError(f"rank={rank}: a change of that rank changes nothing. Use 1 or more.")
     try:
         wanted = re.compile(only)
@@ -107,7 +108,7 @@ def merged(model: Model, intervention: Intervention, multiplier: float = 1.0) ->
         TypeError: If the multiplier is not one number.
     """
     model = as_model(model)
-    multiplier = strength_of(multiplier)
+    strength = one_multiplier(strength_of(multiplier), repr(intervention))
     changes = intervention.changes(model) if isinstance(intervention, Composed) else ()
     weights = [change for change in changes if isinstance(change, WeightChange)]
     if not weights or len(weights) < len(changes):
@@ -117,9 +118,7 @@ def merged(model: Model, intervention: Intervention, multiplier: float = 1.0) ->
         )
     wrapped = copy.deepcopy(model.wrapped)
     own = dict(wrapped.named_parameters())
-    for name, change in new_weights(
-        weights, one_multiplier(multiplier, repr(intervention))
-    ).items():
+    for name, change in new_weights(weights, strength).items():
         if name not in own:
             raise ValueError(f"{intervention!r:.200} changes {name!r}, which the model lacks.")
         own[name].copy_(change(own[name].detach()))

@@ -33,6 +33,7 @@ class AnswerScores:
         Args:
             states: What the unembedding reads: the last `asked.read` columns, after the final norm.
         """
+        self.model.readout.require_known()
         both = asked.targets.expand(-1, 2, -1)
         if asked.variants == 1:
             states = states.expand(-1, -1, 2, -1, -1)

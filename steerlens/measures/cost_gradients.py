@@ -9,6 +9,7 @@ along the step. One backward pass of some texts gives that derivative for every 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ def cost_gradients(
     positions: Positions | None = None,
     draws: int = DRAWS,
     seed: int = 0,
-    prompt_share: float = 0.5,
+    prompt_share: SupportsFloat = 0.5,
 ) -> Float[Tensor, "draw site d_model"]:
     """Random gradients whose second moments are the cost of small steps.
 

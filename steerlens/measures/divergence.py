@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -26,8 +27,8 @@ def divergence(
     interventions: Sequence[Intervention],
     multipliers: Sequence[float],
     *,
-    prompt_share: float = 0.5,
-    memory: int | None = None,
+    prompt_share: SupportsFloat = 0.5,
+    memory: SupportsIndex | None = None,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> Float[Tensor, "intervention multiplier example"]:
@@ -38,7 +39,7 @@ def divergence(
     prompt's end on, in nats per token.
 
     Args:
-        prompt_share: How much of each text is prompt.
+        prompt_share: How much of each text is prompt, from 0 to 1; it has two tokens at least.
         memory: Bytes of working memory; by default a quarter of what is free.
         cells: Where finished units of texts are kept and found; by default nowhere.
 
@@ -66,7 +67,7 @@ def text_costs(
     interventions: Sequence[Intervention],
     multipliers: Sequence[float],
     *,
-    memory: int | None = None,
+    memory: SupportsIndex | None = None,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> Float[Tensor, "2 intervention multiplier example"]:
@@ -111,8 +112,8 @@ def cost_engine(
     texts: Sequence[str],
     interventions: Sequence[Intervention],
     multipliers: Sequence[float],
-    prompt_share: float = 0.5,
-    memory: int | None = None,
+    prompt_share: SupportsFloat = 0.5,
+    memory: SupportsIndex | None = None,
     entropy: bool = False,
 ) -> tuple[Engine, Examples, Reading]:
     """The engine of a grid, the texts, and how their cost is read.

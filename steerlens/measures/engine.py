@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.arguments import as_floats
+from steerlens.arguments import as_floats, as_int
 from steerlens.interventions.arms import require_each_fits
 from steerlens.interventions.together import changes_of
 from steerlens.measures.other_paths import Prompted, Recached, Reweighted, path_of
@@ -155,19 +156,24 @@ class Engine:
         model: Model,
         interventions: Sequence[Intervention],
         multipliers: Sequence[float],
-        memory: int | None = None,
+        memory: SupportsIndex | None = None,
         products: str | None = None,
     ) -> None:
         """
         Args:
             memory: Bytes of working memory; by default a quarter of what is free.
             products: As in `sweep`.
+
+        Raises:
+            ArgumentError: If the memory is no whole number from 1, or a multiplier no number.
         """
         strengths = as_floats("multipliers", multipliers)
         if not interventions or not strengths:
             raise ValueError("Nothing to sweep: give at least one intervention and one multiplier.")
         self.model = model
-        self.memory = memory or free_bytes(model.device) // 4
+        self.memory = (
+            free_bytes(model.device) // 4 if memory is None else as_int("memory", memory, least=1)
+        )
         require_each_fits(model, interventions)
         with model.unchanging():
             changes = tuple(changes_of(intervention, model) for intervention in interventions)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_float, as_int, as_positive
 from steerlens.data.contrast_set import PairsLike
 from steerlens.directions import Direction
 from steerlens.interventions.arms import Arms, Steering
@@ -53,7 +54,7 @@ def equal_kl(
     arms: Arms,
     texts: Sequence[str],
     *,
-    kl: float = BUDGET,
+    kl: SupportsFloat = BUDGET,
     positions: Positions | None = None,
     progress: bool = True,
     cells: Cells | None = None,
@@ -82,8 +83,7 @@ def equal_kl(
             direction and an `Add`, which must state it, and at multiplier 1 for other arms.
         ValueError: If an intervention does not fit the model.
     """
-    model = as_model(model)
-    _require_kl(kl)
+    model, kl = as_model(model), _cost("kl", kl)
     given = list(arms.values()) if isinstance(arms, Mapping) else list(arms)
     where = positions or Positions.from_prompt_end()
     units = [Add(arm, where, 1.0) if isinstance(arm, Direction) else arm for arm in given]
@@ -155,7 +155,7 @@ def lengths_of_equal_kl(
     directions: Sequence[Direction],
     texts: Sequence[str],
     *,
-    kl: float = BUDGET,
+    kl: SupportsFloat = BUDGET,
     positions: Positions | None = None,
     tolerance: float = NEAR,
     first: Sequence[float] | None = None,
@@ -180,7 +180,7 @@ def lengths_of_equal_kl(
     Raises:
         CalibrationError: If a direction states no resid_norm, or `kl` is not positive.
     """
-    _require_kl(kl)
+    kl, near = _cost("kl", kl), as_positive("tolerance", tolerance)
     positions = positions or Positions.from_prompt_end()
 
     units = [_norm(direction) for direction in directions]
@@ -190,7 +190,7 @@ def lengths_of_equal_kl(
     def cost(chosen: list[int], lengths: list[float]) -> list[float]:
         return measured(chosen, lengths).double().mean(-1).tolist()
 
-    return torch.tensor(strengths_of_cost(cost, units, kl, tolerance, first))
+    return torch.tensor(strengths_of_cost(cost, units, kl, near, first))
 
 
 def lengths_within_budget(
@@ -198,7 +198,7 @@ def lengths_within_budget(
     directions: Sequence[Direction],
     texts: Sequence[str],
     *,
-    budget: float = BUDGET,
+    budget: SupportsFloat = BUDGET,
     positions: Positions | None = None,
     groups: Groups = None,
     first: Sequence[float] | None = None,
@@ -233,7 +233,7 @@ def strengths_within_budget(
     arms: Sequence[Intervention],
     texts: Sequence[str],
     *,
-    budget: float = BUDGET,
+    budget: SupportsFloat = BUDGET,
     units: Sequence[float] | None = None,
     groups: Groups = None,
     first: Sequence[float] | None = None,
@@ -268,13 +268,12 @@ class StrengthsWithinBudget:
         arms: Sequence[Intervention],
         texts: Sequence[str],
         *,
-        budget: float = BUDGET,
+        budget: SupportsFloat = BUDGET,
         units: Sequence[float] | None = None,
         groups: Groups = None,
         progress: bool = True,
     ) -> None:
-        _require_kl(budget)
-        self.budget, self.groups = budget, groups
+        self.budget, self.groups = _cost("budget", budget), groups
         self.units = [1.0] * len(arms) if units is None else list(units)
         self._measured = RepeatedCost(as_model(model), texts, arms, progress=progress)
 
@@ -388,7 +387,7 @@ def lengths_of_equal_utility(
     directions: Sequence[Direction],
     pairs: PairsLike,
     *,
-    drop: float,
+    drop: SupportsFloat,
     positions: Positions | None = None,
     steps: int = 13,
     largest: float = 4.0,
@@ -412,8 +411,10 @@ def lengths_of_equal_utility(
     Raises:
         CalibrationError: If a direction states no resid_norm, or `drop` is not positive.
     """
+    drop = as_float("drop", drop, finite=False)
     if not (drop > 0 and math.isfinite(drop)):
-        raise CalibrationError(f"drop={drop} is not a loss of utility. Give nats above 0.")
+        raise CalibrationError(f"drop={drop:g} is not a loss of utility. Give nats above 0.")
+    steps, largest = as_int("steps", steps, least=1), as_positive("largest", largest)
     positions = positions or Positions.from_prompt_end()
     edits = [Add(d, positions, _norm(d)) for d in directions]
     multipliers = (0.0, *(largest * 2 ** ((k - steps + 1) / 2) for k in range(steps)))
@@ -433,9 +434,12 @@ def lengths_of_equal_utility(
     return torch.tensor(found)
 
 
-def _require_kl(kl: float) -> None:
-    if not (kl > 0 and math.isfinite(kl)):
-        raise CalibrationError(f"kl={kl} is not a cost. Give nats per token above 0.")
+def _cost(name: str, given: SupportsFloat) -> float:
+    """Finite nats above 0."""
+    nats = as_float(name, given, finite=False)
+    if not (nats > 0 and math.isfinite(nats)):
+        raise CalibrationError(f"{name}={nats:g} is not a cost. Give nats per token above 0.")
+    return nats
 
 
 def _norm(direction: Direction) -> float:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens import stats
+from steerlens.arguments import as_int
 from steerlens.data.contrast_set import PairsLike
 from steerlens.interventions.arms import require_each_fits
 from steerlens.measures.answer_gradients import with_gradients
@@ -51,7 +53,7 @@ def screen(
     pairs: PairsLike,
     arms: Sequence[Intervention],
     *,
-    batch_size: int = 8,
+    batch_size: SupportsIndex = 8,
     progress: bool = True,
 ) -> Screen:
     """Slopes of the log-odds over the multiplier of every intervention, at 0.
@@ -68,10 +70,11 @@ def screen(
     Raises:
         ValueError: For questions that cannot be scored, or an intervention that does not fit the
             model.
+        ArgumentError: If `batch_size` is no whole number from 1.
 
     Source: attribution patching, Nanda 2023; Syed et al., arXiv:2310.10348.
     """
-    model = as_model(model)
+    model, size = as_model(model), as_int("batch_size", batch_size, least=1)
     require_each_fits(model, arms)
     asked = questions(model, pairs)
     edits = {i: arm for i, arm in enumerate(arms) if isinstance(arm, ResidualEdit)}
@@ -84,8 +87,8 @@ def screen(
     if edits:
         rows = list(edits)
         with progress_bar(progress, total=len(asked), desc="screen", unit="ex") as bar:
-            for start in range(0, len(asked), batch_size):
-                some = slice(start, min(start + batch_size, len(asked)))
+            for start in range(0, len(asked), size):
+                some = slice(start, min(start + size, len(asked)))
                 part = asked.rows(some)
                 by_position[rows, some] = _slopes(model, part, list(edits.values()))
                 masks = torch.stack([edit.positions.mask(part.batch) for edit in edits.values()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +51,7 @@ def plan(
     multipliers: Sequence[float],
     *,
     log_odds_only: bool = False,
-    memory: int | None = None,
+    memory: SupportsIndex | None = None,
     products: Products | None = None,
 ) -> Plan:
     """What `sweep` would do with these arguments, and what memory and time it would need.
@@ -77,7 +78,7 @@ def sweep(
     multipliers: Sequence[float],
     *,
     log_odds_only: bool = False,
-    memory: int | None = None,
+    memory: SupportsIndex | None = None,
     products: Products | None = None,
     progress: bool = True,
     cells: Cells | None = None,

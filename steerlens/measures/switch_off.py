@@ -48,7 +48,7 @@ def switched_off(
     after: SupportsIndex = 16,
     temperature: SupportsFloat = 1.0,
     seed: SupportsIndex = 0,
-    rows: int = ROWS,
+    rows: SupportsIndex = ROWS,
 ) -> SwitchedOff:
     """How long steering is felt after it ends within a text, with the cache kept and recomputed.
 
@@ -88,6 +88,7 @@ def switched_off(
         as_float("temperature", temperature),
     )
     first, later = as_int("steered", steered, least=1), as_int("after", after, least=1)
+    at_once = as_int("rows", rows, least=1)
     require_fit(model, intervention)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     then = [then] if isinstance(then, str) else then
@@ -118,12 +119,12 @@ def switched_off(
         )  # fmt: skip
 
     found = []
-    for start in range(0, len(prompts), rows):
-        draws = range(len(prompts))[start : start + rows]
+    for start in range(0, len(prompts), at_once):
+        draws = range(len(prompts))[start : start + at_once]
         texts = [prompts[i] for i in draws]
         base = model.tokens(texts, padding_side="left")
         never = write(texts, first + later if ahead is None else first, draws)
-        z = never[:, first:] if ahead is None else ahead[start : start + rows]
+        z = never[:, first:] if ahead is None else ahead[start : start + at_once]
         with intervention.attach(model, multiplier):
             stepped = bool(model.attached.nudges)
             written = write(texts, first, draws)

@@ -179,7 +179,7 @@ def _log_probs(
         -1, batch.tokens[asked][:, None]
     )[:, 0]
     row = asked.nonzero()[:, 0]
-    return torch.zeros(len(batch), device=each.device).index_add(0, row, each)
+    return torch.zeros(len(batch), dtype=each.dtype, device=each.device).index_add(0, row, each)
 
 
 def top_tokens_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,7 @@ def sweep_tokens(
     multipliers: Sequence[float],
     tokens: Sequence[int],
     *,
-    memory: int | None = None,
+    memory: SupportsIndex | None = None,
     progress: bool = True,
     cells: Cells | None = None,
 ) -> TokensSwept:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import SupportsFloat, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.arguments import ArgumentError, as_float
 from steerlens.data import ContrastPair
 from steerlens.data.contrast_set import PairsLike, as_contrast_set
 from steerlens.models.model import Model
@@ -168,17 +169,23 @@ def before_answers(
     return states[:, :-1][asked[:, 1:]], asked
 
 
-def halved(model: Model, texts: Sequence[str], share: float = 0.5) -> TokenBatch:
+def halved(model: Model, texts: Sequence[str], share: SupportsFloat = 0.5) -> TokenBatch:
     """Texts whose first part is the prompt and whose rest continues it.
 
     Raises:
         ValueError: If a text has fewer than 4 tokens, or more than the context.
+        ArgumentError: If the share is no number from 0 to 1.
     """
+    part = as_float("prompt_share", share)
+    if not 0 <= part <= 1:
+        raise ArgumentError(
+            f"prompt_share={part:g} is no part of a text. Use a number from 0 to 1, e.g. 0.5 for half."
+        )
     batch = model.tokens(list(texts), padding_side="left")
     lengths = batch.mask.sum(-1)
     if int(lengths.min()) < 4:
         raise ValueError("A text for measuring cost has fewer than 4 tokens. Use longer texts.")
-    kept = (lengths * share).long().clamp(min=2)
+    kept = (lengths * part).long().clamp(min=2)
     return replace(batch, prompt_end=batch.width - lengths + kept)
 
 

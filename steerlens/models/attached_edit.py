@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.arguments import as_float, as_floats
 from steerlens.models.factors import Factor, TokenFactor
 from steerlens.models.prompts import Inserted
 from steerlens.protocols import Edit, Strength, TextEdit
@@ -185,17 +186,26 @@ def by_row(multiplier: Strength, rows: int) -> Float[Tensor, " row"]:
     return torch.full((rows,), float(multiplier))
 
 
+def _real(numbers: Tensor) -> bool:
+    return numbers.dtype != torch.bool and not numbers.is_complex()
+
+
 def strength_of(multiplier: Strength) -> Strength:
     """One finite number, or one per row of a batch; a tensor without dimensions is one number.
+
+    Numbers of every library become a float, and a vector of NumPy a tensor.
 
     Raises:
         TypeError: If it is neither.
         ValueError: If a number is NaN or infinite.
     """
-    if isinstance(multiplier, Tensor) and multiplier.ndim == 0 and not multiplier.requires_grad:
-        multiplier = float(multiplier)
-    per_row = isinstance(multiplier, Tensor)
-    if not (multiplier.ndim == 1 if per_row else isinstance(multiplier, Real)):
+    if isinstance(multiplier, np.ndarray) and multiplier.ndim == 1:
+        multiplier = torch.tensor(as_floats("multiplier", multiplier), dtype=torch.float32)
+    array = isinstance(multiplier, Tensor | np.ndarray) and multiplier.ndim > 0
+    trained = isinstance(multiplier, Tensor) and multiplier.requires_grad
+    if not (array or trained):
+        multiplier = as_float("multiplier", multiplier, finite=False)
+    elif not (isinstance(multiplier, Tensor) and multiplier.ndim == 1 and _real(multiplier)):
         raise TypeError(
             f"multiplier={multiplier!r} is not a strength. Give one number, or a tensor with one "
             "number per row of the batch."

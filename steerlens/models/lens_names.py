@@ -225,6 +225,7 @@ class LensNames(ABC):
                 f"A vector of shape {tuple(vector.shape)} is not one of the residual stream, whose "
                 f"d_model is {self.wrapped.cfg.d_model}, so the unembedding cannot read it."
             )
+        self.readout.require_known()
         rows = torch.stack([vector, -vector]).to(self.W_U)
         rows = rows / rows.norm(dim=-1, keepdim=True) * rows.shape[-1] ** 0.5
         # A norm is odd but for its bias, which the difference drops.

@@ -10,6 +10,7 @@ import torch
 
 from steerlens.models import checkpoints
 from steerlens.models.checkpoints import CheckpointError, MissingCheckpoint
+from steerlens.store.files import expanded
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the models that ship with steerlens."""
@@ -57,7 +58,7 @@ def _load(source: str | Path, options: dict[str, Any], revision: str | None) -> 
             "one on the hub such as 'gpt2'."
         )
     shipped = PRETRAINED / name
-    path = shipped if shipped.is_dir() else Path(source).expanduser()
+    path = shipped if shipped.is_dir() else expanded(source)
     if not path.is_dir() and name.lower() in checkpoints.PACKAGED:
         file = checkpoints.packaged_gguf(name.lower())
         return Loaded(checkpoints.load_gguf(file, name=name.lower(), **options), name.lower(), None)

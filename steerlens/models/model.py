@@ -359,10 +359,10 @@ class Model(LensNames):
             ValueError: If the multiplier is NaN or infinite, or there is no token.
             SteeringError: At the end of the `with`, if no text was run.
         """
-        strength = multiplier
-        if isinstance(multiplier, Tensor) and multiplier.ndim == 0:
-            strength = float(multiplier.detach())
-        strength_of(strength)
+        if isinstance(multiplier, Tensor) and multiplier.ndim == 0:  # it may be trained
+            strength_of(multiplier.detach())
+        else:
+            multiplier = strength_of(multiplier)
         if not len(tokens):
             raise ValueError("A prompt of no tokens changes nothing. Give at least one.")
         lead = tuple(self.texts.lead)
@@ -380,7 +380,7 @@ class Model(LensNames):
             ValueError: If the multiplier is NaN or infinite, or a bridge is wrapped.
             SteeringError: At the end of the `with`, if no text was run.
         """
-        strength_of(edit.multiplier)
+        edit.multiplier = strength_of(edit.multiplier)
         if self.is_bridge:
             raise ValueError(
                 "The keys in the cache of a TransformerBridge are those of Hugging Face, which are "

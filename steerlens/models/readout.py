@@ -43,6 +43,7 @@ class Readout:
         Raises:
             ReadoutError: If the wrapped model's own logits were found to be others.
         """
+        self.require_known()
         weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
         if targets is not None:
             weight, bias = weight[:, targets], bias[targets]
@@ -63,6 +64,7 @@ class Readout:
         Raises:
             ReadoutError: If the wrapped model's own logits were found to be others.
         """
+        self.require_known()
         weight, bias = self.wrapped.unembed.W_U, self.wrapped.unembed.b_U
         rows, tokens = ROWS, TOKENS
         if weight.device.type != "cpu":
@@ -87,6 +89,7 @@ class Readout:
         Raises:
             ReadoutError: If the wrapped model's own logits were found to be others.
         """
+        self.require_known()
         unembed = self.wrapped.unembed
         products = (states.float() * unembed.W_U.T[tokens].float()).sum(-1)
         return self.finish(products + unembed.b_U[tokens])
@@ -108,11 +111,14 @@ class Readout:
         Raises:
             ReadoutError: If the wrapped model's own logits were found to be others.
         """
-        found = measured(self.wrapped)
-        if found.readout_differs:
+        self.require_known()
+        return measured(self.wrapped).logit_scale
+
+    def require_known(self) -> None:
+        """Raises ReadoutError if the wrapped model's own logits were found to be others."""
+        if differs := measured(self.wrapped).readout_differs:
             raise ReadoutError(
-                f"The logits of {self.name!r} cannot be computed from its last stream: "
-                f"{found.readout_differs}. Its activations can be read; what needs logits cannot "
-                "be measured. Use a HookedTransformer of it where there is one."
+                f"The logits of {self.name!r} cannot be computed from its last stream: {differs}. Its "
+                "activations can be read; what needs logits cannot be measured. Use a "
+                "HookedTransformer of it where there is one."
             )
-        return found.logit_scale

@@ -96,7 +96,7 @@ def write_figure(
         scale: Pixels of a PNG for one of the figure; 4 are 384 to the inch.
 
     Raises:
-        ValueError: For another ending or theme.
+        ValueError: For another ending or theme, or the home folder of a user who is not known.
         PictureError: If the extra that draws pictures is not installed, or no browser is found.
     """
     target = Path(os.path.expanduser(path))
@@ -108,6 +108,12 @@ def write_figure(
         )
     if theme not in get_args(Theme):
         raise ValueError(f"theme={theme!r} is no theme. Use one of {', '.join(get_args(Theme))}.")
+    first = target.parts[0]
+    if first.startswith("~") and not os.path.lexists(first):
+        raise ValueError(
+            f"{target} cannot be written: no user {first[1:]!r} with a home folder is known here. "
+            "Write the whole path, or ~/ for your own home folder."
+        )
     drawn = paper(figure, columns) if theme == "paper" else figure
     target.parent.mkdir(parents=True, exist_ok=True)
     if ending == HTML:

@@ -34,6 +34,7 @@ from steerlens.models.memory import in_chunks
 from steerlens.models.model import Model, as_model
 from steerlens.protocols import Intervention
 from steerlens.sharing.shared_folder import load_shared
+from steerlens.store.files import expanded
 
 NEW_TOKENS = 256
 """Tokens of an answer at most, where Inspect asks for no number."""
@@ -119,13 +120,13 @@ class SteeredModel(ModelAPI):
                 f"multiplier={multiplier} steers nothing: there is no vector. Give one, as in "
                 "-M vector=weddings."
             )
-        if vector is not None and not Path(vector).expanduser().exists():
+        if vector is not None and not expanded(vector).exists():
             raise ValueError(
                 f"vector={vector!r} is not there. Give a file of Direction.save, or a folder of "
                 "save_shared."
             )
         # Inspect's cache of answers knows a model by its name and its address alone.
-        what = uuid.uuid4().hex if vector is None else _digest(Path(vector).expanduser())
+        what = uuid.uuid4().hex if vector is None else _digest(expanded(vector))
         address = base_url or f"steerlens:{what}:{self.multiplier:.9g}"
         super().__init__(model_name, address, api_key, [], config)
         self.model = Model.load(model_name, **options) if loaded is None else as_model(loaded)
@@ -263,5 +264,5 @@ def _digest(path: Path) -> str:
 
 def _read(vector: str, model: Model) -> Any:
     """What a file or a folder holds, for a model."""
-    path = Path(vector).expanduser()
+    path = expanded(vector)
     return load_shared(path, model) if path.is_dir() else Direction.load(path, model)

@@ -30,6 +30,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
     Raises:
         StorageError: If it cannot be written; an older file at this place stays as it was.
     """
+    require_home(path)
     with explained(path):
         make_folder(path.parent)
         if path.is_dir():
@@ -91,8 +92,18 @@ def require_file(path: Path | str) -> Path:
 
 
 def expanded(path: Path | str) -> Path:
-    """The path with "~" replaced by the home folder."""
+    """The path with "~" replaced by the home folder; of a user that is not known it stays."""
     return Path(os.path.expanduser(path))
+
+
+def require_home(path: Path) -> None:
+    """Raises StorageError before a folder named "~user" is made where no home folder is known."""
+    first = path.parts[0] if path.parts else ""
+    if first.startswith("~") and not os.path.lexists(first):
+        raise StorageError(
+            f"{path} cannot be written: no user {first[1:]!r} with a home folder is known here. "
+            "Write the whole path, or ~/ for your own home folder."
+        )
 
 
 def _kind(mode: int) -> str:
@@ -107,6 +118,7 @@ def make_folder(folder: Path) -> Path:
     Raises:
         StorageError: If that is not possible.
     """
+    require_home(folder)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -51,7 +51,9 @@ class SteeredBatch:
 
     def normal(self) -> Float[Tensor, " pair"]:
         count = len(self.index) if self.intervention.per_row else 1
-        drawn = torch.randn(count, generator=self.generator).expand(len(self.index))
+        drawn = torch.randn(count, generator=self.generator, dtype=torch.float32).expand(
+            len(self.index)
+        )
         return drawn.to(self.run.model.device)
 
     def log_probs(

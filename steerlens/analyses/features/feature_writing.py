@@ -58,6 +58,7 @@ def written_tokens(model: Model, sae: SAE, features: Sequence[int], *, k: int = 
     """
     model = as_model(model)
     sae.require_features(features)
+    model.readout.require_known()
     chosen = sae.W_dec[list(features)]
     length = sae.resid_norm or model.d_model**0.5  # long enough that the norm's epsilon is small
     rows = chosen / chosen.norm(dim=-1, keepdim=True).clamp(min=1e-30) * length

@@ -9,7 +9,7 @@ from typing import SupportsFloat, SupportsIndex
 
 from steerlens.analyses.prediction.budget_trial import budget_trial
 from steerlens.analyses.prediction.first_order_look import KINDS, first_order
-from steerlens.analyses.prediction.layer_predictions import LayerPredictions, require_share
+from steerlens.analyses.prediction.layer_predictions import LayerPredictions, part_of_whole
 from steerlens.analyses.prediction.layer_search import LayerSearch
 from steerlens.analyses.prediction.layer_sets import LARGEST, LayerSet
 from steerlens.analyses.prediction.predict_layers import TEXTS, predict_layers
@@ -85,9 +85,9 @@ def find_cell(
     choose: PairsLike,
     report: PairsLike | None = None,
     *,
-    share: float = 0.1,
+    share: SupportsFloat = 0.1,
     by: str = "slope at budget",
-    tried: float | None = None,
+    tried: SupportsFloat | None = None,
     sets: SupportsIndex = 1,
     method: Method | str | None = None,
     sites: SiteLike | Iterable[SiteLike] | None = None,
@@ -140,8 +140,7 @@ def find_cell(
     model, where = as_model(model), sites_or_layers(sites, layers)
     if by not in PREDICTORS:
         raise ArgumentError(f"by={by!r} is not one of {', '.join(PREDICTORS)}. Use one of them.")
-    require_share(share)
-    part_tried = _tried(tried, by)
+    share, part_tried = part_of_whole(share), _tried(tried, by)
     require_unit(unit, MapUnit)
     largest = _sets(sets, by, unit)
     multipliers = require_multipliers(multipliers)
@@ -163,10 +162,10 @@ def find_cell(
         )
     rows = max(1, round(share * len(at)))
     candidates = round(part_tried * len(at))
-    if tried and candidates <= rows:
+    if tried is not None and part_tried and candidates <= rows:
         raise ArgumentError(
-            f"tried={tried} is {candidates} of {len(at)} sites, and {rows} are mapped, so a trial has "
-            "nothing to choose. Use a larger part, or 0 for no trial."
+            f"tried={part_tried:g} is {candidates} of {len(at)} sites, and {rows} are mapped, so a "
+            "trial has nothing to choose. Use a larger part, or 0 for no trial."
         )
     how = {
         "share": share,
@@ -232,18 +231,19 @@ def find_cell(
     return FoundCell(predictions, mapped, several, measured, compared)
 
 
-def _tried(tried: float | None, by: str) -> float:
+def _tried(tried: SupportsFloat | None, by: str) -> float:
     """Which part of the sites is tried."""
     if tried is None:
         return TRIED if by in OF_GAINS else 0.0
-    if not 0 <= tried <= 1:
-        raise ArgumentError(f"tried={tried} is not a part. Use a number from 0, for none, to 1.")
-    if tried and by not in OF_GAINS:
+    part = as_float("tried", tried, finite=False)
+    if not 0 <= part <= 1:
+        raise ArgumentError(f"tried={part:g} is not a part. Use a number from 0, for none, to 1.")
+    if part and by not in OF_GAINS:
         raise ArgumentError(
             f"by={by!r} does not predict the gain, which a trial measures and orders sites by. With "
-            f"tried={tried}, use one of {', '.join(OF_GAINS)}."
+            f"tried={part:g}, use one of {', '.join(OF_GAINS)}."
         )
-    return float(tried)
+    return part
 
 
 def _sets(sets: SupportsIndex, by: str, unit: str) -> int:

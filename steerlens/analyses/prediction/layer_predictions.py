@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from steerlens import plots, stats
 from steerlens.analyses.prediction.layer_sets import best_first
 from steerlens.analyses.steerability.map_numbers import MapNumbers
-from steerlens.arguments import ArgumentError
+from steerlens.arguments import ArgumentError, as_float
 from steerlens.report.numbers import format_interval, format_number, format_signed
 from steerlens.report.section import Figure, Heading, Printed, Section, Table
 from steerlens.results import Column, Result
@@ -27,10 +27,12 @@ AT_BUDGET = ("slope at budget", "mediated at budget", "direct at budget")
 """Predictors in nats, which a figure can show beside a gain."""
 
 
-def require_share(share: float) -> None:
-    """Raises ArgumentError unless a number is a part of a whole."""
-    if not 0 < share <= 1:
-        raise ArgumentError(f"share={share} is not a part. Use a number above 0, at most 1.")
+def part_of_whole(share: SupportsFloat) -> float:
+    """A part of a whole as a float; raises ArgumentError unless it is one."""
+    part = as_float("share", share, finite=False)
+    if not 0 < part <= 1:
+        raise ArgumentError(f"share={part:g} is not a part. Use a number above 0, at most 1.")
+    return part
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,16 +63,16 @@ class LayerPredictions(Result):
             )
         return self.values[self.names.index(name)]
 
-    def shortlist(self, share: float = 0.2, by: str = "mediated at budget") -> list[Site]:
+    def shortlist(self, share: SupportsFloat = 0.2, by: str = "mediated at budget") -> list[Site]:
         """The sites that a predictor puts first, best first.
 
         Args:
             share: Which part of the sites to keep; at least one is kept.
             by: The predictor that orders them. NaN comes last.
         """
-        require_share(share)
+        part = part_of_whole(share)
         order = best_first(self.value(by))
-        count = max(1, round(share * len(self.sites)))
+        count = max(1, round(part * len(self.sites)))
         return [self.sites[i] for i in order[:count].tolist()]
 
     def correlation(self, name: str, outcome: Float[Tensor, " site"]) -> Interval:

@@ -100,13 +100,13 @@ def probe(
 def _scores(
     run: Activations, method: Method, parts: Sequence[tuple[Any, Any]]
 ) -> Float[Tensor, "site pair side=2"]:
-    out = torch.full((len(run.sites), len(run), 2), torch.nan)
+    out = torch.full((len(run.sites), len(run), 2), torch.nan, dtype=torch.float32)
     for s, site in enumerate(run.sites):
         positive, negative = (side.float() for side in run.at(site))
         for train, held in parts:
             w = method(positive[train], negative[train])
             w = w / w.norm().clamp(min=1e-30)
             centre = (positive[train] @ w).mean() / 2 + (negative[train] @ w).mean() / 2
-            out[s, held, 0] = positive[held] @ w - centre
-            out[s, held, 1] = negative[held] @ w - centre
+            out[s, held, 0] = (positive[held] @ w - centre).to(out)
+            out[s, held, 1] = (negative[held] @ w - centre).to(out)
     return out

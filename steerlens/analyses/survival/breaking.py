@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.arguments import as_float, as_int
 from steerlens.stats.grouped import FEWEST
 
 Ends = tuple[list[float], list[bool]]
@@ -32,9 +33,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("surprisal", "repetition"):
-            value = getattr(self, name)
+            value = as_float(f"Limits: {name}", getattr(self, name), finite=False)
+            object.__setattr__(self, name, value)
             if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"Limits: {name}={value} is no limit. Give a number from 0 on.")
+                raise ValueError(f"Limits: {name}={value:g} is no limit. Give a number from 0 on.")
+        object.__setattr__(self, "texts", as_int("Limits: texts", self.texts, least=0))
 
 
 def limits_of(

@@ -41,6 +41,14 @@ class Content:
         """The first value in a column that is not missing; None if there is none."""
         return next((v for r in self.records if not is_missing(v := r.get(column))), None)
 
+    def has_text(self, column: str, *, numbers: bool = False) -> bool:
+        """Whether some row has text in a column, or a number, which is read as text."""
+        kinds = (str, int, float) if numbers else str
+        values = (row.get(column) for row in self.records)
+        return any(
+            isinstance(v, kinds) and not isinstance(v, bool) and not is_missing(v) for v in values
+        )
+
     @cached_property
     def texts(self) -> list[str]:
         """The items if this is a list of texts, else an empty list."""
@@ -130,13 +138,30 @@ def text_at(record: Record, column: str, row: int, content: Content) -> str:
         ContrastError: If the row lacks the column or has another type there.
     """
     value = record.get(column)
-    if is_missing(value) or not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        kind = "missing" if is_missing(value) else f"a {type(value).__name__}"
+    cell = f"{content.where}, row {row}: column {column!r}"
+    if is_missing(value):
+        raise ContrastError(f"{cell} is missing, but text is needed. Repair or drop that row.")
+    if isinstance(value, list) and value and (words := _words_of_turns(value)):
+        turns = f"{len(value)} turn{'s' if len(value) > 1 else ''}"
         raise ContrastError(
-            f"{content.where}, row {row}: column {column!r} is {kind}, but text is needed. "
-            "Repair or drop that row."
+            f"{cell} is a conversation ({turns}), but text is needed. Write the text of its last turn "
+            f"there (row[{column!r}][-1][{words!r}]); earlier turns, if there are any, belong as text "
+            "into the prompt."
         )
-    return require_length(str(value), f"{content.where}, row {row}: column {column!r}")
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise ContrastError(
+            f"{cell} is a {type(value).__name__}, but text is needed: {value!r:.80}. Write one text "
+            "there. Repair or drop that row."
+        )
+    return require_length(str(value), cell)
+
+
+def _words_of_turns(value: list) -> str:
+    """The key of the text in each turn, if a list is a conversation; else ""."""
+    for speaker, words in (("role", "content"), ("from", "value")):
+        if all(isinstance(turn, Mapping) and {speaker, words} <= set(turn) for turn in value):
+            return words
+    return ""
 
 
 def numbered(content: Content) -> Iterable[tuple[int, Record]]:

@@ -14,9 +14,17 @@ from steerlens.data.formats.drafts import (
     Reading,
     Text,
     count_rows,
+    is_missing,
     match_classes,
+    text_at,
 )
-from steerlens.data.formats.sides import names_prompt, two_sides
+from steerlens.data.formats.sides import (
+    PROMPTS,
+    names_prompt,
+    own_prompt,
+    two_sides,
+    without_prompt,
+)
 from steerlens.data.formats.text import ContrastError, chat_markers, normalised, spaced
 
 
@@ -40,9 +48,14 @@ def read_lists(content: Content, reading: Reading) -> Drafted:
     table = None if reading.paired is False else _as_table(named, content, reading)
     if table is not None:
         return table
-    sides = two_sides([k for k in lists if k != "prompts"], content.where, reading)
+    sides = two_sides([k for k in lists if k != "prompts"], content.where, reading,
+                      [k for k in named if k not in lists])  # fmt: skip
     if sides is None:
         raise ContrastError(_which(lists, content.where))
+    read = (*sides, "prompts") if reading.paired is not False and "prompts" in named else sides
+    for name in read:
+        items = enumerate(named[name], start=1)
+        lists[name] = [text_at({name: item}, name, row, content) for row, item in items]
     positives, negatives = lists[sides[0]], lists[sides[1]]
     prompts = lists.get("prompts")
     paired = reading.paired if reading.paired is not None else prompts is not None
@@ -77,28 +90,50 @@ def _notes(content: Content, unused: Mapping[str, int]) -> tuple[str, ...]:
 def _as_table(named: Mapping[str, list], content: Content, reading: Reading) -> Drafted | None:
     """The lists as columns of pairs, if one as long as both sides holds their prompts; else None."""
     given = {reading.positive, reading.negative}
-    texts = [
-        name
-        for name, items in named.items()
-        if name in given or (not names_prompt(name) and any(isinstance(x, str) for x in items))
-    ]
-    sides = two_sides(texts, content.where, reading)
+    free = [name for name in named if name in given or not names_prompt(name)]
+    texts = [name for name in free if any(isinstance(x, str) for x in named[name])]
+    sides = two_sides(texts, content.where, reading, [n for n in free if n not in texts])
     if sides is None:
         return None
     columns = {name: items for name, items in named.items() if _as_long(name, sides, named)}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     body = replace(content, value=rows)
     asked = [n for n in columns if names_prompt(n) and n != "prompts" and n not in sides]
-    if not any(isinstance(body.first(name), str) for name in asked):
+    if not any(body.first(name) is not None for name in asked):
+        if "prompts" not in named:
+            _require_no_other_length(named, sides, content.where)
         return None
+    remarks: list[str] = []
     if sides == ("positive", "negative"):
+        prompted = own_prompt(body) or "prompt"
+        empty = [row for row, r in enumerate(rows, start=1) if is_missing(r.get(prompted))]
+        for row in empty:
+            rows[row - 1][prompted] = ""
+        remarks = without_prompt(empty, len(rows), prompted)
         drafted = pairs.read_pairs(body, reading)
     else:
         drafted = pairs.read_columns(body, replace(reading, positive=sides[0], negative=sides[1]))
     notes = _notes(content, {k: len(v) for k, v in named.items() if k not in columns})
-    return drafted._replace(
-        facts=replace(drafted.facts, format="lists"), notes=(*drafted.notes, *notes)
-    )
+    facts = replace(drafted.facts, format="lists", remarks=(*remarks, *drafted.facts.remarks))
+    return drafted._replace(facts=facts, notes=(*drafted.notes, *notes))
+
+
+def _require_no_other_length(named: Mapping[str, list], sides: tuple[str, str], where: str) -> None:
+    """Raises ContrastError for a column of prompts that is not as long as the two sides.
+
+    The name of a column is singular. A list `questions` of any length may be there for something else.
+    """
+    for name, items in named.items():
+        if name in sides or name.casefold() not in PROMPTS or _as_long(name, sides, named):
+            continue
+        if all(map(is_missing, items)):
+            continue
+        shown = ", ".join(f"{column!r} ({len(named[column])})" for column in (name, *sides))
+        raise ContrastError(
+            f"{where} has columns of unequal lengths: {shown}. So it is open which prompt belongs to "
+            "which answers. Make them equally long, or remove the prompts, or pass paired=False to "
+            "match the sides at random without prompts."
+        )
 
 
 def _which(lists: Mapping[str, list[str]], where: str) -> str:

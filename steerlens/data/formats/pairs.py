@@ -21,7 +21,15 @@ from steerlens.data.formats.drafts import (
     text_at,
 )
 from steerlens.data.formats.relations import read_mapping
-from steerlens.data.formats.sides import first_prompt, left_over, own_prompt, two_sides
+from steerlens.data.formats.sides import (
+    SIDES,
+    empty_prompts,
+    first_prompt,
+    left_over,
+    own_prompt,
+    prompt_at,
+    two_sides,
+)
 from steerlens.data.formats.text import GROUP_SEPARATOR, ContrastError, normalised, spaced
 
 
@@ -82,12 +90,9 @@ def _as_written(record: Mapping, row: int, content: Content, prompted: str = "pr
             f"{content.where}, row {row}: meta={meta!r:.80} must map names to texts. Write numbers "
             "as text."
         )
-    prompt, group = (
-        "" if is_missing(record.get(name)) else text_at(record, name, row, content)
-        for name in (prompted, "group")
-    )
+    group = "" if is_missing(record.get("group")) else text_at(record, "group", row, content)
     return Draft(
-        prompt,
+        prompt_at(record, prompted, row, content),
         text_at(record, "positive", row, content),
         text_at(record, "negative", row, content),
         group,
@@ -109,8 +114,15 @@ def _count(
 
 
 def is_pairs(content: Content) -> bool:
-    """Columns positive and negative, and perhaps prompt (or question, input, …), group and meta."""
-    return all(isinstance(content.first(side), str) for side in ("positive", "negative"))
+    """Columns positive and negative, and perhaps prompt (or question, input, …), group and meta.
+
+    Two columns of numbers are the sides unless texts have other well-known names of sides.
+    """
+    sides = ("positive", "negative")
+    if any(map(content.has_text, sides)):
+        return all(content.has_text(side, numbers=True) for side in sides)
+    texts = any(all(map(content.has_text, known)) for known in SIDES)
+    return not texts and all(content.has_text(side, numbers=True) for side in sides)
 
 
 def read_pairs(content: Content, reading: Reading) -> Drafted:
@@ -120,7 +132,8 @@ def read_pairs(content: Content, reading: Reading) -> Drafted:
     """
     prompted = own_prompt(content) or "prompt"
     drafts = [_as_written(record, row, content, prompted) for row, record in numbered(content)]
-    remarks = left_over(content, (prompted, "positive", "negative"))
+    remarks = empty_prompts(content, drafts, prompted)
+    remarks += left_over(content, (prompted, "positive", "negative"))
     notes = () if prompted == "prompt" else (f"the prompt is column {prompted!r}",)
     return Drafted(drafts, _count("pairs", content.records, prompted, remarks), notes=notes)
 
@@ -209,25 +222,27 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
     the negative is another row's output, as for relations.
     """
     order = dict.fromkeys(str(name) for row in content.records for name in row)
-    names = [name for name in order if isinstance(content.first(name), str)]
-    if reading.prompt is not None and reading.prompt not in names:
+    filled = [name for name in order if content.first(name) is not None]
+    names = [name for name in filled if content.has_text(name)]
+    if reading.prompt is not None and reading.prompt not in filled:
         raise ContrastError(
             f"{content.where} has no text column {reading.prompt!r}. Name one of {names}."
         )
-    if reading.prompt and reading.positive in names and reading.negative is None:
+    if reading.prompt and reading.positive in filled and reading.negative is None:
         return read_mapping(content, reading, reading.prompt, str(reading.positive))
     if reading.template is not None and "{}" in reading.template:
         raise ContrastError(
             f"template={reading.template!r}: {{}} stands for the input of a relation, but these "
             "rows are pairs. Write {prompt}, and {answer} for the continuation."
         )
-    sides = two_sides(names, content.where, reading)
+    sides = two_sides(names, content.where, reading, [n for n in filled if n not in names])
     if sides is None:
         rows = f"{len(content.records)} rows with the columns {sorted(content.columns)}"
         if len(names) < 2:
+            delimited = "; check the delimiter" if content.container in ("csv", "tsv") else ""
             raise ContrastError(
                 f"{content.where} has no known format: of its {rows} {len(names)} hold text, and a "
-                "pair needs two texts. Add a column for the other side; check the delimiter."
+                f"pair needs two texts. Add a column for the other side{delimited}."
             )
         raise ContrastError(
             f"{content.where} has {rows}, which are not those of a known format, and their names "
@@ -237,10 +252,12 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
         )
     prompt_column = reading.prompt
     if prompt_column is None:
-        prompt_column = first_prompt(names, sides)
+        prompt_column = first_prompt(names, sides) or first_prompt(filled, sides)
+        if "prompt" in filled and "prompt" not in sides:
+            prompt_column = "prompt"
     drafts = []
     for row, record in numbered(content):
-        prompt = text_at(record, prompt_column, row, content) if prompt_column else ""
+        prompt = prompt_at(record, prompt_column, row, content) if prompt_column else ""
         positive, negative = (text_at(record, side, row, content) for side in sides)
         meta = other_columns(record, (prompt_column or "", *sides))
         drafts.append(Draft(prompt, spaced(prompt, positive), spaced(prompt, negative), meta=meta))
@@ -253,6 +270,7 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
         ),
         remarks=[
             f"positive is column {sides[0]!r}, negative is {sides[1]!r}",
+            *(empty_prompts(content, drafts, prompt_column) if prompt_column else ()),
             *left_over(content, (prompt_column or "", *sides)),
         ],
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from steerlens.data.formats import lists, pairs, questions, relations, statements
 from steerlens.data.formats.drafts import Content, Drafted, Reading
+from steerlens.data.formats.sides import SIDES
 from steerlens.data.formats.text import ContrastError
 
 
@@ -62,6 +63,9 @@ def as_rows(content: Content) -> Content:
     row = replace(content, value=[content.value])
     if any(f.matches(row) for f in FORMATS if f.name not in _LOOSE):
         return row
+    for sides in SIDES:
+        if set(sides) <= row.columns and any(row.has_text(side, numbers=True) for side in sides):
+            return row
     return content if any(f.matches(content) for f in FORMATS) else row
 
 

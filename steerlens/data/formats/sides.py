@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from steerlens.data.formats.drafts import Content, Reading
+from steerlens.data.formats.drafts import Content, Draft, Reading, Record, is_missing, text_at
 from steerlens.data.formats.text import ContrastError
 
 PROMPTS = ("prompt", "input", "question", "instruction", "context")
 """Names of a prompt; a file may write them with other case, or with an s at the end."""
 _OF_THE_PROMPT = ("system", "system_prompt", "system_message", "message", "conversation", "history",
                   "chat")  # fmt: skip
-_SIDES = (
+SIDES = (
     ("positive", "negative"), ("pos", "neg"), ("positives", "negatives"),
     ("positive_str", "negative_str"), ("matching", "not_matching"), ("good", "bad"),
     ("chosen", "rejected"), ("winning_output", "losing_output"), ("sentence_good", "sentence_bad"),
 )  # fmt: skip
 
 
-def two_sides(names: Sequence[str], where: str, reading: Reading) -> tuple[str, str] | None:
+def two_sides(
+    texts: Sequence[str], where: str, reading: Reading, others: Sequence[str] = ()
+) -> tuple[str, str] | None:
     """The positive and the negative one of some names: those of the arguments, or well-known ones.
+
+    Args:
+        texts: Names of what holds text.
+        where: The file, for messages.
+        reading: The arguments `positive` and `negative`.
+        others: Names of what holds none. They are taken where no texts have well-known names, so
+            that the reader of a side can say what is wrong with it.
 
     Raises:
         ContrastError: If one of the arguments `positive` and `negative` is missing or not a name.
@@ -27,16 +36,20 @@ def two_sides(names: Sequence[str], where: str, reading: Reading) -> tuple[str, 
     given = (reading.positive, reading.negative)
     if None not in given:
         for side in given:
-            if side not in names:
-                near = ", ".join(sorted(names)[:60])
+            if side not in (*texts, *others):
+                near = ", ".join(sorted(texts or others)[:60])
                 raise ContrastError(f"{where} has no {side!r}. Name two of {near}.")
         return str(given[0]), str(given[1])
     if given != (None, None):
         raise ContrastError(
             f"{where}: positive={given[0]!r}, negative={given[1]!r} names one side only. Name "
-            f"both, among {sorted(names)[:60]}."
+            f"both, among {sorted(texts or others)[:60]}."
         )
-    for positive, negative in _SIDES:
+    return _known_sides(texts) or _known_sides([*texts, *others])
+
+
+def _known_sides(names: Sequence[str]) -> tuple[str, str] | None:
+    for positive, negative in SIDES:
         if positive in names and negative in names:
             return positive, negative
     for name in names:
@@ -62,14 +75,15 @@ def _folded(name: str) -> str:
 def own_prompt(content: Content) -> str | None:
     """The column of prompts beside `positive` and `negative`; None if there is none.
 
-    A column `prompt` is it, whatever the others are called.
+    A column `prompt` is it, whatever the others are called; then one of texts; then any other.
 
     Raises:
         ContrastError: If there is none of that name, and two others could be it.
     """
     if content.first("prompt") is not None:
         return "prompt"
-    found = _prompt_columns(content)
+    named = _prompt_columns(content)
+    found = [name for name in named if content.has_text(name)] or named
     if len(found) > 1:
         both = " and ".join(map(repr, found))
         raise ContrastError(
@@ -88,13 +102,57 @@ def first_prompt(names: Sequence[str], sides: Collection[str]) -> str | None:
 
 
 def _prompt_columns(content: Content) -> list[str]:
-    """The columns with the name of a prompt in which some row has text."""
+    """The columns with the name of a prompt in which some row has more than blanks."""
     names = dict.fromkeys(str(name) for row in content.records for name in row)
     return [
         name
         for name in names
-        if names_prompt(name)
-        and any(isinstance(v := row.get(name), str) and v.strip() for row in content.records)
+        if names_prompt(name) and any(_says(row.get(name)) for row in content.records)
+    ]
+
+
+def _says(value: object) -> bool:
+    blank = isinstance(value, str) and not value.strip()
+    return not (blank or is_missing(value) or value in ([], {}))
+
+
+def prompt_at(record: Record, column: str, row: int, content: Content) -> str:
+    """The prompt of a row; "" if no row of the file has one.
+
+    Raises:
+        ContrastError: If the row has none and others have, or has something else than text there.
+    """
+    if not is_missing(record.get(column)):
+        return text_at(record, column, row, content)
+    if content.first(column) is None:
+        return ""
+    near = [name for name, v in record.items() if names_prompt(str(name)) and not is_missing(v)]
+    hint = f" The row has {near[0]!r}: rename it if that is the prompt." if near else ""
+    raise ContrastError(
+        f"{content.where}, row {row}: column {column!r} is missing, and other rows have it.{hint} "
+        'Write the prompt there, or "" for none, or drop that row.'
+    )
+
+
+def empty_prompts(content: Content, drafts: Sequence[Draft], column: str) -> list[str]:
+    """A warning about rows without a prompt, if others have one and the file has no null."""
+    if content.container not in ("csv", "tsv", "yaml"):
+        return []
+    usable = [
+        (row, d) for row, d in enumerate(drafts, 1) if d.positive.strip() and d.negative.strip()
+    ]
+    empty = [row for row, draft in usable if not draft.prompt.strip()]
+    return without_prompt(empty, len(drafts), column) if len(empty) < len(usable) else []
+
+
+def without_prompt(rows: Sequence[int], total: int, column: str) -> list[str]:
+    """A warning about rows whose prompt is empty; none, no warning."""
+    if not rows:
+        return []
+    shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+    return [
+        f"column {column!r} is empty in {len(rows)} of {total} rows ({shown}), which are read "
+        "without a prompt, beside others that have one"
     ]
 
 

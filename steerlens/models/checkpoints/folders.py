@@ -38,7 +38,14 @@ from steerlens.models.checkpoints.tokenizers import (
     save_tokenizer,
 )
 from steerlens.store.checksums import CHECKSUMS, require_unchanged, write_checksums
-from steerlens.store.files import DamagedFile, expanded, explained, make_folder, temporary_name
+from steerlens.store.files import (
+    DamagedFile,
+    expanded,
+    explained,
+    make_folder,
+    require_home,
+    temporary_name,
+)
 
 _OUR_FILES = frozenset(
     {WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHECKSUMS}
@@ -77,6 +84,7 @@ def save_hooked(
             f"{str(folder)!r} exists and holds other things than a saved model, which saving "
             "would delete. Choose a new folder."
         )
+    require_home(folder)
     make_folder(folder.parent)
     scratch = temporary_name(folder)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -13,13 +14,14 @@ Ids = tuple[int, ...]
 
 
 def _remembered(ask: Callable[[Any], Ids]) -> Callable[[Any], Ids]:
-    """Asks a tokenizer once, and again after tokens were added to it or named."""
+    """Asks a tokenizer once, and again after tokens were added to it or named, or its template set."""
     known: WeakKeyDictionary[Any, tuple[tuple, Ids]] = WeakKeyDictionary()
 
     @wraps(ask)
     def asked(tokenizer: Any) -> Ids:
         t = tokenizer
-        state = (len(t), t.bos_token_id, t.eos_token_id, t.pad_token_id, t.unk_token_id)
+        named = (t.bos_token_id, t.eos_token_id, t.pad_token_id, t.unk_token_id)
+        state = (len(t), named, str(getattr(t, "chat_template", None)))
         if t not in known or known[t][0] != state:
             known[t] = (state, ask(t))
         return known[t][1]
@@ -27,6 +29,8 @@ def _remembered(ask: Callable[[Any], Ids]) -> Callable[[Any], Ids]:
     return asked
 
 
+_MARKER = re.compile(r"[^\w\s]\S+[^\w\s]")
+"""A token between signs: <|im_start|>, [INST], <end_of_turn>."""
 _SEPARATOR = "<|endoftext|>"
 """GPT-2 was trained on texts that this token separates, so TransformerLens starts texts with it."""
 
@@ -75,14 +79,23 @@ def _has_blanks_in_pieces(tokenizer: Any) -> bool:
 def special_ids(tokenizer: Any) -> Ids:
     """Ids of a tokenizer's BOS, EOS, padding and a chat template's markers, in order.
 
-    The tokens' own flags decide, since many markers have no name in the tokenizer's config. An
-    unknown word is not special: it is still a word.
+    The tokens' own flags decide, since many markers have no name in the tokenizer's config; and
+    added tokens between signs, such as <|im_start|>, that a chat template writes are markers without
+    the flag too. An unknown word is not special: it is still a word.
     """
     t = tokenizer
     functional = {t.bos_token_id, t.eos_token_id, t.pad_token_id} - {None}
     flagged = {i for i, token in t.added_tokens_decoder.items() if token.special}
     words = {t.unk_token_id} - functional
-    return tuple(sorted((functional | flagged | set(t.all_special_ids)) - words))
+    return tuple(sorted((functional | flagged | _markers(t) | set(t.all_special_ids)) - words))
+
+
+def _markers(tokenizer: Any) -> set[int]:
+    """Ids of added tokens that a chat template writes, and that no text would hold as a word."""
+    given = getattr(tokenizer, "chat_template", None) or ""
+    template = " ".join(given.values()) if isinstance(given, dict) else str(given)
+    added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
+    return {i for i, text in added.items() if _MARKER.fullmatch(text) and text in template}
 
 
 def generation_ends(hf_model: Any, tokenizer: Any) -> Ids:

@@ -32,7 +32,7 @@ class BiPO:
     """Sizes of the multiplier during training; the sign is drawn for each batch."""
 
     def __post_init__(self) -> None:
-        as_positive("beta", self.beta)
+        object.__setattr__(self, "beta", as_positive("beta", self.beta))
 
     @property
     def sides(self) -> tuple[int, ...]:

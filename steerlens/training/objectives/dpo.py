@@ -29,7 +29,7 @@ class DPO:
     """Multipliers during training; both answers of a pair are run with the same one."""
 
     def __post_init__(self) -> None:
-        as_positive("beta", self.beta)
+        object.__setattr__(self, "beta", as_positive("beta", self.beta))
 
     @property
     def sides(self) -> tuple[int, ...]:

@@ -45,8 +45,12 @@ class RePS:
     def __post_init__(self) -> None:
         if self.mode not in ("both", "steer", "suppress"):
             raise ArgumentError(f"mode={self.mode!r:.80} must be 'both', 'steer' or 'suppress'.")
-        if self.cap is not None and as_positive("cap", self.cap) < 1:
-            raise ArgumentError(f"cap={self.cap} is below 1, which β never is. Give 1 or more.")
+        if self.cap is not None:
+            object.__setattr__(self, "cap", as_positive("cap", self.cap))
+            if self.cap < 1:
+                raise ArgumentError(
+                    f"cap={self.cap:g} is below 1, which β never is. Give 1 or more."
+                )
 
     @property
     def sides(self) -> tuple[int, ...]:

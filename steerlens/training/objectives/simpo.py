@@ -31,9 +31,10 @@ class SimPO:
     """Multipliers during training; both answers of a pair are run with the same one."""
 
     def __post_init__(self) -> None:
-        as_positive("beta", self.beta)
-        if as_float("margin", self.margin) < 0:
-            raise ArgumentError(f"margin={self.margin} is below 0. Give 0 or more.")
+        object.__setattr__(self, "beta", as_positive("beta", self.beta))
+        object.__setattr__(self, "margin", as_float("margin", self.margin))
+        if self.margin < 0:
+            raise ArgumentError(f"margin={self.margin:g} is below 0. Give 0 or more.")
 
     @property
     def sides(self) -> tuple[int, ...]:

@@ -47,8 +47,10 @@ class Split:
 
     def __post_init__(self) -> None:
         for name in ("weight_positive", "weight_negative", "weight_margin", "threshold"):
-            if as_float(name, getattr(self, name)) < 0:
-                raise ArgumentError(f"{name}={getattr(self, name)} is below 0. Give 0 or more.")
+            number = as_float(name, getattr(self, name))
+            object.__setattr__(self, name, number)
+            if number < 0:
+                raise ArgumentError(f"{name}={number:g} is below 0. Give 0 or more.")
         if self.margin not in ("batch", "pair"):
             raise ArgumentError(f"margin={self.margin!r:.80} must be 'batch' or 'pair'.")
 

@@ -64,11 +64,12 @@ class WeightedPairs:
                 f"{self.objective!r} reads the positive answers alone, so there is no preference by "
                 "which pairs could be weighted. Use a preference objective, e.g. DPO()."
             )
-        as_float("kappa", self.kappa)
-        as_bool("hardness", self.hardness)
-        as_bool("responsiveness", self.responsiveness)
-        if as_float("noise", self.noise) < 0:
-            raise ArgumentError(f"noise={self.noise} is no spread. Give 0 or more.")
+        for name in ("kappa", "noise"):
+            object.__setattr__(self, name, as_float(name, getattr(self, name)))
+        for name in ("hardness", "responsiveness"):
+            object.__setattr__(self, name, as_bool(name, getattr(self, name)))
+        if self.noise < 0:
+            raise ArgumentError(f"noise={self.noise:g} is no spread. Give 0 or more.")
 
     @property
     def sides(self) -> tuple[int, ...]:
