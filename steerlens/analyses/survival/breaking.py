@@ -36,7 +36,7 @@ class Limits:
             value = as_float(f"Limits: {name}", getattr(self, name), finite=False)
             object.__setattr__(self, name, value)
             if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"Limits: {name}={value:g} is no limit. Give a number from 0 on.")
+                raise ValueError(f"Limits: {name}={value} is no limit. Give a number from 0 on.")
         object.__setattr__(self, "texts", as_int("Limits: texts", self.texts, least=0))
 
 
