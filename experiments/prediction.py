@@ -3,13 +3,15 @@
     steerlens run experiments/prediction.py                                  # the reference world
     steerlens run experiments/prediction.py --model smollm2-135m-instruct    # topics and two contrasts
     steerlens run experiments/prediction.py --draws 1 --planted 2            # a short look
+    steerlens run experiments/prediction.py --model FOLDER --topics data/price data/topic
 
 A case is a model and a contrast. For each one, every predictor is taken of every layer without
 steering; then a vector is added at each layer at the length that costs the budget. Its gain, direct and
 mediated, is measured on other questions, and the share that it writes on their prompts. With the
 reference model there are its four concepts, drawn `draws` times, and `planted` models whose live layers
-are known. With any other model there are contrasts of topics, from system prompts, and of the files in
-experiments/data.
+are known. With any other model there are contrasts of topics, from system prompts, of the files in
+experiments/data, and of your own: data/price stands for data/price_fit.jsonl and
+data/price_questions.jsonl.
 """
 
 import json
@@ -34,7 +36,7 @@ from steerlens.cli import run_file
 from steerlens.data import ContrastPair, ContrastSet
 from steerlens.data.formats.chat import render_chat
 from steerlens.experiment import Experiment, Inputs, Workplace
-from steerlens.experiment.experiment_data import first_prompts, load_data
+from steerlens.experiment.experiment_data import ExperimentError, first_prompts, load_data
 from steerlens.interventions.arms import layer_family, site_of
 from steerlens.measures import scores
 from steerlens.measures.direct_gain import direct_gain
@@ -96,7 +98,7 @@ class PredictionExperiment(Experiment):
     n_neutral: int = 16
     """Ordinary texts, half of them for the lengths."""
     topics: tuple[str, ...] = (*FIRST, "sentiment", "she over he", "weddings")
-    """Contrasts of models other than the reference model."""
+    """Contrasts of models other than the reference model: known ones, or the starts of two files."""
     budget: float = 0.1
     """Nats of KL per token."""
     written: int = 12
@@ -109,8 +111,14 @@ class PredictionExperiment(Experiment):
 
     def load(self, model: Model) -> Inputs:
         known = {*TOPICS, *FILES}
-        if unknown := set(self.topics) - known:
-            raise ValueError(f"topics={sorted(unknown)} are not known. Use {', '.join(known)}.")
+        unknown = [name for name in self.topics if name not in known and not all(
+            Path(file).expanduser().exists() for file in _files(name)
+        )]  # fmt: skip
+        if unknown:
+            raise ExperimentError(
+                f"topics={unknown} are neither known nor the starts of two files, such as "
+                f"{' and '.join(_files(unknown[0]))}. Known are {', '.join(sorted(known))}."
+            )
         return Inputs(data={})
 
     def measure(self, run: Workplace[Inputs]) -> None:
@@ -148,7 +156,7 @@ class PredictionExperiment(Experiment):
         """All cases of the model."""
         if model.name != "reviews":
             return [
-                Case(name, name, lambda name=name: self.on_topic(model, name))
+                Case(Path(name).name, Path(name).name, lambda name=name: self.on_topic(model, name))
                 for name in self.topics
             ]
         found = [
@@ -193,11 +201,9 @@ class PredictionExperiment(Experiment):
     def on_topic(
         self, model: Model, name: str
     ) -> tuple[Model, ContrastSet, ContrastSet, ContrastSet]:
-        if name in FILES:
-            stem = FILES[name]
-            files = [str(DATA / f"{stem}_{part}.jsonl") for part in ("fit", "questions")]
+        if name not in TOPICS:
             sizes = (self.n_fit, self.n_questions, self.n_questions)
-            data = load_data(files[0], files[1], sizes, 4, self.seed)
+            data = load_data(*_files(name), sizes, 4, self.seed)
             return model, data.fit, data.choose, data.report
         wanted, other, yes, no = TOPICS[name]
 
@@ -270,6 +276,12 @@ class PredictionExperiment(Experiment):
         if not effect.reader_is_good:  # it does not tell the texts of the two contexts apart
             return torch.full((len(at),), torch.nan)
         return torch.tensor([effect.share(k).value for k in range(len(at))])
+
+
+def _files(name: str) -> tuple[str, str]:
+    """The files of a contrast: contexts, and questions."""
+    start = DATA / FILES[name] if name in FILES else name
+    return f"{start}_fit.jsonl", f"{start}_questions.jsonl"
 
 
 FILES = {"sentiment": "sentiment", "she over he": "she_he", "weddings": "weddings"}
