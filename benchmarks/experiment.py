@@ -88,8 +88,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PRODUCTS = {"mm": (0, 1), "addmm": (1, 2)}
 """Products by weights, and which of their arguments are multiplied."""
-SPECIAL = 4
-"""Ids of the tokenizer that are no words."""
 
 
 @dataclass
@@ -136,7 +134,7 @@ class Clock:
 
     def turn(self) -> None:
         """Gives the time since the last turn to the part that is running."""
-        _wait(self.device)
+        gpu.wait(self.device)
         at = time.perf_counter(), time.process_time()
         self.now.wall += at[0] - self.since[0]
         self.now.cpu += at[1] - self.since[1]
@@ -210,12 +208,6 @@ class Rates:
                 work = times * rows * inner * columns
                 seconds += work / self.of(rows, inner, columns, turned, dtype)
         return seconds + (part.other / max(self.known.values()) if self.known else 0.0)
-
-
-def _wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -318,7 +310,7 @@ def random_experiment(
 
     from steerlens.models.checkpoints import word_tokenizer
 
-    vocabulary = [f"w{i}" for i in range(shape["d_vocab"] - SPECIAL)]
+    vocabulary = [f"w{i}" for i in range(shape["d_vocab"] - gpu.SPECIAL)]
     tokenizer = word_tokenizer(vocabulary)
     torch.manual_seed(0)
     if "init_weights" in shape:
@@ -387,10 +379,10 @@ class Loop:
 def _best(run: Callable[[], object], repeats: int, device: torch.device) -> float:
     best = math.inf
     for _ in range(repeats):
-        _wait(device)
+        gpu.wait(device)
         start = time.perf_counter()
         run()
-        _wait(device)
+        gpu.wait(device)
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -109,6 +109,12 @@ class Row:
     note: str = ""
 
 
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Card:
     """The device: its clock, its memory, its rate."""
 
@@ -121,8 +127,7 @@ class Card:
         return torch.cuda.get_device_name(self.device) if self.is_cuda else "CPU"
 
     def wait(self) -> None:
-        if self.is_cuda:
-            torch.cuda.synchronize(self.device)
+        wait(self.device)
 
     def seconds(self, run: Callable[[], Any], repeats: int) -> tuple[list[float], float | None]:
         """Synchronised seconds of every repeat, and the peak of allocated memory in GiB."""

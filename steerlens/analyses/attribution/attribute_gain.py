@@ -22,6 +22,7 @@ from steerlens.measures.direct_gain import direct_gain
 from steerlens.measures.surprisal import require_unsteered
 from steerlens.measures.tokenised import Questions, questions
 from steerlens.models.attached import SteeringError
+from steerlens.models.forward import Entering
 from steerlens.models.model import Model, as_model
 from steerlens.progress_bar import progress_bar
 from steerlens.protocols import Intervention, ResidualEdit, first_block
@@ -221,16 +222,19 @@ class _Work:
         stream = streams.get(Site(start, "resid_pre"))
         if stream is None:
             return self._odds(asked, self.steered, hooks)
-        with self.model.wrapped.hooks(fwd_hooks=hooks):
-            return log_odds(self.model, asked, (start, stream))
+        return self._odds(asked, nullcontext, hooks, (start, stream))
 
     def _odds(
-        self, asked: Questions, attach: Callable[[], Any], hooks: list[tuple[str, HookFn]]
+        self,
+        asked: Questions,
+        attach: Callable[[], Any],
+        hooks: list[tuple[str, HookFn]],
+        entering: Entering | None = None,
     ) -> Float[Tensor, " example"]:
         attached = self.model.attached
         # What conditions read of the texts is read before there are hooks.
         with attach(), attached.reading(asked.batch), self.model.wrapped.hooks(fwd_hooks=hooks):
-            return log_odds(self.model, asked)
+            return log_odds(self.model, asked, entering)
 
     @staticmethod
     def _keeping(site: Site, kept: dict[Site, Tensor]) -> tuple[str, HookFn]:

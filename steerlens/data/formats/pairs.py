@@ -252,9 +252,10 @@ def read_columns(content: Content, reading: Reading) -> Drafted:
         )
     prompt_column = reading.prompt
     if prompt_column is None:
-        prompt_column = first_prompt(names, sides) or first_prompt(filled, sides)
-        if "prompt" in filled and "prompt" not in sides:
-            prompt_column = "prompt"
+        own = "prompt" in filled and "prompt" not in sides
+        prompt_column = (
+            "prompt" if own else first_prompt(names, sides) or first_prompt(filled, sides)
+        )
     drafts = []
     for row, record in numbered(content):
         prompt = prompt_at(record, prompt_column, row, content) if prompt_column else ""
